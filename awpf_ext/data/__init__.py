@@ -1,0 +1,1 @@
+"""Data sets, feature store and task streams."""
