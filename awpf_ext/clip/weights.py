@@ -1,0 +1,130 @@
+"""Where the weights of a backbone come from: an open_clip tag, a local checkpoint, or a seed."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from awpf_ext.errors import OfflineError, UserError
+
+PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Resolved weights: a file, or a seed for random ones, and what their tag says of their use."""
+
+    label: str  # for provenance: the tag, the file's name, or random:SEED
+    file: Path | None = None
+    seed: int | None = None
+    quick_gelu: bool = False  # weights trained with QuickGELU; open_clip alone would only warn
+    preprocessing: Mapping[str, Any] | None = None
+
+
+def resolve_weights(model: str, pretrained: str | None, cache_dir: Path | None) -> Weights:
+    """Find (if need be, download) the weights that `pretrained` names for an open_clip model.
+
+    None or "random:SEED": seeded random weights; an open_clip tag; or the path of a checkpoint.
+    """
+    import open_clip
+
+    known = open_clip.list_models()
+    if model not in known:
+        raise UserError(f"model {model!r} is not known to open_clip{_did_you_mean(model, known)}")
+    if pretrained is None or pretrained.startswith("random:"):
+        return _random_weights(pretrained or "random:0")
+    tag = open_clip.get_pretrained_cfg(model, pretrained)
+    if tag:
+        return Weights(
+            label=pretrained,
+            file=_tagged_file(model, pretrained, tag, cache_dir),
+            quick_gelu=bool(tag.get("quick_gelu", False)),
+            preprocessing={name: tag[name] for name in PREPROCESSING if name in tag},
+        )
+    path = Path(pretrained).expanduser()
+    if path.is_file():
+        return Weights(label=path.name, file=path)
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    raise UserError(
+        f"pretrained {pretrained!r} is neither a file nor a tag of {model}"
+        f"{_did_you_mean(pretrained, tags)}; its tags are {', '.join(tags) or '(none)'}"
+    )
+
+
+def _random_weights(label: str) -> Weights:
+    seed = label.removeprefix("random:")
+    if not (seed.isascii() and seed.isdigit() and int(seed) < 2**63):
+        raise UserError(f"pretrained {label!r}; expected random:SEED with a whole number")
+    return Weights(label=label, seed=int(seed))
+
+
+def _tagged_file(model: str, tag_name: str, tag: Mapping[str, Any], cache_dir: Path | None) -> Path:
+    """The tag's file from the cache, without asking the network, or else a download."""
+    import open_clip
+    from huggingface_hub import constants
+
+    if tag.get("hf_hub"):
+        cached, cache, source = _hub_cached(tag["hf_hub"], cache_dir)
+        source = f"{constants.ENDPOINT}/{source}"
+    else:
+        cache = cache_dir or Path("~/.cache/clip").expanduser()
+        cached, source = None, tag["url"]
+        if (cache / Path(source).name).is_file():  # open_clip checks its hash before use
+            return Path(open_clip.download_pretrained(tag, cache_dir=str(cache)))
+    if cached is not None:
+        return cached
+    failure = _unreachable(source)
+    if failure is None:
+        try:
+            location = None if cache_dir is None else str(cache_dir)
+            return Path(open_clip.download_pretrained(tag, cache_dir=location))
+        except Exception as error:  # open_clip and its downloaders raise what they like
+            failure = str(error).split("\n", 1)[0]
+    raise OfflineError(
+        f"the weights {tag_name!r} of {model} are not in the cache {cache} and cannot be fetched "
+        f"({failure}). Two ways out: pretrained=PATH, a checkpoint file you copied here; or "
+        f"features:FILE.npz as the data set, features computed elsewhere"
+    )
+
+
+def _hub_cached(hub_entry: str, cache_dir: Path | None) -> tuple[Path | None, Path, str]:
+    """The cached file of a Hugging Face entry "org/name/file" (file may be empty), cache, repo."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    cache = cache_dir or Path(constants.HF_HUB_CACHE)
+    repository, _, file = hub_entry.rpartition("/")
+    names = [file] if file else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
+    names = [str(Path(name).with_suffix(".safetensors")) for name in names] + names
+    for name in dict.fromkeys(names):
+        found = try_to_load_from_cache(repository, name, cache_dir=cache)
+        if isinstance(found, str):
+            return Path(found), cache, repository
+    return None, cache, repository
+
+
+def _unreachable(url: str, timeout: float = 10.0) -> str | None:
+    """Why `url`'s server does not answer, or None; the downloaders would retry for a minute."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+        return "HF_HUB_OFFLINE is set"
+    try:
+        request = urllib.request.Request(url, method="HEAD")
+        urllib.request.urlopen(request, timeout=timeout).close()
+    except urllib.error.HTTPError:
+        return None  # it answers; what it says is for the downloader to judge
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        return f"no connection: {getattr(reason, 'strerror', None) or reason}"
+    return None
+
+
+def _did_you_mean(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
