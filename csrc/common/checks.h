@@ -1,0 +1,24 @@
+// Argument checks of the native side. Python has already said what is wrong in its own words where shapes and types
+// tell; these keep a direct call of torch.ops.awpf safe and report what only a look at the values shows.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/Exception.h>
+
+#define AWPF_CHECK(condition, ...) STD_TORCH_CHECK(condition, "awpf_ext: ", __VA_ARGS__)
+
+namespace awpf {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+inline void check_cpu_contiguous(const Tensor& tensor, const char* name) {
+  AWPF_CHECK(tensor.is_cpu(), name, " must be on the CPU");
+  AWPF_CHECK(tensor.is_contiguous(), name, " must be contiguous");
+}
+
+inline void check_type(const Tensor& tensor, ScalarType type, const char* name, const char* type_name) {
+  AWPF_CHECK(tensor.scalar_type() == type, name, " must be ", type_name);
+}
+
+}  // namespace awpf

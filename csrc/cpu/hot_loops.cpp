@@ -1,0 +1,55 @@
+// Compiled once an instruction set, with AWPF_ISA its name: fills that set's table.
+#include "hot_loops.h"
+
+namespace {
+using awpf::Cell;
+using awpf::Element;
+using awpf::GramBlock;
+using awpf::Keep;
+using awpf::Mixture;
+using awpf::ShuffleKey;
+}  // namespace
+
+#include "elements.h"
+#include "gemm.h"
+#include "rbf.h"
+
+#define AWPF_CONCAT_(a, b) a##b
+#define AWPF_CONCAT(a, b) AWPF_CONCAT_(a, b)
+#define AWPF_STRING_(a) #a
+#define AWPF_STRING(a) AWPF_STRING_(a)
+
+namespace awpf {
+namespace {
+
+template <class T>
+constexpr HotLoops<T> table() {
+  return {
+      kRows,
+      kColumns<T>,
+      &pack_rows<kRows, T>,
+      &pack_rows<kColumns<T>, T>,
+      &pack_columns<kRows, T>,
+      &pack_columns<kColumns<T>, T>,
+      &multiply<T>,
+      &centre_rows<T>,
+      &rbf_sum<T>,
+      &rbf_values<T>,
+      &squared_distances<T>,
+      &widen_bytes<T>,
+      &centre_by_label<T>,
+      &scale_rows<T>,
+      &store_row<T>,
+      &add_block<T>,
+  };
+}
+
+constexpr HotLoops<float> kFloat = table<float>();
+constexpr HotLoops<double> kDouble = table<double>();
+
+}  // namespace
+
+extern const HotLoopSet AWPF_CONCAT(kHotLoops_, AWPF_ISA) = {AWPF_STRING(AWPF_ISA), &kFloat, &kDouble,
+                                                          &narrow_row, &shuffle_values, &add_rows};
+
+}  // namespace awpf

@@ -1,0 +1,21 @@
+// The CPU implementations behind the schemas of ../ops.cpp.
+#pragma once
+
+#include <optional>
+#include <tuple>
+
+#include <torch/csrc/stable/tensor.h>
+
+namespace awpf {
+
+using torch::stable::Tensor;
+
+Tensor rbf_sums(Tensor z, Tensor rows, std::optional<Tensor> columns, Tensor gamma, std::optional<Tensor> centre);
+Tensor rbf_sums_backward(Tensor grad, Tensor z, Tensor rows, std::optional<Tensor> columns, Tensor gamma,
+                         std::optional<Tensor> centre);
+Tensor rbf_permutation_sums(Tensor z, Tensor rows, Tensor gamma, int64_t permutations, int64_t seed);
+Tensor median_square_distance(Tensor z, Tensor rows, int64_t max_rows, int64_t seed);
+std::tuple<Tensor, Tensor, Tensor, Tensor> scatter(Tensor x, Tensor labels, int64_t num_classes);
+Tensor low_rank_sum(Tensor u, Tensor v, Tensor coefficients, std::optional<Tensor> base);
+
+}  // namespace awpf

@@ -1,0 +1,149 @@
+// One vector type a scalar type, in the width of the instruction set this file is compiled for.
+//
+// GCC's and Clang's vector extension gives arithmetic, comparison and selection; what is here is what it lacks. Every
+// file that includes this one is compiled once an instruction set, so nothing here may have external linkage (the
+// linker would be free to keep the AVX-512 copy for everybody) and no standard header with inline code is included.
+#pragma once
+
+#include <stdint.h>
+
+#if defined(__AVX512F__)
+#define AWPF_VECTOR_BYTES 64
+#elif defined(__AVX2__)
+#define AWPF_VECTOR_BYTES 32
+#else
+#define AWPF_VECTOR_BYTES 16
+#endif
+
+namespace {
+
+constexpr int kVectorBytes = AWPF_VECTOR_BYTES;
+
+template <class T>
+struct VecTypes;
+
+template <>
+struct VecTypes<float> {
+  using Int = int32_t;
+  typedef float Vec __attribute__((vector_size(kVectorBytes)));
+  typedef int32_t IntVec __attribute__((vector_size(kVectorBytes)));
+  typedef float Loose __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
+  static constexpr int kMantissa = 23;
+  // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer and leaves it in the low mantissa bits.
+  static constexpr float kRound = 12582912.0f;
+  // Below this exponent exp2 returns its value here: a normal number, far below anything a sum can see.
+  static constexpr float kLowest = -125.0f;
+  // The smallest value whose square is still a normal number.
+  static constexpr float kSquarable = 2.1684043449710089e-19f;  // 2^-62
+};
+
+template <>
+struct VecTypes<double> {
+  using Int = int64_t;
+  typedef double Vec __attribute__((vector_size(kVectorBytes)));
+  typedef int64_t IntVec __attribute__((vector_size(kVectorBytes)));
+  typedef double Loose __attribute__((vector_size(kVectorBytes), aligned(8), may_alias));
+  static constexpr int kMantissa = 52;
+  static constexpr double kRound = 6755399441055744.0;
+  static constexpr double kLowest = -1021.0;
+  static constexpr double kSquarable = 2.9833362924800834e-154;  // 2^-510
+};
+
+template <class T>
+using Vec = typename VecTypes<T>::Vec;
+template <class T>
+constexpr int kLanes = kVectorBytes / int(sizeof(T));
+
+template <class T>
+inline Vec<T> load(const T* p) {
+  return *reinterpret_cast<const typename VecTypes<T>::Loose*>(p);
+}
+
+template <class T>
+inline void store(T* p, Vec<T> v) {
+  *reinterpret_cast<typename VecTypes<T>::Loose*>(p) = v;
+}
+
+template <class T>
+inline Vec<T> splat(T value) {
+  return value - Vec<T>{};
+}
+
+template <class T>
+inline Vec<T> at_most(Vec<T> v, T bound) {
+  return v > bound ? splat<T>(bound) : v;
+}
+
+template <class T>
+inline Vec<T> at_least(Vec<T> v, T bound) {
+  return v < bound ? splat<T>(bound) : v;
+}
+
+// Lanes 0, 1, 2, ... as integers.
+template <class T>
+inline typename VecTypes<T>::IntVec lane_index() {
+  typename VecTypes<T>::IntVec index;
+  for (int i = 0; i < kLanes<T>; ++i) index[i] = i;
+  return index;
+}
+
+// Sums of many lanes are kept in double, whatever T is: a float lane that has grown loses what is added to it.
+struct DoubleSum {
+  Vec<double> low{}, high{};
+
+  inline void add(Vec<double> v) { low += v; }
+
+  inline void add(Vec<float> v) {
+    typedef float Half __attribute__((vector_size(kVectorBytes / 2)));
+    Half halves[2];
+    __builtin_memcpy(halves, &v, sizeof(v));
+    low += __builtin_convertvector(halves[0], Vec<double>);
+    high += __builtin_convertvector(halves[1], Vec<double>);
+  }
+
+  inline double total() const {
+    const Vec<double> both = low + high;
+    double sum = 0;
+    for (int i = 0; i < kLanes<double>; ++i) sum += both[i];
+    return sum;
+  }
+};
+
+// 2^f for |f| <= 1/2, minimax in relative error (6e-10 and 3e-18 before rounding).
+inline Vec<float> exp2_fraction(Vec<float> f) {
+  Vec<float> p = splat(1.5345812e-4f);
+  p = p * f + 1.3399931e-3f;
+  p = p * f + 9.6184890e-3f;
+  p = p * f + 5.5503288e-2f;
+  p = p * f + 2.4022647e-1f;
+  p = p * f + 6.9314721e-1f;
+  return p * f + 1.0f;
+}
+
+inline Vec<double> exp2_fraction(Vec<double> f) {
+  Vec<double> p = splat(4.4352809446103361611e-10);
+  p = p * f + 7.0741056262456593708e-9;
+  p = p * f + 1.0178198033328527662e-7;
+  p = p * f + 1.3215433089594629037e-6;
+  p = p * f + 1.52527334899608046e-5;
+  p = p * f + 1.5403530462514613026e-4;
+  p = p * f + 1.3333558146789950323e-3;
+  p = p * f + 9.6181291075883350833e-3;
+  p = p * f + 5.5504108664819921483e-2;
+  p = p * f + 2.4022650695910156205e-1;
+  p = p * f + 6.9314718055994533046e-1;
+  return p * f + 1.0;
+}
+
+// 2^x for x <= 0, within an ulp; anything below 2^kLowest comes back as 2^kLowest. NaN is the caller's to keep out.
+template <class T>
+inline Vec<T> exp2_nonpositive(Vec<T> x) {
+  using Types = VecTypes<T>;
+  x = at_least<T>(x, Types::kLowest);
+  const Vec<T> rounded = x + Types::kRound;
+  const Vec<T> p = exp2_fraction(x - (rounded - Types::kRound));
+  const auto exponent = reinterpret_cast<typename Types::IntVec>(rounded) << Types::kMantissa;
+  return reinterpret_cast<Vec<T>>(reinterpret_cast<typename Types::IntVec>(p) + exponent);
+}
+
+}  // namespace

@@ -1,0 +1,17 @@
+// Every operation of the package, one line each. Schemas are part of the public contract (README, "Versions").
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(awpf, m) {
+  // S[p, g, h]: sums of mean_s exp(-gamma[p, s] |z_i - z_j|^2) over row group g and column group h of problem p. Groups are
+  // ranges of rows of z: rows (p, G, 2), columns (p, H, 2) or, without them, the rows against themselves. float64.
+  m.def("rbf_sums(Tensor z, Tensor rows, Tensor? columns, Tensor gamma, Tensor? centre) -> Tensor");
+  m.def("rbf_sums_backward(Tensor grad, Tensor z, Tensor rows, Tensor? columns, Tensor gamma, Tensor? centre) -> Tensor");
+  // (p, 1 + permutations, 3): sums of xx, xy and yy under the given split (first) and random ones.
+  m.def("rbf_permutation_sums(Tensor z, Tensor rows, Tensor gamma, SymInt permutations, int seed) -> Tensor");
+  // (p,): lower median of the squared distances between the pooled rows, or a seeded choice of max_rows of them.
+  m.def("median_square_distance(Tensor z, Tensor rows, SymInt max_rows, int seed) -> Tensor");
+  // Within-class scatter, between-class scatter, class means, counts; float64 and int64.
+  m.def("scatter(Tensor x, Tensor labels, SymInt num_classes) -> (Tensor, Tensor, Tensor, Tensor)");
+  // base + sum_t u_t diag(coefficients_t) v_t' with u (batch, terms, m, rank), v (batch, terms, n, rank).
+  m.def("low_rank_sum(Tensor u, Tensor v, Tensor coefficients, Tensor? base) -> Tensor");
+}

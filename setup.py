@@ -1,0 +1,63 @@
+"""Hands the native build to CMake and ninja; everything else about the package is in pyproject.toml."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent.resolve()
+GIB = 1 << 30
+
+
+def parallel_jobs() -> int:
+    """MAX_JOBS, or as many compilers as there are cores and 4 GiB of memory each."""
+    if os.environ.get("MAX_JOBS"):
+        return max(1, int(os.environ["MAX_JOBS"]))
+    cores = os.cpu_count() or 1
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return cores
+    return max(1, min(cores, memory // (4 * GIB)))
+
+
+class CMakeBuild(build_ext):
+    """Builds all native libraries with one CMake run."""
+
+    def build_extension(self, ext: Extension) -> None:
+        import pybind11
+        import torch  # noqa: F401  (a clear error before CMake starts, if it is missing)
+
+        target = Path(self.get_ext_fullpath(ext.name)).parent.resolve()
+        build = Path(self.build_temp).resolve() / "cmake"
+        if build.exists():  # a cache made against another torch or compiler must not survive
+            shutil.rmtree(build)
+        build.mkdir(parents=True)
+        configure = [
+            "cmake",
+            "-G",
+            "Ninja",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            f"-DCMAKE_INSTALL_PREFIX={target}",
+            f"-DCMAKE_BUILD_TYPE={'Debug' if self.debug else 'Release'}",
+            str(ROOT),
+        ]
+        if os.environ.get("AWPF_WERROR"):
+            configure.append("-DAWPF_WERROR=ON")
+        shown = subprocess.run(configure, cwd=build, text=True, stdout=subprocess.PIPE)
+        if shown.returncode:
+            sys.exit(f"{shown.stdout}\nawpf_ext: CMake could not configure the native build")
+        subprocess.run(["ninja", f"-j{parallel_jobs()}"], cwd=build, check=True)
+        subprocess.run(["cmake", "--install", "."], cwd=build, check=True, stdout=subprocess.DEVNULL)
+        summary = [line[3:] for line in shown.stdout.splitlines() if line.startswith("-- awpf_ext:")]
+        print("\n".join([*summary, f"awpf_ext: installed into {target.name}/"]), flush=True)
+
+
+setup(ext_modules=[Extension("awpf_ext._C", sources=[])], cmdclass={"build_ext": CMakeBuild})
