@@ -176,16 +176,19 @@ def lock(
     import fcntl
 
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise DataError(f"cannot lock {path}: {_reason(error)}") from error
+    try:
         told = False
         while True:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                holder = path.read_text(encoding="utf-8", errors="replace").strip()
-                holder = holder or "another process"
+                holder = os.pread(handle, 200, 0).decode(errors="replace") or "another process"
                 if not wait:
                     raise UserError(f"{path.parent} is in use by {holder}") from None
                 if on_wait is not None and not told:
@@ -194,15 +197,16 @@ def lock(
                 time.sleep(0.1)
             except OSError as error:
                 raise DataError(f"cannot lock {path}: {_reason(error)}") from error
+        with suppress(OSError):  # a full disk: the name is a courtesy, the lock holds without it
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
         try:
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
             yield
         finally:
             with suppress(OSError):
-                file.truncate(0)
-            fcntl.flock(file, fcntl.LOCK_UN)
+                os.ftruncate(handle, 0)
+    finally:
+        os.close(handle)  # frees the lock
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:

@@ -34,6 +34,7 @@ class Backbone:
     precision: str
     device: torch.device
     weights_hash: str
+    quick_gelu: bool
     preprocessing: dict[str, Any]  # size, mean, std, interpolation, resize_mode
     logit_scale: float
     model: Any
@@ -75,6 +76,7 @@ class Backbone:
             "model": self.name,
             "pretrained": self.pretrained,
             "weights_hash": self.weights_hash,
+            "quick_gelu": self.quick_gelu,
             "precision": self.precision,
             "preprocessing": self.preprocessing,
             "preprocessing_hash": hashlib.sha256(described.encode()).hexdigest()[:16],
@@ -112,6 +114,7 @@ def load_backbone(
         precision=precision,
         device=torch.device(device),
         weights_hash=weights_hash,
+        quick_gelu=any(type(part).__name__ == "QuickGELU" for part in network.modules()),
         preprocessing=_as_json({name: settings[name] for name in ("size", *PREPROCESSING)}),
         logit_scale=float(network.logit_scale.exp()),
         model=network.to(device),

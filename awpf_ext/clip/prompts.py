@@ -55,6 +55,8 @@ def text_bank(
 
     `progress(done, total)` counts prompts. Equal names are encoded once.
     """
+    if not class_names:
+        raise UserError("class_names is empty; a text bank needs at least one class")
     unique = list(dict.fromkeys(class_names))
     prompts = [template.replace("{}", name) for name in unique for template in templates]
     encoded = []

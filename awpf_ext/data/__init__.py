@@ -1,1 +1,24 @@
 """Data sets, feature store and task streams."""
+
+from awpf_ext.data.datasets import DATASETS, dataset, load_dataset
+from awpf_ext.data.extract import ExtractProgress, extract_features
+from awpf_ext.data.features import FeatureSet, read_features
+from awpf_ext.data.images import ImageDataset
+from awpf_ext.data.store import FeatureStore
+from awpf_ext.data.stream import Task, TaskStream, class_order, task_stream
+
+__all__ = [
+    "DATASETS",
+    "ExtractProgress",
+    "FeatureSet",
+    "FeatureStore",
+    "ImageDataset",
+    "Task",
+    "TaskStream",
+    "class_order",
+    "dataset",
+    "extract_features",
+    "load_dataset",
+    "read_features",
+    "task_stream",
+]

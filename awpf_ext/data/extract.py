@@ -1,0 +1,225 @@
+"""From images to features: read, prepared on threads, encoded once, kept in the store."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from awpf_ext.clip.backbone import Backbone
+from awpf_ext.clip.prompts import DEFAULT_PROMPT, prompt_templates, text_bank
+from awpf_ext.data.features import FeatureSet, nonfinite_rows
+from awpf_ext.data.images import ImageDataset, ImageSplit
+from awpf_ext.data.reading import Pixels, prepared_batches
+from awpf_ext.data.store import FeatureStore, Shard, SplitEntry, StoredSplit, read_or_none
+from awpf_ext.errors import DataError, UserError
+from awpf_ext.io import lock, remove_leftovers, save_tensors
+
+LISTED = 20  # unreadable images named in a message; the file it points to names all
+
+
+@dataclass(frozen=True)
+class ExtractProgress:
+    """How far the extraction is."""
+
+    stage: str  # train, test or text
+    done: int  # images, or prompts; those found in the store included
+    total: int
+    per_second: float = 0.0  # of those encoded now
+    waiting_for: str | None = None  # the process that is extracting the same features
+
+
+Progress = Callable[[ExtractProgress], None]
+
+
+def extract_features(
+    dataset: ImageDataset,
+    backbone: Backbone,
+    store: FeatureStore,
+    *,
+    prompt: str | Sequence[str] = DEFAULT_PROMPT,
+    on_unreadable: Literal["stop", "skip"] = "stop",
+    batch_size: int = 128,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> FeatureSet:
+    """Features of a data set under a backbone, from the store or computed into it.
+
+    on_unreadable: unreadable images either stop the run (once all of them are known; what could be
+    encoded is in the store) or are left out, with a warning and a count in the provenance.
+    workers: threads that read images, by default one a core, at most 16. A killed extraction
+    continues after its last shard.
+    """
+    if on_unreadable not in ("stop", "skip"):
+        raise UserError(f"on_unreadable is {on_unreadable!r}; expected 'stop' or 'skip'")
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}; expected at least 1")
+    if workers is not None and workers < 1:
+        raise UserError(f"workers is {workers}; expected at least 1")
+    templates = prompt_templates(prompt)
+    tell = progress or (lambda _: None)
+    encoder = _Encoder(backbone, batch_size, workers or _default_workers(), tell)
+    splits = {"train": dataset.train, "test": dataset.test}
+    entries = {title: store.split(backbone, images) for title, images in splits.items()}
+    stored = {
+        title: _fill(title, entry, splits[title], encoder, dataset.name, on_unreadable == "stop")
+        for title, entry in entries.items()
+    }
+    skipped = _check_unreadable(entries, stored, on_unreadable)
+    return FeatureSet(
+        train_x=stored["train"].x,
+        train_y=stored["train"].y,
+        test_x=stored["test"].x,
+        test_y=stored["test"].y,
+        text=_text(dataset, backbone, templates, store, tell),
+        class_names=dataset.class_names,
+        logit_scale=backbone.logit_scale,
+        provenance={
+            "dataset": dataset.name,
+            **dataset.notes,
+            "content_hash": "-".join(entry.key for entry in entries.values()),
+            "train_images": len(stored["train"].y),
+            "test_images": len(stored["test"].y),
+            "skipped_images": skipped,
+            **backbone.provenance,
+            "prompt": list(templates),
+        },
+    )
+
+
+def _fill(
+    title: str,
+    entry: SplitEntry,
+    images: ImageSplit,
+    encoder: _Encoder,
+    dataset: str,
+    retry_unreadable: bool,
+) -> StoredSplit:
+    """The split's features from the store, made first where they are not there."""
+    total = len(images.labels)
+
+    def waiting(holder: str) -> None:
+        encoder.tell(ExtractProgress(title, 0, total, waiting_for=holder))
+
+    stored = entry.read(retry_unreadable)
+    if stored is None:
+        with lock(entry.folder / "lock", on_wait=waiting):
+            stored = entry.read(retry_unreadable)  # whoever was waited for may have made it
+            if stored is None:
+                remove_leftovers(entry.folder)
+                shards = encoder.complete(title, images, entry, entry.read_shards(retry_unreadable))
+                stored = entry.merge(shards, {"dataset": dataset, "split": title})
+    encoder.tell(ExtractProgress(title, total, total))
+    return stored
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """The loop over images, and what it needs to know."""
+
+    backbone: Backbone
+    batch_size: int
+    workers: int
+    tell: Progress
+
+    def complete(
+        self, title: str, images: ImageSplit, entry: SplitEntry, shards: list[Shard | None]
+    ) -> list[Shard]:
+        """All shards of a split, the missing ones encoded and written one by one."""
+        missing = [index for index, shard in enumerate(shards) if shard is None]
+        batches = [
+            range(start, min(start + self.batch_size, bounds.stop))
+            for bounds in map(entry.bounds, missing)
+            for start in range(bounds.start, bounds.stop, self.batch_size)
+        ]
+        total = len(images.labels)
+        resumed = done = total - sum(len(batch) for batch in batches)
+        started = time.monotonic()
+        prepared = prepared_batches(images, batches, self.backbone.prepare, self.workers)
+        parts: list[Shard] = []
+        for batch, pixels in zip(batches, prepared, strict=True):
+            parts.append(self._encode(images, batch, pixels))
+            done += len(batch)
+            index = entry.shard_of(batch.start)
+            if batch.stop == entry.bounds(index).stop:
+                shards[index] = entry.write_shard(index, parts)
+                parts = []
+            rate = (done - resumed) / max(time.monotonic() - started, 1e-9)
+            self.tell(ExtractProgress(title, done, total, rate))
+        return [shard for shard in shards if shard is not None]
+
+    def _encode(self, images: ImageSplit, batch: range, pixels: list[Pixels | str]) -> Shard:
+        pairs = list(zip(batch, pixels, strict=True))
+        readable = [(row, image) for row, image in pairs if not isinstance(image, str)]
+        unreadable = [(images.name(row), image) for row, image in pairs if isinstance(image, str)]
+        if not readable:
+            return Shard(torch.empty(0, 0), torch.empty(0, dtype=torch.int64), unreadable)
+        stacked = torch.from_numpy(np.stack([image for _, image in readable]))
+        x = self.backbone.encode_images(stacked)
+        bad = nonfinite_rows(x)
+        if bad:
+            name = images.name(readable[bad[0]][0])
+            raise DataError(
+                f"the features of {name} hold NaN or infinity, and those of {len(bad) - 1} others "
+                f"in its batch; precision {self.backbone.precision} may be too low for "
+                f"{self.backbone.name}, or its weights are damaged"
+            )
+        return Shard(x, torch.tensor([row for row, _ in readable]), unreadable)
+
+
+def _text(
+    dataset: ImageDataset,
+    backbone: Backbone,
+    templates: Sequence[str],
+    store: FeatureStore,
+    tell: Progress,
+) -> Tensor:
+    """The text bank from the store, made first where it is not there."""
+    path = store.text_bank(backbone, templates, dataset.class_names)
+    found = read_or_none(path)
+    if found is not None:
+        return found[0]["text"]
+
+    def progress(done: int, total: int) -> None:
+        tell(ExtractProgress("text", done, total))
+
+    text = text_bank(backbone, dataset.class_names, templates, progress=progress)
+    save_tensors(path, {"text": text})
+    return text
+
+
+def _check_unreadable(
+    entries: dict[str, SplitEntry], stored: dict[str, StoredSplit], on_unreadable: str
+) -> int:
+    """The number of images left out; stops where there are any and they may not be."""
+    unreadable = [image for split in stored.values() for image in split.unreadable]
+    if not unreadable:
+        return 0
+    files = [str(entries[title].unreadable_list) for title in stored if stored[title].unreadable]
+    lines = [f"{name}: {reason}" for name, reason in unreadable[:LISTED]]
+    if len(unreadable) > LISTED:
+        lines.append(f"and {len(unreadable) - LISTED} more, listed in {' and '.join(files)}")
+    listing = "\n  ".join(lines)
+    count = f"{len(unreadable)} image{'s' if len(unreadable) > 1 else ''}"
+    if on_unreadable == "stop":
+        raise DataError(
+            f"{count} cannot be read; mend or remove them, or leave them out with "
+            f"on_unreadable=skip (the other images' features are kept):\n  {listing}"
+        )
+    for title, split in stored.items():
+        if not len(split.y):
+            raise DataError(f"no {title} image can be read:\n  {listing}")
+    warnings.warn(f"{count} cannot be read and are left out:\n  {listing}", stacklevel=3)
+    return len(unreadable)
+
+
+def _default_workers() -> int:
+    allowed = getattr(os, "sched_getaffinity", None)  # Linux: what this process may use
+    return min(len(allowed(0)) if allowed else os.cpu_count() or 1, 16)

@@ -1,0 +1,139 @@
+"""Labelled images: what a data set hands to feature extraction."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from awpf_ext.errors import DataError
+
+IMAGE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff")
+)
+
+
+class ImageSplit(Protocol):
+    """A sequence of labelled images."""
+
+    @property
+    def labels(self) -> Tensor:
+        """int64, one an image."""
+
+    def read(self, index: int) -> Image.Image:
+        """The decoded image; raises whatever its decoder raises."""
+
+    def name(self, index: int) -> str:
+        """What to call the image in messages."""
+
+    def fingerprint(self, start: int, stop: int) -> str:
+        """A hash that changes when any image in the range does (labels aside)."""
+
+
+@dataclass(frozen=True)
+class FileSplit:
+    """Image files, named relative to `root` (or absolute)."""
+
+    root: Path
+    files: Sequence[str]
+    labels: Tensor
+
+    def read(self, index: int) -> Image.Image:
+        with Image.open(self.root / self.files[index]) as image:
+            image.load()
+            return image
+
+    def name(self, index: int) -> str:
+        return str(self.root / self.files[index])
+
+    def fingerprint(self, start: int, stop: int) -> str:
+        """Over names, sizes and modification times: reading all bytes would cost as much as use."""
+        digest = hashlib.sha256()
+        for file in self.files[start:stop]:
+            try:
+                status = (self.root / file).stat()
+                stamp = f"{status.st_size} {status.st_mtime_ns}"
+            except OSError:
+                stamp = "missing"
+            digest.update(f"{file}\0{stamp}\0".encode(errors="surrogateescape"))
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class ArraySplit:
+    """Images in memory: (n, height, width, 3) bytes."""
+
+    title: str
+    pixels: np.ndarray[Any, np.dtype[np.uint8]]
+    labels: Tensor
+
+    def read(self, index: int) -> Image.Image:
+        return Image.fromarray(self.pixels[index])
+
+    def name(self, index: int) -> str:
+        return f"{self.title} image {index}"
+
+    def fingerprint(self, start: int, stop: int) -> str:
+        chunk = np.ascontiguousarray(self.pixels[start:stop])
+        return hashlib.sha256(f"{chunk.shape}".encode() + chunk.tobytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """Training and test images with one numbering of classes.
+
+    `class_keys` is what the data set itself calls its classes (folder, label), `class_names` what
+    prompts call them; names may repeat. A loader leaves the names to `load_dataset`.
+    """
+
+    name: str
+    class_keys: tuple[str, ...]
+    train: ImageSplit
+    test: ImageSplit
+    notes: Mapping[str, Any] = field(default_factory=dict)  # for provenance
+    class_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for title, split in (("training", self.train), ("test", self.test)):
+            if not len(split.labels):
+                raise DataError(f"{self.name} has no {title} images")
+
+
+def folder_files(root: Path, class_keys: Sequence[str]) -> list[list[str]]:
+    """For each class the images below root/class, sorted, relative to `root`; none where absent."""
+    by_class = []
+    for key in class_keys:
+        files = []
+        for folder, subfolders, names in os.walk(root / key, followlinks=True):
+            subfolders.sort()
+            files += [
+                os.path.relpath(Path(folder) / name, root)
+                for name in names
+                if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
+            ]
+        by_class.append(sorted(files))
+    return by_class
+
+
+def file_split(root: Path, by_class: Sequence[Sequence[str]]) -> FileSplit:
+    """One split of the files of each class; labels are positions in `by_class`."""
+    counts = torch.tensor([len(files) for files in by_class])
+    labels = torch.arange(len(by_class)).repeat_interleave(counts)
+    return FileSplit(root, [file for files in by_class for file in files], labels)
+
+
+HELD_OUT_NOTE = "no split given: one image in five held out for testing, by a hash of its path"
+
+
+def held_out(file: str) -> bool:
+    """Whether a file of a data set without a split is for testing; the same on every machine."""
+    name = file.replace(os.sep, "/").encode(errors="surrogateescape")
+    return hashlib.sha256(name).digest()[0] % 5 == 0

@@ -1,0 +1,196 @@
+"""Where features are kept between runs, under names made of what they depend on.
+
+    ROOT/BACKBONE/SPLIT/features.safetensors    x and y of one split, mapped when read
+    ROOT/BACKBONE/SPLIT/shard-*.safetensors     finished parts of an extraction still under way
+    ROOT/BACKBONE/SPLIT/lock                    held by the process that extracts
+    ROOT/BACKBONE/text-*.safetensors            text banks
+
+BACKBONE hashes model, weights, preprocessing and precision; SPLIT the images and their labels. A
+file whose checksum does not match is made anew. Where images could not be read, unreadable.txt
+names them and the shards stay beside the features: once the images are mended, only their shards
+are encoded again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from awpf_ext.clip.backbone import Backbone
+from awpf_ext.data.images import ImageSplit
+from awpf_ext.errors import DataError
+from awpf_ext.io import load_tensors, save_tensors, write_atomic
+
+FORMAT = 1  # part of every name: a change of layout or arithmetic starts afresh
+SHARD = 1024  # images; the most that a kill can lose
+IDENTITY = ("model", "weights_hash", "quick_gelu", "precision", "preprocessing_hash")
+
+Unreadable = list[tuple[str, str]]  # image name and reason
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Features of some images of a split, by their rows, and the images that have none."""
+
+    x: Tensor
+    rows: Tensor
+    unreadable: Unreadable
+
+
+@dataclass(frozen=True)
+class StoredSplit:
+    """Features and labels of a whole split, less the unreadable images."""
+
+    x: Tensor
+    y: Tensor
+    unreadable: Unreadable
+
+
+class FeatureStore:
+    """A folder of features; any number of processes may use it at once."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).expanduser()
+
+    def backbone_folder(self, backbone: Backbone) -> Path:
+        readable = re.sub(r"[^A-Za-z0-9.]+", "-", f"{backbone.name}-{backbone.precision}")
+        identity = {name: backbone.provenance[name] for name in IDENTITY}
+        return self.root / f"{readable}-{_hash(FORMAT, identity)}"
+
+    def text_bank(self, backbone: Backbone, templates: Sequence[str], names: Sequence[str]) -> Path:
+        """The file of a text bank."""
+        key = _hash(list(templates), list(names))
+        return self.backbone_folder(backbone) / f"text-{key}.safetensors"
+
+    def split(self, backbone: Backbone, images: ImageSplit) -> SplitEntry:
+        """The entry of one split's features; asks every image file for its size and time."""
+        starts = range(0, len(images.labels), SHARD)
+        slices = [_hash(images.fingerprint(start, start + SHARD)) for start in starts]
+        labels = hashlib.sha256(images.labels.numpy().tobytes()).hexdigest()
+        return SplitEntry(
+            self.backbone_folder(backbone) / _hash(slices, labels), images.labels, slices
+        )
+
+
+@dataclass(frozen=True)
+class SplitEntry:
+    """The place of one split's features: whole, or in finished shards."""
+
+    folder: Path
+    labels: Tensor
+    shard_keys: list[str]  # of the images alone, so that a shard outlives changes in others
+
+    @property
+    def key(self) -> str:
+        return self.folder.name
+
+    @property
+    def unreadable_list(self) -> Path:
+        return self.folder / "unreadable.txt"
+
+    def shard_of(self, row: int) -> int:
+        return row // SHARD
+
+    def bounds(self, index: int) -> range:
+        """The rows of a shard."""
+        return range(index * SHARD, min((index + 1) * SHARD, len(self.labels)))
+
+    def read(self, retry_unreadable: bool) -> StoredSplit | None:
+        """The whole split; None where it is not there yet, or lacks images to be tried again."""
+        found = read_or_none(self.folder / "features.safetensors")
+        if found is None:
+            return None
+        tensors, metadata = found
+        stored = StoredSplit(tensors["x"], tensors["y"], _parsed(metadata["unreadable"]))
+        return None if retry_unreadable and stored.unreadable else stored
+
+    def read_shards(self, retry_unreadable: bool) -> list[Shard | None]:
+        """Every shard, None where missing; shards of equal images in other entries serve.
+
+        With `retry_unreadable` a shard with unreadable images is missing too: what made them so
+        (permissions, a network folder) may not show in a file's size and time.
+        """
+        finished = {path.name: path for path in self.folder.parent.glob("*/shard-*.safetensors")}
+        return [
+            self._read_shard(index, finished.get(self._shard_file(index).name), retry_unreadable)
+            for index in range(len(self.shard_keys))
+        ]
+
+    def write_shard(self, index: int, parts: Sequence[Shard]) -> Shard:
+        """Join the parts of a shard and keep it."""
+        filled = [part for part in parts if len(part.rows)] or list(parts[:1])
+        shard = Shard(
+            torch.cat([part.x for part in filled]),
+            torch.cat([part.rows for part in filled]),
+            [image for part in parts for image in part.unreadable],
+        )
+        save_tensors(
+            self._shard_file(index),
+            {"x": shard.x, "rows": shard.rows - self.bounds(index).start},
+            {"unreadable": json.dumps(shard.unreadable)},
+        )
+        return shard
+
+    def merge(self, shards: Sequence[Shard], metadata: dict[str, str]) -> StoredSplit:
+        """Write the whole split from its shards, which then go unless images were unreadable."""
+        filled = [shard for shard in shards if len(shard.rows)] or list(shards[:1])
+        unreadable = [image for shard in shards for image in shard.unreadable]
+        if unreadable:
+            lines = "".join(f"{name}\t{reason}\n" for name, reason in unreadable)
+            write_atomic(self.unreadable_list, lines.encode(errors="replace"))
+        save_tensors(
+            self.folder / "features.safetensors",
+            {
+                "x": [shard.x for shard in filled],
+                "y": self.labels[torch.cat([shard.rows for shard in filled])],
+            },
+            {**metadata, "unreadable": json.dumps(unreadable)},
+        )
+        if not unreadable:
+            for index in range(len(self.shard_keys)):
+                self._shard_file(index).unlink(missing_ok=True)
+        stored = self.read(retry_unreadable=False)
+        if stored is None:
+            raise DataError(f"{self.folder} does not hold what was just written there")
+        return stored
+
+    def _shard_file(self, index: int) -> Path:
+        return self.folder / f"shard-{self.shard_keys[index]}.safetensors"
+
+    def _read_shard(self, index: int, path: Path | None, retry_unreadable: bool) -> Shard | None:
+        found = None if path is None else read_or_none(path)
+        if found is None:
+            return None
+        tensors, metadata = found
+        unreadable = _parsed(metadata["unreadable"])
+        if unreadable and retry_unreadable:
+            return None
+        return Shard(tensors["x"], tensors["rows"] + self.bounds(index).start, unreadable)
+
+
+def read_or_none(path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+    """What the store keeps in a file; None where absent, or damaged (said in a warning)."""
+    if not path.exists():
+        return None
+    try:
+        return load_tensors(path)
+    except DataError as error:
+        warnings.warn(f"{error}; making it anew", stacklevel=3)
+        return None
+
+
+def _hash(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _parsed(unreadable: str) -> Unreadable:
+    return [(name, reason) for name, reason in json.loads(unreadable)]
