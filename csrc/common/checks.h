@@ -2,15 +2,30 @@
 // tell; these keep a direct call of torch.ops.awpf safe and report what only a look at the values shows.
 #pragma once
 
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/util/Exception.h>
+#include <sstream>
+#include <stdexcept>
 
-#define AWPF_CHECK(condition, ...) STD_TORCH_CHECK(condition, "awpf_ext: ", __VA_ARGS__)
+#include <torch/csrc/stable/tensor.h>
+
+// std::invalid_argument reaches Python as ValueError with this sentence and nothing else.
+#define AWPF_CHECK(condition, ...)    \
+  do {                                \
+    if (!(condition)) {               \
+      ::awpf::fail(__VA_ARGS__);      \
+    }                                 \
+  } while (false)
 
 namespace awpf {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+
+template <class... Parts>
+[[noreturn]] void fail(const Parts&... parts) {
+  std::ostringstream message;
+  (message << ... << parts);
+  throw std::invalid_argument(message.str());
+}
 
 inline void check_cpu_contiguous(const Tensor& tensor, const char* name) {
   AWPF_CHECK(tensor.is_cpu(), name, " must be on the CPU");

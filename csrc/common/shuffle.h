@@ -20,14 +20,14 @@ AWPF_HOST_DEVICE inline uint64_t splitmix64(uint64_t x) {
   return x ^ (x >> 31);
 }
 
-// The key of permutation `counter` of stream `stream` under `seed`, for n elements (n < 2^31).
-AWPF_HOST_DEVICE inline ShuffleKey shuffle_key(uint64_t seed, uint64_t stream, uint64_t counter, uint64_t n) {
+// The key of permutation `counter` under `seed`, for n elements (n < 2^31).
+AWPF_HOST_DEVICE inline ShuffleKey shuffle_key(uint64_t seed, uint64_t counter, uint64_t n) {
   uint32_t bits = 8;  // fewer would leave a Feistel network too few permutations to choose from
   while ((uint64_t(1) << bits) < n) ++bits;
   ShuffleKey key;
   key.left_bits = bits / 2;
   key.right_bits = bits - bits / 2;
-  uint64_t state = splitmix64(splitmix64(splitmix64(seed) ^ stream) ^ counter);
+  uint64_t state = splitmix64(splitmix64(seed) ^ counter);
   for (int r = 0; r < ShuffleKey::kRounds; ++r) {
     state = splitmix64(state);
     key.round[r] = uint32_t(state >> 32);

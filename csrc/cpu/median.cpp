@@ -11,9 +11,9 @@ namespace {
 constexpr int64_t kWavePairs = int64_t(8) << 20;
 
 // At most `max_rows` places of the pool, chosen by the shuffle of `seed`, as a pool of their own.
-Pool subsample(const Pool& pool, int64_t max_rows, uint64_t seed, uint64_t problem) {
+Pool subsample(const Pool& pool, int64_t max_rows, uint64_t seed) {
   if (pool.size <= max_rows) return pool;
-  const ShuffleKey key = shuffle_key(seed, problem, 0, uint64_t(pool.size));
+  const ShuffleKey key = shuffle_key(seed, 0, uint64_t(pool.size));
   Pool chosen;
   for (int64_t k = 0; k < max_rows; ++k) {
     const int64_t place = shuffled(uint32_t(k), uint32_t(pool.size), key);
@@ -78,7 +78,7 @@ Tensor median_square_distance(Tensor z, Tensor rows, int64_t max_rows, int64_t s
   for (int64_t p = 0; p < problems; ++p) {
     AWPF_CHECK(pools[p].size >= 2, "bandwidth=\"median\" needs at least two points");
     AWPF_CHECK(pools[p].size < int64_t(1) << 31, "at most 2^31 - 1 pooled rows");
-    pools[p] = subsample(pools[p], max_rows, uint64_t(seed), uint64_t(p));
+    pools[p] = subsample(pools[p], max_rows, uint64_t(seed));
   }
   Tensor result = torch::stable::new_empty(z, {problems}, ScalarType::Double);
   double* medians = result.mutable_data_ptr<double>();

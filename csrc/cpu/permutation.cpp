@@ -26,7 +26,7 @@ class Memberships {
   int64_t strips() const { return ceil_div(splits_, strip_); }
 
   // Split number `first_split` + k is permutation number first_split + k; number 0 is the identity.
-  void fill(uint64_t seed, uint64_t problem, int64_t first_split) {
+  void fill(uint64_t seed, int64_t first_split) {
     for_each_task(strips(), [&](int64_t s, int64_t) {
       std::vector<uint32_t> value(places_), place(places_);
       for (int64_t c = 0; c < strip_; ++c) {
@@ -36,7 +36,7 @@ class Memberships {
           for (int64_t i = 0; i < places_; ++i) out[i * strip_] = split < splits_ && i < first_;
           continue;
         }
-        const ShuffleKey key = shuffle_key(seed, problem, uint64_t(first_split + split), uint64_t(places_));
+        const ShuffleKey key = shuffle_key(seed, uint64_t(first_split + split), uint64_t(places_));
         int64_t pending = places_;
         for (int64_t i = 0; i < places_; ++i) value[i] = place[i] = uint32_t(i);
         // Values outside the range go through again, all of them in one vectorised pass.
@@ -162,7 +162,7 @@ Tensor rbf_permutation_sums(Tensor z, Tensor rows, Tensor gamma, int64_t permuta
     for (int64_t first = 0; first < splits; first += kSplitsAtOnce) {
       const int64_t count = std::min(kSplitsAtOnce, splits - first);
       Memberships members(pool.size, pool.groups[0].length, count, single ? hot<float>().columns : hot<double>().columns);
-      members.fill(uint64_t(seed), p, first);
+      members.fill(uint64_t(seed), first);
       const SplitSums found = single ? split_sums<float>(points, pool, frames[p], kernels, members, count)
                                      : split_sums<double>(points, pool, frames[p], kernels, members, count);
       for (int64_t b = 0; b < count; ++b, out += 3) {

@@ -1,0 +1,126 @@
+"""What every public operation does with its arguments: NumPy in and out, types, devices, shapes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from awpf_ext._library import require
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def _to_tensor(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        # Torch can neither alias arrays that run backwards nor mark what it aliases as read-only.
+        usable = value.flags.writeable and all(stride >= 0 for stride in value.strides)
+        return torch.from_numpy(value if usable else value.copy())
+    if isinstance(value, (list, tuple)) and any(isinstance(item, np.ndarray) for item in value):
+        return [_to_tensor(item) for item in value]
+    return value
+
+
+def _to_numpy(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().numpy()[()]
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_to_numpy(item) for item in value))
+    if isinstance(value, tuple):
+        return tuple(_to_numpy(item) for item in value)
+    return value
+
+
+def _holds_numpy(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(isinstance(item, np.ndarray) for item in value)
+    return isinstance(value, np.ndarray)
+
+
+def accepts_numpy(function: Callable[P, R]) -> Callable[P, R]:
+    """NumPy arrays in (without a copy where possible) give NumPy arrays out."""
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not any(_holds_numpy(value) for value in (*args, *kwargs.values())):
+            return function(*args, **kwargs)
+        tensors = [_to_tensor(value) for value in args]
+        named = {key: _to_tensor(value) for key, value in kwargs.items()}
+        return cast(R, _to_numpy(cast(Any, function)(*tensors, **named)))
+
+    return wrapper
+
+
+def shape_of(tensor: Tensor) -> tuple[int, ...]:
+    """The shape as errors print it."""
+    return tuple(tensor.shape)
+
+
+def check_points(function: str, name: str, value: Any) -> Tensor:
+    """`value` as points (..., n, d) of a supported type on a supported device, none of them empty."""
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{name} must be a torch.Tensor or a numpy.ndarray, got {type(value).__name__}"
+        )
+    if value.dtype not in FLOATING:
+        raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got {value.dtype}")
+    if value.dim() < 2:
+        raise ValueError(f"{name} must have shape (..., n, d), got {shape_of(value)}")
+    if value.shape[-1] == 0:
+        raise ValueError(f"{name} must have at least one feature (d >= 1), got {shape_of(value)}")
+    if value.shape[-2] == 0:
+        raise ValueError(f"{name} must have at least one row (n >= 1), got {shape_of(value)}")
+    require(value.device, function)
+    return value
+
+
+def check_alike(**named: Tensor) -> None:
+    """All of one type, on one device."""
+    (first_name, first), *others = named.items()
+    for name, other in others:
+        if other.dtype != first.dtype:
+            raise TypeError(
+                f"{first_name} and {name} must have the same dtype, "
+                f"got {first.dtype} and {other.dtype}"
+            )
+        if other.device != first.device:
+            raise ValueError(
+                f"{first_name} and {name} must be on the same device, "
+                f"got {first.device} and {other.device}"
+            )
+
+
+def check_labels(name: str, value: Any, like: Tensor) -> Tensor:
+    """Integer labels as int64, on the device of `like`."""
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{name} must be a torch.Tensor or a numpy.ndarray, got {type(value).__name__}"
+        )
+    if value.dtype.is_floating_point or value.dtype.is_complex or value.dtype == torch.bool:
+        raise TypeError(f"{name} must have an integer dtype, got {value.dtype}")
+    if value.device != like.device:
+        raise ValueError(f"{name} must be on {like.device} like x, got {value.device}")
+    return value.to(torch.int64)
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """One of a few words."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def is_traced() -> bool:
+    """Whether values must not be looked at: under torch.compile, export, vmap."""
+    return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def result_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Sums over half-precision inputs are reported in float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32

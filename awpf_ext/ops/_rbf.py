@@ -1,0 +1,203 @@
+"""The primitive under every MMD: block sums of a mixture of RBF kernels, and what goes with it.
+
+``rows`` (problems, groups, 2) names ranges of rows of ``z`` (first, one past the last); ``gamma`` (problems, kernels) are
+the exponents 1 / (2 sigma^2). Any layout is ranges: a batch, ragged batches, the groups of a labelled set.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from awpf_ext.ops._autograd import (
+    FirstDerivative,
+    ReverseMode,
+    batch_first,
+    batching_rule,
+    fake,
+    folded,
+    unfolded,
+)
+
+
+class _RbfSums(ReverseMode):
+    @staticmethod
+    def forward(
+        z: Tensor, rows: Tensor, columns: Tensor | None, gamma: Tensor, centre: Tensor | None
+    ) -> Tensor:
+        sums: Tensor = torch.ops.awpf.rbf_sums(z, rows, columns, gamma, centre)
+        return sums
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _RbfSumsGradient.apply(grad.contiguous(), *ctx.saved_tensors), None, None, None, None
+
+
+class _RbfSumsGradient(FirstDerivative):
+    @staticmethod
+    def forward(
+        grad: Tensor,
+        z: Tensor,
+        rows: Tensor,
+        columns: Tensor | None,
+        gamma: Tensor,
+        centre: Tensor | None,
+    ) -> Tensor:
+        gradient: Tensor = torch.ops.awpf.rbf_sums_backward(grad, z, rows, columns, gamma, centre)
+        return gradient
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+
+def rbf_sums(
+    z: Tensor,
+    rows: Tensor,
+    gamma: Tensor,
+    columns: Tensor | None = None,
+    centre: Tensor | None = None,
+) -> Tensor:
+    """(problems, groups, column groups) float64 sums; differentiable in z, once."""
+    sums: Tensor = _RbfSums.apply(z.contiguous(), rows, columns, gamma.detach(), centre)
+    return sums
+
+
+def median_square_distance(z: Tensor, rows: Tensor, max_rows: int, seed: int) -> Tensor:
+    """(problems,) float64 lower medians of the squared distances; no gradient."""
+    medians: Tensor = torch.ops.awpf.median_square_distance(
+        z.detach().contiguous(), rows, max_rows, seed
+    )
+    return medians
+
+
+def rbf_permutation_sums(
+    z: Tensor, rows: Tensor, gamma: Tensor, permutations: int, seed: int
+) -> Tensor:
+    """(problems, 1 + permutations, 3) float64 sums xx, xy, yy; no gradient."""
+    sums: Tensor = torch.ops.awpf.rbf_permutation_sums(
+        z.detach().contiguous(), rows, gamma.detach(), permutations, seed
+    )
+    return sums
+
+
+# ---- shapes under compile ----
+
+
+@fake("rbf_sums")
+def _(z: Tensor, rows: Tensor, columns: Tensor | None, gamma: Tensor, centre: Any) -> Tensor:
+    column_groups = rows.shape[1] if columns is None else columns.shape[1]
+    return gamma.new_empty(rows.shape[0], rows.shape[1], column_groups)
+
+
+@fake("rbf_sums_backward")
+def _(grad: Tensor, z: Tensor, rows: Tensor, columns: Any, gamma: Tensor, centre: Any) -> Tensor:
+    return z.new_empty(z.shape)
+
+
+@fake("rbf_permutation_sums")
+def _(z: Tensor, rows: Tensor, gamma: Tensor, permutations: int, seed: int) -> Tensor:
+    return gamma.new_empty(rows.shape[0], permutations + 1, 3)
+
+
+@fake("median_square_distance")
+def _(z: Tensor, rows: Tensor, max_rows: int, seed: int) -> Tensor:
+    return z.new_empty(rows.shape[0], dtype=torch.float64)
+
+
+# ---- vmap: a batch of calls is one call with more problems ----
+
+
+def _fold_ranges(ranges: Tensor, dim: int | None, size: int, rows_each: int) -> Tensor:
+    """Ranges of each member of the batch, moved to where its rows lie in the folded z."""
+    offsets = torch.arange(size, device=ranges.device) * rows_each
+    moved = batch_first(ranges, dim, size) + offsets.view(size, 1, 1, 1)
+    return moved.reshape(-1, *moved.shape[2:]).contiguous()
+
+
+def _fold_points(
+    info: Any, dims: tuple[Any, ...], z: Tensor, rows: Tensor, columns: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    size = info.batch_size
+    rows_each = batch_first(z, dims[0], size).shape[1]
+    moved = None if columns is None else _fold_ranges(columns, dims[2], size, rows_each)
+    return folded(z, dims[0], size), _fold_ranges(rows, dims[1], size, rows_each), moved
+
+
+def _fold_optional(value: Tensor | None, dim: int | None, size: int) -> Tensor | None:
+    return None if value is None else folded(value, dim, size)
+
+
+@batching_rule("rbf_sums")
+def _(
+    info: Any,
+    dims: tuple[Any, ...],
+    z: Tensor,
+    rows: Tensor,
+    columns: Tensor | None,
+    gamma: Tensor,
+    centre: Tensor | None,
+) -> tuple[Tensor, int]:
+    size = info.batch_size
+    points, ranges, others = _fold_points(info, dims, z, rows, columns)
+    sums = torch.ops.awpf.rbf_sums(
+        points, ranges, others, folded(gamma, dims[3], size), _fold_optional(centre, dims[4], size)
+    )
+    return unfolded(sums, size), 0
+
+
+@batching_rule("rbf_sums_backward")
+def _(
+    info: Any,
+    dims: tuple[Any, ...],
+    grad: Tensor,
+    z: Tensor,
+    rows: Tensor,
+    columns: Tensor | None,
+    gamma: Tensor,
+    centre: Tensor | None,
+) -> tuple[Tensor, int]:
+    size = info.batch_size
+    points, ranges, others = _fold_points(info, dims[1:], z, rows, columns)
+    gradient = torch.ops.awpf.rbf_sums_backward(
+        folded(grad, dims[0], size),
+        points,
+        ranges,
+        others,
+        folded(gamma, dims[4], size),
+        _fold_optional(centre, dims[5], size),
+    )
+    return unfolded(gradient, size), 0
+
+
+@batching_rule("rbf_permutation_sums")
+def _(
+    info: Any,
+    dims: tuple[Any, ...],
+    z: Tensor,
+    rows: Tensor,
+    gamma: Tensor,
+    permutations: int,
+    seed: int,
+) -> tuple[Tensor, int]:
+    size = info.batch_size
+    points, ranges, _ = _fold_points(info, (*dims[:2], None), z, rows, None)
+    sums = torch.ops.awpf.rbf_permutation_sums(
+        points, ranges, folded(gamma, dims[2], size), permutations, seed
+    )
+    return unfolded(sums, size), 0
+
+
+@batching_rule("median_square_distance")
+def _(
+    info: Any, dims: tuple[Any, ...], z: Tensor, rows: Tensor, max_rows: int, seed: int
+) -> tuple[Tensor, int]:
+    points, ranges, _ = _fold_points(info, (*dims[:2], None), z, rows, None)
+    medians = torch.ops.awpf.median_square_distance(points, ranges, max_rows, seed)
+    return unfolded(medians, info.batch_size), 0

@@ -1,0 +1,158 @@
+"""Squared maximum mean discrepancy between samples, and between all pairs of groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from awpf_ext.ops._arguments import (
+    accepts_numpy,
+    check_choice,
+    check_labels,
+    check_points,
+    is_traced,
+    result_dtype,
+    shape_of,
+)
+from awpf_ext.ops._rbf import median_square_distance, rbf_sums
+from awpf_ext.ops._samples import (
+    MEDIAN_ROWS,
+    MEDIAN_SEED,
+    Samples,
+    check_unbiased,
+    exponents,
+    pool_batch,
+    pool_one,
+    pool_ragged,
+)
+
+ESTIMATORS = ("biased", "unbiased")
+
+
+@accepts_numpy
+def mmd(
+    x: Any,
+    y: Any,
+    *,
+    bandwidth: float | Sequence[float] | Tensor | str = "median",
+    scales: Sequence[float] = (1.0,),
+    estimator: str = "biased",
+    x_offsets: Any = None,
+    y_offsets: Any = None,
+) -> Tensor:
+    """Squared MMD between x (..., n, d) and y (..., m, d) under a mixture of RBF kernels.
+
+    k(a, b) = mean over bandwidths sigma and scales c of exp(-|a - b|^2 / (2 c sigma^2)).
+
+    ``bandwidth``: sigma as a number, several, a tensor (one a problem, or several in a last dimension), or "median": the
+    median distance between the pooled points, without a gradient (:func:`median_bandwidth`). ``estimator``: "biased" is
+    never negative and zero for equal samples; "unbiased" has mean zero when both samples come from one distribution, so it
+    is negative about half of the time then. ``x_offsets``, ``y_offsets``: ragged batches, sample b being the rows
+    ``x[x_offsets[b]:x_offsets[b + 1]]``.
+
+    Returns one value a problem: float64 for float64 input, else float32.
+    """
+    check_choice("estimator", estimator, ESTIMATORS)
+    samples = _pool("mmd", x, y, x_offsets, y_offsets)
+    check_unbiased(estimator, samples.sizes)
+    gamma = exponents(bandwidth, scales, samples.z, samples.rows, samples.shape)
+    sums = rbf_sums(samples.z, samples.rows, gamma)
+    value = discrepancy(sums[:, 0, 0], sums[:, 0, 1], sums[:, 1, 1], samples.sizes, estimator)
+    return value.reshape(samples.shape).to(result_dtype(samples.z.dtype))
+
+
+def _pool(function: str, x: Any, y: Any, x_offsets: Any, y_offsets: Any) -> Samples:
+    if x_offsets is None and y_offsets is None:
+        return pool_batch(function, x, y)
+    return pool_ragged(function, x, y, x_offsets, y_offsets)
+
+
+def discrepancy(xx: Tensor, xy: Tensor, yy: Tensor, sizes: Tensor, estimator: str) -> Tensor:
+    """Squared MMD from block sums (diagonals included) and sample sizes (..., 2)."""
+    n, m = sizes[..., 0], sizes[..., 1]
+    if estimator == "biased":
+        return xx / n**2 + yy / m**2 - 2 * xy / (n * m)
+    return (xx - n) / (n * (n - 1)) + (yy - m) / (m * (m - 1)) - 2 * xy / (n * m)
+
+
+@accepts_numpy
+def mmd_matrix(
+    x: Any,
+    groups: Any,
+    *,
+    num_groups: int | None = None,
+    bandwidth: float | Sequence[float] | Tensor | str = "median",
+    scales: Sequence[float] = (1.0,),
+    estimator: str = "biased",
+) -> Tensor:
+    """Squared MMD between every pair of groups of the rows of x (n, d), in one pass: (G, G), zero on the diagonal.
+
+    ``groups`` (n,) holds each row's group, 0 to G - 1; ``num_groups`` is G, needed under torch.compile and vmap, where
+    labels cannot be looked at. One bandwidth serves all pairs; "median" takes all rows together. Other arguments as
+    in :func:`mmd`.
+    """
+    check_choice("estimator", estimator, ESTIMATORS)
+    x = check_points("mmd_matrix", "x", x)
+    if x.dim() != 2:
+        raise ValueError(f"x must have shape (n, d), got {shape_of(x)}")
+    labels = check_labels("groups", groups, x)
+    if shape_of(labels) != (x.shape[0],):
+        raise ValueError(
+            f"groups must have shape ({x.shape[0]},) for x of shape {shape_of(x)}, "
+            f"got {shape_of(labels)}"
+        )
+    if num_groups is None:
+        if is_traced():
+            raise ValueError("num_groups must be given under torch.compile and vmap")
+        num_groups = int(labels.max()) + 1
+    if not is_traced():
+        _check_range(labels, num_groups)
+    sizes = labels.new_zeros(num_groups).scatter_add(0, labels, torch.ones_like(labels))
+    if not is_traced():
+        _check_sizes(sizes, estimator)
+    ends = sizes.cumsum(0)
+    rows = torch.stack([ends - sizes, ends], dim=-1).unsqueeze(0)
+    sorted_x = x[torch.argsort(labels, stable=True)]
+    gamma = exponents(bandwidth, scales, sorted_x, rows, ())
+    sums = rbf_sums(sorted_x, rows, gamma)[0]
+    within = sums.diagonal()
+    counts = sizes.double()
+    pairs = torch.stack(torch.broadcast_tensors(counts.unsqueeze(1), counts.unsqueeze(0)), dim=-1)
+    matrix = discrepancy(within.unsqueeze(1), sums, within.unsqueeze(0), pairs, estimator)
+    off_diagonal = ~torch.eye(num_groups, dtype=torch.bool, device=x.device)
+    return torch.where(off_diagonal, matrix, 0.0).to(result_dtype(x.dtype))
+
+
+def _check_range(labels: Tensor, num_groups: int) -> None:
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_groups:
+        raise ValueError(f"groups must be between 0 and {num_groups - 1}, got {low} to {high}")
+
+
+def _check_sizes(sizes: Tensor, estimator: str) -> None:
+    least = int(sizes.argmin())
+    needed = 2 if estimator == "unbiased" else 1
+    if int(sizes[least]) < needed:
+        raise ValueError(
+            f"groups: group {least} has {int(sizes[least])} rows, "
+            f'and estimator="{estimator}" needs at least {needed}'
+        )
+
+
+@accepts_numpy
+def median_bandwidth(x: Any, y: Any = None) -> Tensor:
+    """The median distance between the points of x (and y) pooled: the sigma of ``bandwidth="median"``.
+
+    Over all pairs of different points for up to 1,024 pooled rows, above that over all pairs of 1,024 rows chosen with a
+    fixed seed; the lower of the two middle values; computed in double precision; without a gradient. float64 for float64
+    input, else float32; one value for each batch dimension.
+    """
+    if y is None:
+        z, rows, shape = pool_one("median_bandwidth", x)
+    else:
+        z, rows, _, shape = pool_batch("median_bandwidth", x, y)
+    squares = median_square_distance(z, rows, MEDIAN_ROWS, MEDIAN_SEED)
+    return squares.sqrt().reshape(shape).to(result_dtype(z.dtype))
