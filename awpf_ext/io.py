@@ -108,30 +108,24 @@ def save_tensors(
     A sequence of tensors is written as their concatenation along the first dimension, one part at a
     time, so that parts mapped from other files are never in memory together.
     """
-    parts = {
-        name: [value] if isinstance(value, Tensor) else list(value)
-        for name, value in tensors.items()
-    }
     # Widest elements first, as safetensors itself does, keeps every tensor aligned.
+    parts = {name: [v] if isinstance(v, Tensor) else list(v) for name, v in tensors.items()}
     names = sorted(parts, key=lambda name: (-parts[name][0].element_size(), name))
-    header: dict[str, Any] = {}
+    header: dict[str, Any] = {
+        "__metadata__": {**(metadata or {}), _CHECKSUM: _digest(parts, metadata or {})}
+    }
     end = 0
     for name in names:
         start, end = end, end + sum(part.nbytes for part in parts[name])
-        header[name] = {
-            "dtype": _DTYPES[parts[name][0].dtype],
-            "shape": _joined_shape(name, parts[name]),
-            "data_offsets": [start, end],
-        }
-    ordered = [part for name in names for part in parts[name]]
-    digest = _digest(header, dict(metadata or {}), map(_bytes_of, ordered))
-    header["__metadata__"] = {**(metadata or {}), _CHECKSUM: digest}
+        dtype, shape = _DTYPES[parts[name][0].dtype], _joined_shape(name, parts[name])
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % 8)
 
     def buffers() -> Iterator[Buffer]:
         yield len(encoded).to_bytes(8, "little") + encoded
-        yield from map(_bytes_of, ordered)
+        for name in names:
+            yield from map(_bytes_of, parts[name])
 
     write_atomic(path, buffers())
 
@@ -145,20 +139,15 @@ def load_tensors(path: PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with Path(path).open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         with safe_open(os.fspath(path), framework="pt") as opened:
             metadata = dict(opened.metadata() or {})
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (OSError, ValueError, OverflowError, MemoryError, SafetensorError) as error:
+    except (OSError, SafetensorError) as error:
         raise DataError(f"cannot read {path}: {_reason(error)}") from error
     checksum = metadata.pop(_CHECKSUM, None)
     if checksum is None:
         raise DataError(f"cannot read {path}: it has no checksum, so awpf_ext did not write it")
-    header.pop("__metadata__")
-    in_file_order = sorted(header, key=lambda name: header[name]["data_offsets"])
-    content = (_bytes_of(tensors[name]) for name in in_file_order)
-    if _digest(header, metadata, content) != checksum:
+    if _digest({name: [tensor] for name, tensor in tensors.items()}, metadata) != checksum:
         raise DataError(f"cannot read {path}: it is damaged (its checksum does not match)")
     return tensors, metadata
 
@@ -224,13 +213,14 @@ def _joined_shape(name: str, parts: Sequence[Tensor]) -> list[int]:
     return [sum(part.shape[0] for part in parts), *first.shape[1:]]
 
 
-def _digest(
-    header: Mapping[str, Any], metadata: Mapping[str, str], content: Iterable[Buffer]
-) -> str:
-    """SHA-256 over names, shapes, metadata and tensor bytes."""
-    digest = hashlib.sha256(json.dumps([header, metadata], sort_keys=True).encode())
-    for buffer in content:
-        digest.update(buffer)
+def _digest(parts: Mapping[str, Sequence[Tensor]], metadata: Mapping[str, str]) -> str:
+    """SHA-256 over metadata, names, types, shapes and bytes, whatever their order in the file."""
+    digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
+    for name in sorted(parts):
+        described = [name, _DTYPES[parts[name][0].dtype], _joined_shape(name, parts[name])]
+        digest.update(json.dumps(described).encode())
+        for part in parts[name]:
+            digest.update(_bytes_of(part))
     return digest.hexdigest()
 
 
