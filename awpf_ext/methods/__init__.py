@@ -1,0 +1,31 @@
+"""Continual-learning methods, one file each; a method is found by the name it registers."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from awpf_ext.methods.base import Method, MethodConfig
+from awpf_ext.methods.presets import PRESETS
+from awpf_ext.methods.registry import (
+    METHODS,
+    create_method,
+    method_class,
+    method_config,
+    register,
+)
+
+# Every file of this folder is imported, so that adding a method is adding its file.
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+__all__ = [
+    "METHODS",
+    "PRESETS",
+    "Method",
+    "MethodConfig",
+    "create_method",
+    "method_class",
+    "method_config",
+    "register",
+]

@@ -1,0 +1,98 @@
+"""CalFuse (arXiv 2503.18672), reconstructed from its abstract.
+
+Feature calibration keeps CLIP's own feature beside the adapted one,
+
+    z = n(a n(f) + (1 - a) n(A f)),   a = sigmoid(theta) learned,
+
+distillation holds the old classes' predictions where they were, and the adapters before and after
+the task are mixed by RAPF's mask in the QR basis of the old one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import kl_div, log_softmax, normalize
+
+from awpf_ext.data.stream import Task
+from awpf_ext.fusion import qr_mask
+from awpf_ext.methods.adapter import AdapterConfig, AdapterMethod, Batch
+from awpf_ext.methods.base import EpochProgress, MethodConfig
+from awpf_ext.methods.registry import register
+
+
+class CalfuseConfig(AdapterConfig):
+    mask_bias: float = Field(0.7, ge=0, le=1, description="b: the least share of the new adapter")
+    calibration: float | None = Field(
+        None, ge=0, le=1, description="a fixed share of CLIP's own feature; null: learned from 0.5"
+    )
+    distillation: float = Field(1.0, ge=0, description="weight of the distillation; 0: none")
+    temperature: float = Field(2.0, gt=0, description="T of the distillation")
+
+
+@register("calfuse")
+class Calfuse(AdapterMethod):
+    """Calibration, distillation, QR-mask."""
+
+    Config: ClassVar[type[MethodConfig]] = CalfuseConfig
+    config: CalfuseConfig
+
+    def __init__(
+        self, config: CalfuseConfig, *, text: Tensor, logit_scale: float, seed: int = 0
+    ) -> None:
+        super().__init__(config, text=text, logit_scale=logit_scale, seed=seed)
+        share = 0.5 if config.calibration is None else config.calibration
+        self.theta = torch.tensor(share, device=self.device).logit()
+        self.teacher = (self.adapter, self.theta)
+
+    def embed(self, features: Tensor) -> Tensor:
+        return calibrated(features, self.adapter, self.theta)
+
+    def trainable(self) -> list[Tensor]:
+        return [self.adapter, self.theta] if self.config.calibration is None else [self.adapter]
+
+    def train(self, task: Task, progress: EpochProgress) -> None:
+        self.teacher = (self.adapter.clone(), self.theta.clone())
+        super().train(task, progress)
+
+    def loss(self, batch: Batch, task: Task) -> Tensor:
+        logits = self.logits(batch.x, task.classes.stop)
+        loss = self.classification_loss(logits, batch) + self.hinge_loss(batch)
+        if self.config.distillation and self.seen:
+            loss = loss + self.config.distillation * self.distillation_loss(logits, batch)
+        return loss
+
+    def distillation_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """T^2 KL(old || new) over the old classes, on images and pseudo-features alike."""
+        temperature = self.config.temperature
+        with torch.no_grad():
+            embedded = calibrated(batch.x, *self.teacher)
+            taught = self.logit_scale * embedded @ self.text[: self.seen].T
+        return temperature**2 * kl_div(
+            log_softmax(logits[:, : self.seen] / temperature, dim=1),
+            log_softmax(taught / temperature, dim=1),
+            reduction="batchmean",
+            log_target=True,
+        )
+
+    def fuse(self, old: Tensor, new: Tensor, task: Task) -> Tensor:
+        """A = Q [M R_new + (1 - M) R_old], R = Q' A, with RAPF's mask M."""
+        return qr_mask(old, new, self.config.mask_bias)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {**super().state_dict(), "theta": self.theta}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        super().load_state_dict(state)
+        self.theta = state["theta"].to(self.device, copy=True)
+
+
+def calibrated(features: Tensor, adapter: Tensor, theta: Tensor) -> Tensor:
+    """n(a n(f) + (1 - a) n(A f)), a = sigmoid(theta)."""
+    share = theta.sigmoid()
+    own, adapted = normalize(features, dim=-1), normalize(features @ adapter.T, dim=-1)
+    return normalize(share * own + (1 - share) * adapted, dim=-1)

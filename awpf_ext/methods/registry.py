@@ -1,0 +1,81 @@
+"""Methods by name: a class decorated with `@register("name")` is all a method needs."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from awpf_ext.data.stream import TaskStream
+from awpf_ext.errors import UserError
+from awpf_ext.methods.base import Method, MethodConfig
+from awpf_ext.methods.presets import preset_settings
+
+METHODS: dict[str, type[Method]] = {}
+MethodType = TypeVar("MethodType", bound=type[Method])
+
+
+def register(name: str) -> Callable[[MethodType], MethodType]:
+    """Make a method known by `name`."""
+
+    def add(method: MethodType) -> MethodType:
+        known = METHODS.get(name)
+        if known is not None and known.__qualname__ != method.__qualname__:
+            raise ValueError(f"name {name!r} already belongs to {known.__qualname__}")
+        method.name = name
+        METHODS[name] = method
+        return method
+
+    return add
+
+
+def method_class(name: str) -> type[Method]:
+    """The class registered as `name`; UserError with the nearest name where there is none."""
+    if name not in METHODS:
+        raise UserError(f"method is {name!r}; {suggestion(name, METHODS)}")
+    return METHODS[name]
+
+
+def method_config(
+    name: str, settings: Mapping[str, Any] | None = None, preset: str | None = None
+) -> MethodConfig:
+    """The configuration of method `name`: its defaults, then the preset, then `settings`."""
+    config = method_class(name).Config
+    settings = settings or {}
+    for key in settings:
+        if key not in config.model_fields:
+            hint = suggestion(key, config.model_fields)
+            raise UserError(f"{name} has no setting {key!r}; {hint}")
+    published = preset_settings(preset, config) if preset is not None else {}
+    try:
+        return config(**{**published, **settings})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "settings"
+        raise UserError(f"{name}: {where} is {first['input']!r}; {first['msg']}") from None
+
+
+def create_method(
+    name: str,
+    stream: TaskStream,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    preset: str | None = None,
+    seed: int = 0,
+) -> Method:
+    """A fresh method for a stream's classes, on the stream's device."""
+    return method_class(name)(
+        method_config(name, settings, preset),
+        text=stream.text,
+        logit_scale=stream.logit_scale,
+        seed=seed,
+    )
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """What to write instead of a name that is not known."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"

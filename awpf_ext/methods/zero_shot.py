@@ -1,0 +1,15 @@
+"""Zero-shot CLIP (Continual-CLIP): nothing is learned, each task only brings its class names."""
+
+from __future__ import annotations
+
+from awpf_ext.data.stream import Task
+from awpf_ext.methods.base import EpochProgress, Method
+from awpf_ext.methods.registry import register
+
+
+@register("zero_shot")
+class ZeroShot(Method):
+    """logits = s n(f) . t_c over the classes seen."""
+
+    def learn(self, task: Task, progress: EpochProgress) -> None:
+        """CLIP already knows how to compare an image with a text."""

@@ -1,0 +1,201 @@
+"""Runs a method over a task stream: learn, evaluate, checkpoint, task after task."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from awpf_ext.checkpoint import Resume, RunFolder
+from awpf_ext.data.stream import TaskStream
+from awpf_ext.methods.base import Method
+from awpf_ext.result import Result, TaskResult
+from awpf_ext.statistics import StatisticsBlock
+
+ROWS_AT_ONCE = 8192  # test rows whose logits are in memory at a time
+SAMPLE_ROWS = 1024  # rows of a split that enter a stream's fingerprint
+
+
+class Progress(NamedTuple):
+    """Where a run is: after each epoch ("train") and after each task ("task")."""
+
+    stage: Literal["train", "task"]
+    task: int
+    tasks: int
+    epoch: int  # epochs done in this task
+    epochs: int
+    accuracy: tuple[float, ...]  # over all classes seen, after each task so far
+
+
+def train(
+    stream: TaskStream,
+    method: Method,
+    *,
+    checkpoint: RunFolder | None = None,
+    resume: Resume = False,
+    progress: Callable[[Progress], None] | None = None,
+) -> Result:
+    """Run a fresh `method` over the whole stream.
+
+    checkpoint: written after every task. resume: True continues a run that is in the folder, or
+    starts one where there is none; "intact" also where some of its tasks are damaged. The numbers
+    and weights of a resumed run equal an uninterrupted one's at the same thread count.
+    """
+    report = progress or (lambda event: None)
+    results: list[TaskResult] = []
+    environment = _environment(stream)
+    with ExitStack() as stack:
+        if checkpoint is not None:
+            stack.enter_context(checkpoint.held())
+            results = _restore(stream, method, checkpoint, resume, environment)
+        for index in range(len(results), len(stream)):
+            results.append(_run_task(stream, method, index, results, report))
+            if checkpoint is not None:
+                _save(method, checkpoint, index, results[-1])
+            report(_progress("task", stream, index, results, 0, 0))
+    return Result(
+        tasks=tuple(results),
+        test_images=tuple(len(stream.test(index)[1]) for index in range(len(stream))),
+        provenance={**stream.provenance, **_identity(stream, method), **environment},
+    )
+
+
+def _run_task(
+    stream: TaskStream,
+    method: Method,
+    index: int,
+    done: list[TaskResult],
+    report: Callable[[Progress], None],
+) -> TaskResult:
+    method.seconds.clear()
+    method.records.clear()
+    start = time.perf_counter()
+
+    def epoch_done(epoch: int, epochs: int) -> None:
+        report(_progress("train", stream, index, done, epoch, epochs))
+
+    method.fit(stream[index], epoch_done)
+    with method.timed("evaluate"), torch.no_grad():
+        accuracy, accuracies = _evaluate_seen(stream, method, index)
+        next_accuracy, next_baseline = _evaluate_next(stream, method, index)
+    seconds = dict(method.seconds)
+    seconds["other"] = time.perf_counter() - start - sum(seconds.values())
+    return TaskResult(
+        accuracy, accuracies, next_accuracy, next_baseline, seconds, tuple(method.records)
+    )
+
+
+def _evaluate_seen(
+    stream: TaskStream, method: Method, index: int
+) -> tuple[float, tuple[float, ...]]:
+    """Accuracy over all test images seen, and on each task so far."""
+    x, y = stream.test_seen(index)
+    right = _predictions(method.logits, x, stream.seen(index)) == y
+    sizes = [len(stream.test(task)[1]) for task in range(index + 1)]
+    return _fraction(right), tuple(_fraction(part) for part in torch.split(right, sizes))
+
+
+def _evaluate_next(stream: TaskStream, method: Method, index: int) -> tuple[float, float]:
+    """Accuracy on the task after `index`, its classes being candidates: of `method`, of zero-shot."""
+    if index + 1 == len(stream):
+        return math.nan, math.nan
+    x, y = stream.test(index + 1)
+    classes = stream.seen(index + 1)
+    texts = stream.text[:classes]
+    learned = _predictions(method.logits, x, classes) == y
+    zero_shot = _predictions(lambda rows, _: normalize(rows, dim=-1) @ texts.T, x, classes) == y
+    return _fraction(learned), _fraction(zero_shot)
+
+
+def _predictions(logits: Callable[[Tensor, int], Tensor], x: Tensor, classes: int) -> Tensor:
+    parts = [logits(rows, classes).argmax(1) for rows in torch.split(x, ROWS_AT_ONCE)]
+    return torch.cat(parts)
+
+
+def _fraction(right: Tensor) -> float:
+    return float(right.double().mean()) if len(right) else math.nan
+
+
+def _progress(
+    stage: Literal["train", "task"],
+    stream: TaskStream,
+    index: int,
+    results: list[TaskResult],
+    epoch: int,
+    epochs: int,
+) -> Progress:
+    accuracy = tuple(result.accuracy for result in results)
+    return Progress(stage, index, len(stream), epoch, epochs, accuracy)
+
+
+def _restore(
+    stream: TaskStream,
+    method: Method,
+    checkpoint: RunFolder,
+    resume: Resume,
+    environment: Mapping[str, Any],
+) -> list[TaskResult]:
+    """Bring `method` to where the folder's run is; the results so far."""
+    saved = checkpoint.begin(_identity(stream, method), environment, resume)
+    if saved.state is not None:
+        method.load_state_dict(saved.state)
+    for block in saved.statistics:
+        assert method.statistics is not None
+        method.statistics.append(StatisticsBlock(**block))
+    return [TaskResult.from_json(result) for result in saved.results]
+
+
+def _save(method: Method, checkpoint: RunFolder, index: int, result: TaskResult) -> None:
+    block = None
+    if method.statistics is not None:
+        block = method.statistics.blocks[-1].tensors()
+    checkpoint.save(index, method.state_dict(), block, result.to_json())
+
+
+def _identity(stream: TaskStream, method: Method) -> dict[str, Any]:
+    """What must agree for two runs to be one: the method, its settings, the seed, the stream."""
+    return {
+        "method": method.name,
+        "config": method.config.model_dump(mode="json"),
+        "seed": method.seed,
+        "order_hash": stream.order_hash,
+        "stream_hash": stream_hash(stream),
+    }
+
+
+def _environment(stream: TaskStream) -> dict[str, Any]:
+    """What may change the last digits of a result."""
+    from awpf_ext import __version__
+
+    return {
+        "threads": torch.get_num_threads(),
+        "device": stream.text.device.type,
+        "torch": torch.__version__,
+        "awpf_ext": __version__,
+    }
+
+
+def stream_hash(stream: TaskStream) -> str:
+    """A short name for a stream's content: classes, texts, test images, first task's images.
+
+    Of large splits evenly spaced rows stand for all, so that it costs next to nothing.
+    """
+    first = stream[0]
+    test_x, test_y = stream.test_seen(len(stream) - 1)
+    seen = [stream.seen(index) for index in range(len(stream))]
+    digest = hashlib.sha256(json.dumps([seen, stream.logit_scale]).encode())
+    for tensor in (stream.text, test_y, first.train_y, _sample(test_x), _sample(first.train_x)):
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _sample(x: Tensor) -> Tensor:
+    return x[:: len(x) // SAMPLE_ROWS + 1]
