@@ -110,9 +110,7 @@ def _hub_cached(hub_entry: str, cache_dir: Path | None) -> tuple[Path | None, Pa
 
 def _unreachable(url: str, timeout: float = 10.0) -> str | None:
     """Why `url`'s server does not answer, or None; the downloaders would retry for a minute."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return "HF_HUB_OFFLINE is set"
     try:
         request = urllib.request.Request(url, method="HEAD")
