@@ -22,6 +22,7 @@ from awpf_ext.data.store import FeatureStore, Shard, SplitEntry, StoredSplit, re
 from awpf_ext.errors import DataError, UserError
 from awpf_ext.io import lock, remove_leftovers, save_tensors
 
+BATCHES_AHEAD = 3  # read while a model on another device works
 LISTED = 20  # unreadable images named in a message; the file it points to names all
 
 
@@ -142,7 +143,9 @@ class _Encoder:
         total = len(images.labels)
         resumed = done = total - sum(len(batch) for batch in batches)
         started = time.monotonic()
-        prepared = prepared_batches(images, batches, self.backbone.prepare, self.workers)
+        # A model on the CPU needs the cores itself: readers beside it stall its threads.
+        ahead = 0 if self.backbone.device.type == "cpu" else BATCHES_AHEAD
+        prepared = prepared_batches(images, batches, self.backbone.prepare, self.workers, ahead)
         parts: list[Shard] = []
         for batch, pixels in zip(batches, prepared, strict=True):
             parts.append(self._encode(images, batch, pixels))

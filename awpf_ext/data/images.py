@@ -47,9 +47,10 @@ class FileSplit:
     labels: Tensor
 
     def read(self, index: int) -> Image.Image:
-        with Image.open(self.root / self.files[index]) as image:
+        image: Image.Image = Image.open(self.root / self.files[index])
+        with image:  # closes the file, keeps the pixels
             image.load()
-            return image
+        return image
 
     def name(self, index: int) -> str:
         return str(self.root / self.files[index])

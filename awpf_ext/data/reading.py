@@ -1,4 +1,4 @@
-"""Images read and prepared ahead of the model, on threads.
+"""Images read and prepared on threads.
 
 Decoding and resizing release the interpreter's lock, so threads do what worker processes would,
 without copies between processes and with nothing left behind by a kill.
@@ -17,7 +17,6 @@ from PIL import Image
 from awpf_ext.data.images import ImageSplit
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
-BATCHES_AHEAD = 3
 
 
 def prepared_batches(
@@ -25,8 +24,12 @@ def prepared_batches(
     batches: Iterable[range],
     prepare: Callable[[Image.Image], Pixels],
     workers: int,
+    ahead: int,
 ) -> Iterator[list[Pixels | str]]:
-    """For each batch its prepared images in order; in an unreadable one's place, the reason."""
+    """For each batch its prepared images in order; in an unreadable one's place, the reason.
+
+    `ahead` batches are read while the caller works on the one it has.
+    """
 
     def read(index: int) -> Pixels | str:
         try:
@@ -34,14 +37,14 @@ def prepared_batches(
         except Exception as error:  # a decoder fed with rubbish raises nearly anything
             return (str(error) or type(error).__name__).replace("\n", " ")
 
-    ahead: deque[list[Future[Pixels | str]]] = deque()
+    waiting: deque[list[Future[Pixels | str]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="awpf-read")
     try:
         for batch in batches:
-            ahead.append([pool.submit(read, index) for index in batch])
-            if len(ahead) > BATCHES_AHEAD:
-                yield [image.result() for image in ahead.popleft()]
-        while ahead:
-            yield [image.result() for image in ahead.popleft()]
+            waiting.append([pool.submit(read, index) for index in batch])
+            if len(waiting) > ahead:
+                yield [image.result() for image in waiting.popleft()]
+        while waiting:
+            yield [image.result() for image in waiting.popleft()]
     finally:
         pool.shutdown(cancel_futures=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 open_clip = pytest.importorskip("open_clip", reason="needs open_clip_torch")
@@ -20,6 +21,51 @@ def tiny():
     from awpf_ext.clip import load_backbone
 
     return load_backbone("tiny", "random:0")
+
+
+class Counter:
+    """A backbone that counts the images it encodes."""
+
+    def __init__(self, backbone):
+        self._backbone = backbone
+        self.images = 0
+
+    def __getattr__(self, name):
+        return getattr(self._backbone, name)
+
+    def encode_images(self, prepared):
+        self.images += len(prepared)
+        return self._backbone.encode_images(prepared)
+
+
+@pytest.fixture
+def counted(tiny):
+    return Counter(tiny)
+
+
+@pytest.fixture
+def small_shards(monkeypatch):
+    monkeypatch.setattr("awpf_ext.data.store.SHARD", 4)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tensors as small as these are done before a second thread has woken up."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def same_features():
+    """Whether two feature sets are bitwise equal."""
+
+    def same(first, second) -> bool:
+        names = ("train_x", "train_y", "test_x", "test_y", "text")
+        return all(torch.equal(getattr(first, name), getattr(second, name)) for name in names)
+
+    return same
 
 
 @pytest.fixture
