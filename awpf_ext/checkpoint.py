@@ -6,7 +6,7 @@
     task_0000.json               results of task 0; written last, it makes the task count
 
 Every file is whole or absent (awpf_ext.io) and carries the run's fingerprint, so that a file of
-another run is told from one of this. A run killed at any moment continues after its last whole task.
+another run is told from one of this. A run killed at any moment continues after its last task.
 """
 
 from __future__ import annotations
@@ -100,13 +100,11 @@ class RunFolder:
             )
         differences = _differences(saved_identity, identity)
         if differences:
-            told = [
-                f"{key} is {was} there and {now} here" for key, (was, now) in differences.items()
-            ]
-            raise CheckpointError(f"{self.path} belongs to another run: {'; '.join(told)}")
-        for key, (was, now) in _differences(saved_environment, dict(environment)).items():
+            told = "; ".join(f"{key} is {was} there, {here} here" for key, was, here in differences)
+            raise CheckpointError(f"{self.path} belongs to another run: {told}")
+        for key, was, here in _differences(saved_environment, environment):
             warnings.warn(
-                f"this run was started with {key} {was} and continues with {now}; its numbers may "
+                f"this run was started with {key} {was} and continues with {here}; its numbers may "
                 "differ from an uninterrupted run's in the last digits",
                 stacklevel=4,
             )
@@ -178,12 +176,11 @@ def _digest(content: Any) -> str:
     return hashlib.sha256(encoded).hexdigest()
 
 
-def _differences(before: Any, now: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """Dotted key -> (before, now), wherever two nested mappings differ."""
+def _differences(before: Any, now: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+    """(dotted key, before, now) wherever two nested mappings differ."""
     if not isinstance(before, Mapping) or not isinstance(now, Mapping):
-        return {prefix: (before, now)} if before != now else {}
-    found: dict[str, tuple[Any, Any]] = {}
-    for key in [*before, *(key for key in now if key not in before)]:
-        dotted = f"{prefix}.{key}" if prefix else str(key)
-        found |= _differences(before.get(key), now.get(key), dotted)
+        return [(name, before, now)] if before != now else []
+    found: list[tuple[str, Any, Any]] = []
+    for key in dict.fromkeys([*before, *now]):
+        found += _differences(before.get(key), now.get(key), f"{name}.{key}" if name else str(key))
     return found

@@ -1,8 +1,8 @@
 """Metrics of a class-incremental run, each with its formula.
 
-R is the accuracy matrix, T x T fractions: R[i][j] is the accuracy on the test images of task j after
-task i was learned, among all classes seen by then. Above the diagonal it is 0: a class not yet seen
-is never predicted. A task without test images has NaN in its column and is left out of every mean.
+R is the accuracy matrix, T x T fractions: R[i][j] is the accuracy on the test images of task j
+after task i was learned, among all classes seen by then. Above the diagonal it is 0: a class not
+yet seen is never predicted. A task without test images has NaN in its column; means leave it out.
 """
 
 from __future__ import annotations

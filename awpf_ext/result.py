@@ -51,7 +51,7 @@ class Result:
 
     @property
     def accuracy_matrix(self) -> list[list[float]]:
-        """R[i][j]: on task j after task i; 0 above the diagonal; NaN columns without test images."""
+        """R[i][j]: on task j after task i; 0 above the diagonal; NaN without test images."""
         count = len(self.tasks)
         absent = [0.0 if images else math.nan for images in self.test_images]
         return [[*task.accuracies, *absent[len(task.accuracies) : count]] for task in self.tasks]

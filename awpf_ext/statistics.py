@@ -52,7 +52,7 @@ class ClassStatistics:
         dim: int,
         *,
         ridge: float = 1e-4,
-        shrinkage: bool = True,
+        shrinkage: bool = False,
         max_rank: int | None = None,
         device: torch.device | str = "cpu",
     ) -> None:

@@ -104,7 +104,7 @@ def _evaluate_seen(
 
 
 def _evaluate_next(stream: TaskStream, method: Method, index: int) -> tuple[float, float]:
-    """Accuracy on the task after `index`, its classes being candidates: of `method`, of zero-shot."""
+    """Accuracy on the task after `index`, its classes being candidates; and zero-shot's."""
     if index + 1 == len(stream):
         return math.nan, math.nan
     x, y = stream.test(index + 1)

@@ -34,7 +34,7 @@ def balance_factor(alignment: float, separability: float) -> float:
     for name, value in (("alignment", alignment), ("separability", separability)):
         if not 0 <= value <= 1:
             raise ValueError(f"{name} is {value}; expected 0 to 1")
-    total = alignment + 1 - separability
+    total = alignment + (1 - separability)  # in this order tau cannot round above 1
     return alignment / total if total > 0 else 0.0
 
 
@@ -68,11 +68,12 @@ class BalanceFactor:
         spread = min(
             float(separability(old_x, _consecutive(old_labels))),
             float(separability(new_x, _consecutive(new_labels))),
+            1.0,
         )
         self._largest_mmd = max(self._largest_mmd, distance)
         self._largest_separability = max(self._largest_separability, spread)
         if self.normalisation == "bounded":
-            alignment, separated = distance / 2, spread
+            alignment, separated = min(distance / 2, 1.0), spread
         else:
             alignment, separated = _ratio(distance, self._largest_mmd), spread
         if self.normalisation == "both_running_max":
