@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Backbone:
     """A frozen CLIP: `prepare` an image on any thread, `encode` batches on the device."""
 
@@ -138,9 +138,9 @@ def _build(model: str, weights: Weights) -> Any:
                 require_pretrained=weights.file is not None,
             )
         except Exception as error:  # unpickling, missing keys, a text file: many types
-            if weights.file is None:
-                raise
             reason = str(error).split("\n", 1)[0]
+            if weights.file is None:
+                raise UserError(f"cannot build {model}: {reason}") from error
             raise DataError(
                 f"cannot load {weights.file} as weights of {model}: {reason} (expected a "
                 "safetensors file or a state_dict saved by torch.save; TorchScript archives are "

@@ -72,14 +72,14 @@ def _tagged_file(model: str, tag_name: str, tag: Mapping[str, Any], cache_dir: P
     if tag.get("hf_hub"):
         cached, cache, source = _hub_cached(tag["hf_hub"], cache_dir)
         source = f"{constants.ENDPOINT}/{source}"
+        if cached is not None:
+            return cached
+        failure = _unreachable(source)
     else:
         cache = cache_dir or Path("~/.cache/clip").expanduser()
-        cached, source = None, tag["url"]
-        if (cache / Path(source).name).is_file():  # open_clip checks its hash before use
-            return Path(open_clip.download_pretrained(tag, cache_dir=str(cache)))
-    if cached is not None:
-        return cached
-    failure = _unreachable(source)
+        source = tag["url"]
+        present = (cache / Path(source).name).is_file()  # open_clip checks its hash before use
+        failure = None if present else _unreachable(source)
     if failure is None:
         try:
             location = None if cache_dir is None else str(cache_dir)

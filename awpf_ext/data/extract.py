@@ -6,6 +6,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal
 
@@ -145,17 +146,18 @@ class _Encoder:
         started = time.monotonic()
         # A model on the CPU needs the cores itself: readers beside it stall its threads.
         ahead = 0 if self.backbone.device.type == "cpu" else BATCHES_AHEAD
-        prepared = prepared_batches(images, batches, self.backbone.prepare, self.workers, ahead)
+        reader = prepared_batches(images, batches, self.backbone.prepare, self.workers, ahead)
         parts: list[Shard] = []
-        for batch, pixels in zip(batches, prepared, strict=True):
-            parts.append(self._encode(images, batch, pixels))
-            done += len(batch)
-            index = entry.shard_of(batch.start)
-            if batch.stop == entry.bounds(index).stop:
-                shards[index] = entry.write_shard(index, parts)
-                parts = []
-            rate = (done - resumed) / max(time.monotonic() - started, 1e-9)
-            self.tell(ExtractProgress(title, done, total, rate))
+        with closing(reader) as prepared:
+            for batch, pixels in zip(batches, prepared, strict=True):
+                parts.append(self._encode(images, batch, pixels))
+                done += len(batch)
+                index = entry.shard_of(batch.start)
+                if batch.stop == entry.bounds(index).stop:
+                    shards[index] = entry.write_shard(index, parts)
+                    parts = []
+                rate = (done - resumed) / max(time.monotonic() - started, 1e-9)
+                self.tell(ExtractProgress(title, done, total, rate))
         return [shard for shard in shards if shard is not None]
 
     def _encode(self, images: ImageSplit, batch: range, pixels: list[Pixels | str]) -> Shard:
@@ -168,10 +170,10 @@ class _Encoder:
         x = self.backbone.encode_images(stacked)
         bad = nonfinite_rows(x)
         if bad:
-            name = images.name(readable[bad[0]][0])
+            names = [images.name(readable[row][0]) for row in bad]
             raise DataError(
-                f"the features of {name} hold NaN or infinity, and those of {len(bad) - 1} others "
-                f"in its batch; precision {self.backbone.precision} may be too low for "
+                f"{len(bad)} of {len(x)} images have features with NaN or infinity, the first "
+                f"{names[0]}: precision {self.backbone.precision} may be too low for "
                 f"{self.backbone.name}, or its weights are damaged"
             )
         return Shard(x, torch.tensor([row for row, _ in readable]), unreadable)

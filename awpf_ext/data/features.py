@@ -18,7 +18,7 @@ from awpf_ext.errors import DataError
 DEFAULT_LOGIT_SCALE = 100.0  # what CLIP's training converges to, where a file does not say
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FeatureSet:
     """Image features and text features of one data set under one backbone.
 

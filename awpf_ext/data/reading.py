@@ -7,7 +7,7 @@ without copies between processes and with nothing left behind by a kill.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -25,7 +25,7 @@ def prepared_batches(
     prepare: Callable[[Image.Image], Pixels],
     workers: int,
     ahead: int,
-) -> Iterator[list[Pixels | str]]:
+) -> Generator[list[Pixels | str], None, None]:
     """For each batch its prepared images in order; in an unreadable one's place, the reason.
 
     `ahead` batches are read while the caller works on the one it has.

@@ -156,6 +156,7 @@ class SplitEntry:
             {**metadata, "unreadable": json.dumps(unreadable)},
         )
         if not unreadable:
+            self.unreadable_list.unlink(missing_ok=True)
             for index in range(len(self.shard_keys)):
                 self._shard_file(index).unlink(missing_ok=True)
         stored = self.read(retry_unreadable=False)

@@ -18,7 +18,7 @@ from awpf_ext.data.features import FeatureSet
 from awpf_ext.errors import DataError, UserError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Task:
     """The data of one task; the rows keep the data set's order.
 

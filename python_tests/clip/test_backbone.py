@@ -136,6 +136,27 @@ def test_unknown_names_are_said_with_the_nearest(arguments, message):
         load_backbone(*arguments)
 
 
+def test_a_cached_file_that_cannot_be_renewed_is_an_offline_error(tmp_path, monkeypatch):
+    """open_clip finds the hash wrong and tries to fetch the file again."""
+    tag = {"url": "http://127.0.0.1:9/openaipublic/0123/tiny.pt"}
+    monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda model, name: tag)
+    (tmp_path / "tiny.pt").write_text("cut off")
+    with (
+        pytest.warns(UserWarning, match="checksum does not match"),
+        pytest.raises(OfflineError, match="'old' of tiny"),
+    ):
+        load_backbone("tiny", "old", cache_dir=tmp_path)
+
+
+def test_a_model_that_cannot_be_built_is_said(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise RuntimeError("needs transformers")
+
+    monkeypatch.setattr(open_clip, "create_model", refuse)
+    with pytest.raises(UserError, match="cannot build tiny: needs transformers"):
+        load_backbone("tiny", "random:0")
+
+
 def test_an_unknown_precision_is_refused():
     with pytest.raises(UserError, match="expected one of fp32, bf16, fp16"):
         load_backbone("tiny", None, precision="int8")

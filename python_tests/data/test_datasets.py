@@ -320,6 +320,16 @@ def test_a_fingerprint_follows_files_not_their_place(image_folder, tmp_path):
     assert load_dataset(f"folder:{moved}").train.fingerprint(0, 2) == before[0]
 
 
+def test_every_file_of_a_small_range_counts_and_a_lost_one_too(image_folder):
+    root = image_folder({"a": (9, 1)})
+    train = load_dataset(f"folder:{root}").train
+    before = train.fingerprint(0, 9)
+    assert train.fingerprint(0, 9) == before
+    (root / "train" / "a" / "004.png").unlink()
+    assert train.fingerprint(0, 9) != before
+    assert train.fingerprint(9, 9) != before
+
+
 def test_images_in_memory_have_fingerprints_too(monkeypatch, tmp_path):
     monkeypatch.setattr("torchvision.datasets.CIFAR100", FakeCifar)
     train = load_dataset(f"cifar100:{tmp_path}").train

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from awpf_ext import io
 from awpf_ext.clip import load_backbone, text_bank
@@ -172,6 +174,20 @@ def test_mending_images_costs_their_shards_only(
     assert features.provenance == fresh.provenance
 
 
+def test_equal_names_sizes_and_times_do_not_make_equal_images(tmp_path, tiny):
+    """Bitmaps of one size, as an archive without times leaves them."""
+    features = []
+    for shade in (0, 200):
+        for split in ("train", "test"):
+            path = tmp_path / str(shade) / split / "a" / "0.bmp"
+            path.parent.mkdir(parents=True)
+            Image.new("RGB", (8, 8), (shade, 0, 0)).save(path)
+            os.utime(path, (0, 0))
+        dataset = load_dataset(f"folder:{tmp_path / str(shade)}")
+        features.append(extract_features(dataset, tiny, FeatureStore(tmp_path / "store")))
+    assert not torch.equal(features[0].train_x, features[1].train_x)
+
+
 def test_an_image_readable_later_is_tried_again(
     image_folder, tmp_path, tiny, small_shards, monkeypatch
 ):
@@ -189,7 +205,9 @@ def test_an_image_readable_later_is_tried_again(
         patch.setattr(type(dataset.train), "read", denied)
         with pytest.raises(DataError, match=r"003\.png: Permission denied"):
             extract_features(dataset, tiny, kept)
+        assert list((tmp_path / "store").rglob("unreadable.txt"))
     assert len(extract_features(dataset, tiny, kept).train_y) == 6
+    assert not list((tmp_path / "store").rglob("unreadable.txt"))
 
 
 def test_nothing_readable_is_an_error_even_where_skipping(image_folder, tmp_path, tiny):
@@ -214,7 +232,7 @@ def test_nan_features_stop_with_the_image_named(image_folder, tmp_path, counted,
         return features
 
     monkeypatch.setattr(counted, "encode_images", poisoned)
-    with pytest.raises(DataError, match=r"features of .*001\.png hold NaN .* precision fp32"):
+    with pytest.raises(DataError, match=r"1 of 3 images .* NaN .*001\.png: precision fp32"):
         extract_features(load_dataset(f"folder:{root}"), counted, FeatureStore(tmp_path / "store"))
 
 
