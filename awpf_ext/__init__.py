@@ -1,4 +1,5 @@
-"""Exact, fast MMD, scatter and low-rank kernels for PyTorch, and class-incremental learning with CLIP on top of them."""
+"""Exact, fast MMD, scatter and low-rank kernels for PyTorch, and class-incremental learning with
+CLIP on top of them."""
 
 from __future__ import annotations
 

@@ -41,7 +41,8 @@ def _instruction_set(library: Path) -> str:
 
 
 def _check_switch() -> str | None:
-    """The library would abort the process on a bad AWPF_CPU_ISA from a C function: refuse it here."""
+    """The library would abort the process on a bad AWPF_CPU_ISA from a C function: refuse it
+    here."""
     wanted = os.environ.get("AWPF_CPU_ISA")
     known = ("avx512", "avx2", "baseline")
     if wanted is None or wanted in known:
@@ -56,7 +57,7 @@ MISSING_CPU: str | None = _check_switch() or _load_cpu()
 def cuda_status() -> str:
     """What became of the CUDA kernels, in a sentence."""
     try:
-        from awpf_ext import _C
+        from awpf_ext import _C  # type: ignore[attr-defined]
     except ImportError:
         return "not built: the native module is missing"
     return str(_C.cuda_status)
@@ -94,7 +95,7 @@ def build_info() -> dict[str, Any]:
     if MISSING_CPU is None:
         info["instruction_set"] = _instruction_set(_FOLDER / "awpf_cpu.so")
     try:
-        from awpf_ext import _C
+        from awpf_ext import _C  # type: ignore[attr-defined]
     except ImportError:
         return info
     info["instruction_sets_built"] = _C.instruction_sets.split(", ")

@@ -6,6 +6,8 @@ STABLE_TORCH_LIBRARY(awpf, m) {
   // ranges of rows of z: rows (p, G, 2), columns (p, H, 2) or, without them, the rows against themselves. float64.
   m.def("rbf_sums(Tensor z, Tensor rows, Tensor? columns, Tensor gamma, Tensor? centre) -> Tensor");
   m.def("rbf_sums_backward(Tensor grad, Tensor z, Tensor rows, Tensor? columns, Tensor gamma, Tensor? centre) -> Tensor");
+  // The sums, and the gradient of sum_gh coefficients[p, g, h] S[p, g, h] in one pass over the pairs; float32 or float64.
+  m.def("rbf_sums_and_gradient(Tensor z, Tensor rows, Tensor gamma, Tensor coefficients) -> (Tensor, Tensor)");
   // (p, 1 + permutations, 3): sums of xx, xy and yy under the given split (first) and random ones.
   m.def("rbf_permutation_sums(Tensor z, Tensor rows, Tensor gamma, SymInt permutations, int seed) -> Tensor");
   // (p,): lower median of the squared distances between the pooled rows, or a seeded choice of max_rows of them.

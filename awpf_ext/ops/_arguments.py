@@ -64,7 +64,8 @@ def shape_of(tensor: Tensor) -> tuple[int, ...]:
 
 
 def check_points(function: str, name: str, value: Any) -> Tensor:
-    """`value` as points (..., n, d) of a supported type on a supported device, none of them empty."""
+    """`value` as points (..., n, d) of a supported type on a supported device, none of them
+    empty."""
     if not isinstance(value, Tensor):
         raise TypeError(
             f"{name} must be a torch.Tensor or a numpy.ndarray, got {type(value).__name__}"

@@ -1,16 +1,18 @@
 """The one way operations of this package take part in autograd.
 
-Raw operations (``torch.ops.awpf.*``) know nothing of autograd: the LibTorch stable ABI has none. Around each stands an
-``autograd.Function`` with ``setup_context`` and ``generate_vmap_rule``, and each raw operation has a fake and a batching
-rule. ``torch.library.register_autograd`` is not used: with it ``vmap(grad)`` raises and forward mode returns zeros.
-Forward mode is refused by torch itself, in a clear sentence, because no ``jvp`` is defined; second derivatives are right where the backward is made of differentiable operations (scatter,
-low_rank_sum) and refused where it is a kernel (mmd).
+Raw operations (``torch.ops.awpf.*``) know nothing of autograd: the LibTorch stable ABI has none.
+Around each stands an ``autograd.Function`` with ``setup_context`` and ``generate_vmap_rule``, and
+each raw operation has a fake and a batching rule. ``torch.library.register_autograd`` is not used:
+with it ``vmap(grad)`` raises and forward mode returns zeros. Forward mode is refused by torch
+itself, in a clear sentence, because no ``jvp`` is defined; second derivatives are right where the
+backward is made of differentiable operations (scatter, low_rank_sum) and refused where it is a
+kernel (mmd).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -21,7 +23,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class ReverseMode(torch.autograd.Function):
-    """Base of every differentiable operation: reverse mode under any nesting of vmap and compile."""
+    """Base of every differentiable operation: reverse mode under any nesting of vmap and
+    compile."""
 
     generate_vmap_rule = True
 
@@ -41,14 +44,14 @@ def fake(name: str) -> Callable[[F], F]:
     """Register what the operation's outputs look like, for torch.compile and export."""
     if MISSING_CPU is not None:
         return lambda function: function
-    return torch.library.register_fake(f"awpf::{name}")
+    return cast(Callable[[F], F], torch.library.register_fake(f"awpf::{name}"))
 
 
 def batching_rule(name: str) -> Callable[[F], F]:
     """Register how the operation runs under vmap: `function(info, in_dims, *args)`."""
     if MISSING_CPU is not None:
         return lambda function: function
-    return torch.library.register_vmap(f"awpf::{name}")
+    return cast(Callable[[F], F], torch.library.register_vmap(f"awpf::{name}"))
 
 
 def batch_first(value: Tensor, dim: int | None, size: int) -> Tensor:

@@ -1,4 +1,5 @@
-"""Two samples x and y, however they are laid out, as ranges of rows of one pooled tensor; and the kernels over them."""
+"""Two samples x and y, however they are laid out, as ranges of rows of one pooled tensor; and the
+kernels over them."""
 
 from __future__ import annotations
 
@@ -13,16 +14,19 @@ from awpf_ext.ops._arguments import check_alike, check_points, is_traced, shape_
 from awpf_ext.ops._rbf import median_square_distance
 
 MEDIAN_ROWS = 1024
-"""Pools of up to this many rows give the median over all their pairs, larger ones over a seeded choice of as many rows."""
+"""Pools of up to this many rows give the median over all their pairs, larger ones over a seeded
+choice of as many rows."""
 
 MEDIAN_SEED = 0
 
 
 class Samples(NamedTuple):
-    """The pooled rows, the ranges of x and y in them (problems, 2, 2), and the sizes and shape of the result."""
+    """Pooled rows z, ranges of x and y in them, each row's problem, sample sizes, and the shape
+    of the result."""
 
     z: Tensor
-    rows: Tensor
+    rows: Tensor  # (problems, 2, 2)
+    owner: Tensor  # (rows of z,)
     sizes: Tensor  # (problems, 2), float64
     shape: tuple[int, ...]
 
@@ -70,7 +74,13 @@ def pool_ragged(function: str, x: Any, y: Any, x_offsets: Any, y_offsets: Any) -
         )
     rows = torch.stack([_ranges(first), _ranges(second) + x.shape[0]], dim=1)
     sizes = (rows[..., 1] - rows[..., 0]).double()
-    return Samples(torch.cat([x, y]), rows, sizes, (rows.shape[0],))
+    owner = torch.cat([_owners(first, x.shape[0]), _owners(second, y.shape[0])])
+    return Samples(torch.cat([x, y]), rows, owner, sizes, (rows.shape[0],))
+
+
+def _owners(offsets: Tensor, count: int) -> Tensor:
+    places = torch.arange(count, device=offsets.device)
+    return torch.bucketize(places, offsets[1:], right=True)
 
 
 def _check_width(x: Tensor, y: Tensor) -> None:
@@ -106,11 +116,13 @@ def pool_batch(function: str, x: Any, y: Any) -> Samples:
     )
     z = torch.cat([x.reshape(problems * n, d), y.reshape(problems * m, d)])
     sizes = torch.tensor([[n, m]], dtype=torch.float64, device=x.device).expand(problems, 2)
-    return Samples(z, rows, sizes, tuple(shape))
+    owner = torch.cat([first.repeat_interleave(n), first.repeat_interleave(m)])
+    return Samples(z, rows, owner, sizes, tuple(shape))
 
 
 def pool_one(function: str, x: Any) -> tuple[Tensor, Tensor, tuple[int, ...]]:
-    """One sample a problem from x (..., n, d): its rows, their ranges (problems, 1, 2), the shape of the result."""
+    """One sample a problem from x (..., n, d): its rows, their ranges (problems, 1, 2), the
+    shape of the result."""
     x = check_points(function, "x", x)
     (n, d), shape = x.shape[-2:], tuple(x.shape[:-2])
     problems = math.prod(shape)
@@ -154,7 +166,9 @@ def _positive(name: str, values: Any, like: Tensor) -> Tensor:
     try:
         numbers = [float(value) for value in values]
     except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a number or a sequence of numbers, got {values!r}") from None
+        raise TypeError(
+            f"{name} must be a number or a sequence of numbers, got {values!r}"
+        ) from None
     if not numbers:
         raise ValueError(f"{name} must hold at least one number, got none")
     for number in numbers:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -69,7 +68,8 @@ def _(
 
 
 class _Terms(NamedTuple):
-    """u (batch, terms, m, r), v (batch, terms, n, r), coefficients (batch, terms, r) in float64, the batch shape."""
+    """u (batch, terms, m, r), v (batch, terms, n, r), coefficients (batch, terms, r) in
+    float64, the batch shape."""
 
     u: Tensor
     v: Tensor
@@ -184,9 +184,10 @@ def _terms(function: str, u: Any, s: Any, v: Any, weights: Any) -> _Terms:
 def low_rank_sum(u: Any, s: Any, v: Any, weights: Any = None, base: Any = None) -> Tensor:
     """base + sum_t w_t U_t diag(s_t) V_t', as one product.
 
-    u (..., T, m, r), s (..., T, r) or None for ones, v (..., T, n, r), weights (..., T), base (..., m, n); or sequences of
-    T tensors (m, r_t), (r_t,), (n, r_t) where ranks differ. Batch dimensions broadcast. Differentiable in everything.
-    Returns (..., m, n) in the type of u; products and sums are kept in float32 for half-precision input.
+    u (..., T, m, r), s (..., T, r) or None for ones, v (..., T, n, r), weights (..., T), base
+    (..., m, n); or sequences of T tensors (m, r_t), (r_t,), (n, r_t) where ranks differ. Batch
+    dimensions broadcast. Differentiable in everything. Returns (..., m, n) in the type of u;
+    products and sums are kept in float32 for half-precision input.
     """
     terms = _terms("low_rank_sum", u, s, v, weights)
     shape = (*terms.shape, terms.u.shape[-2], terms.v.shape[-2])
@@ -205,11 +206,13 @@ def low_rank_sum(u: Any, s: Any, v: Any, weights: Any = None, base: Any = None) 
 
 @accepts_numpy
 def truncate(u: Any, s: Any, v: Any, rank: int, weights: Any = None) -> LowRank:
-    """The best approximation of rank ``rank`` of sum_t w_t U_t diag(s_t) V_t', singular values in falling order.
+    """The best approximation of rank ``rank`` of sum_t w_t U_t diag(s_t) V_t', singular values
+    in falling order.
 
-    By QR of the stacked factors and an SVD of the small core between them; where the stacked rank exceeds half the smaller
-    side, by an SVD of the sum itself, which is cheaper then. Arguments as in :func:`low_rank_sum`. Half-precision input
-    is computed and returned in float32. A rank above that of the sum gives all there is.
+    By QR of the stacked factors and an SVD of the small core between them; where the stacked
+    rank exceeds half the smaller side, by an SVD of the sum itself, which is cheaper then.
+    Arguments as in :func:`low_rank_sum`. Half-precision input is computed and returned in
+    float32. A rank above that of the sum gives all there is.
     """
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
         raise ValueError(f"rank must be an integer of at least 1, got {rank!r}")

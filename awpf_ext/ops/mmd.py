@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from awpf_ext.ops._arguments import (
     result_dtype,
     shape_of,
 )
-from awpf_ext.ops._rbf import median_square_distance, rbf_sums
+from awpf_ext.ops._rbf import median_square_distance, rbf_sums, weighted_rbf_sums
 from awpf_ext.ops._samples import (
     MEDIAN_ROWS,
     MEDIAN_SEED,
@@ -47,11 +47,12 @@ def mmd(
 
     k(a, b) = mean over bandwidths sigma and scales c of exp(-|a - b|^2 / (2 c sigma^2)).
 
-    ``bandwidth``: sigma as a number, several, a tensor (one a problem, or several in a last dimension), or "median": the
-    median distance between the pooled points, without a gradient (:func:`median_bandwidth`). ``estimator``: "biased" is
-    never negative and zero for equal samples; "unbiased" has mean zero when both samples come from one distribution, so it
-    is negative about half of the time then. ``x_offsets``, ``y_offsets``: ragged batches, sample b being the rows
-    ``x[x_offsets[b]:x_offsets[b + 1]]``.
+    ``bandwidth``: sigma as a number, several, a tensor (one a problem, or several in a last
+    dimension), or "median": the median distance between the pooled points, without a gradient
+    (:func:`median_bandwidth`). ``estimator``: "biased" is never negative (but for rounding)
+    and zero for equal samples; "unbiased" has mean zero when both samples come from one distribution, so it is
+    negative about half of the time then. ``x_offsets``, ``y_offsets``: ragged batches, sample b
+    being the rows ``x[x_offsets[b]:x_offsets[b + 1]]``.
 
     Returns one value a problem: float64 for float64 input, else float32.
     """
@@ -59,8 +60,10 @@ def mmd(
     samples = _pool("mmd", x, y, x_offsets, y_offsets)
     check_unbiased(estimator, samples.sizes)
     gamma = exponents(bandwidth, scales, samples.z, samples.rows, samples.shape)
-    sums = rbf_sums(samples.z, samples.rows, gamma)
-    value = discrepancy(sums[:, 0, 0], sums[:, 0, 1], sums[:, 1, 1], samples.sizes, estimator)
+    how = estimate(samples.sizes, estimator)
+    value = how.constant + weighted_rbf_sums(
+        samples.z, samples.rows, gamma, how.square(), samples.owner
+    )
     return value.reshape(samples.shape).to(result_dtype(samples.z.dtype))
 
 
@@ -70,12 +73,32 @@ def _pool(function: str, x: Any, y: Any, x_offsets: Any, y_offsets: Any) -> Samp
     return pool_ragged(function, x, y, x_offsets, y_offsets)
 
 
-def discrepancy(xx: Tensor, xy: Tensor, yy: Tensor, sizes: Tensor, estimator: str) -> Tensor:
-    """Squared MMD from block sums (diagonals included) and sample sizes (..., 2)."""
+class Estimate(NamedTuple):
+    """Squared MMD = xx S_xx + 2 xy S_xy + yy S_yy + constant, S being block sums with their
+    diagonals."""
+
+    xx: Tensor
+    xy: Tensor
+    yy: Tensor
+    constant: Tensor
+
+    def square(self) -> Tensor:
+        """The coefficients as (..., 2, 2)."""
+        flat = torch.stack([self.xx, self.xy, self.xy, self.yy], dim=-1)
+        return flat.reshape(*flat.shape[:-1], 2, 2)
+
+    def value(self, xx: Tensor, xy: Tensor, yy: Tensor) -> Tensor:
+        """The squared MMD for given block sums."""
+        return self.xx * xx + 2 * self.xy * xy + self.yy * yy + self.constant
+
+
+def estimate(sizes: Tensor, estimator: str) -> Estimate:
+    """The estimator's coefficients for sample sizes (..., 2)."""
     n, m = sizes[..., 0], sizes[..., 1]
     if estimator == "biased":
-        return xx / n**2 + yy / m**2 - 2 * xy / (n * m)
-    return (xx - n) / (n * (n - 1)) + (yy - m) / (m * (m - 1)) - 2 * xy / (n * m)
+        return Estimate(1 / (n * n), -1 / (n * m), 1 / (m * m), torch.zeros_like(n))
+    # The diagonals, n and m in all, do not count.
+    return Estimate(1 / (n * (n - 1)), -1 / (n * m), 1 / (m * (m - 1)), -1 / (n - 1) - 1 / (m - 1))
 
 
 @accepts_numpy
@@ -88,11 +111,12 @@ def mmd_matrix(
     scales: Sequence[float] = (1.0,),
     estimator: str = "biased",
 ) -> Tensor:
-    """Squared MMD between every pair of groups of the rows of x (n, d), in one pass: (G, G), zero on the diagonal.
+    """Squared MMD between every pair of groups of the rows of x (n, d), in one pass: (G, G),
+    zero on the diagonal.
 
-    ``groups`` (n,) holds each row's group, 0 to G - 1; ``num_groups`` is G, needed under torch.compile and vmap, where
-    labels cannot be looked at. One bandwidth serves all pairs; "median" takes all rows together. Other arguments as
-    in :func:`mmd`.
+    ``groups`` (n,) holds each row's group, 0 to G - 1; ``num_groups`` is G, needed under
+    torch.compile and vmap, where labels cannot be looked at. One bandwidth serves all pairs;
+    "median" takes all rows together. Other arguments as in :func:`mmd`.
     """
     check_choice("estimator", estimator, ESTIMATORS)
     x = check_points("mmd_matrix", "x", x)
@@ -121,7 +145,7 @@ def mmd_matrix(
     within = sums.diagonal()
     counts = sizes.double()
     pairs = torch.stack(torch.broadcast_tensors(counts.unsqueeze(1), counts.unsqueeze(0)), dim=-1)
-    matrix = discrepancy(within.unsqueeze(1), sums, within.unsqueeze(0), pairs, estimator)
+    matrix = estimate(pairs, estimator).value(within.unsqueeze(1), sums, within.unsqueeze(0))
     off_diagonal = ~torch.eye(num_groups, dtype=torch.bool, device=x.device)
     return torch.where(off_diagonal, matrix, 0.0).to(result_dtype(x.dtype))
 
@@ -144,15 +168,17 @@ def _check_sizes(sizes: Tensor, estimator: str) -> None:
 
 @accepts_numpy
 def median_bandwidth(x: Any, y: Any = None) -> Tensor:
-    """The median distance between the points of x (and y) pooled: the sigma of ``bandwidth="median"``.
+    """The median distance between the points of x (and y) pooled: the sigma of
+    ``bandwidth="median"``.
 
-    Over all pairs of different points for up to 1,024 pooled rows, above that over all pairs of 1,024 rows chosen with a
-    fixed seed; the lower of the two middle values; computed in double precision; without a gradient. float64 for float64
-    input, else float32; one value for each batch dimension.
+    Over all pairs of different points for up to 1,024 pooled rows, above that over all pairs of
+    1,024 rows chosen with a fixed seed; the lower of the two middle values; computed in double
+    precision; without a gradient. float64 for float64 input, else float32; one value for each
+    batch dimension.
     """
     if y is None:
         z, rows, shape = pool_one("median_bandwidth", x)
     else:
-        z, rows, _, shape = pool_batch("median_bandwidth", x, y)
+        z, rows, _, _, shape = pool_batch("median_bandwidth", x, y)
     squares = median_square_distance(z, rows, MEDIAN_ROWS, MEDIAN_SEED)
     return squares.sqrt().reshape(shape).to(result_dtype(z.dtype))

@@ -10,9 +10,10 @@ from torch import Tensor
 from awpf_ext.ops._arguments import accepts_numpy, check_choice, result_dtype
 from awpf_ext.ops._rbf import rbf_permutation_sums
 from awpf_ext.ops._samples import check_unbiased, exponents, pool_batch, pool_ragged
-from awpf_ext.ops.mmd import ESTIMATORS, discrepancy
+from awpf_ext.ops.mmd import ESTIMATORS, estimate
 
-# A split that is the given one in other words (x and y exchanged) has the same MMD up to rounding, and must count as a tie.
+# A split that is the given one in other words (x and y exchanged) has the same MMD up to
+# rounding, and must count as a tie.
 _TIE = 1e-9
 
 
@@ -39,11 +40,12 @@ def mmd_test(
 ) -> MMDTest:
     """Permutation test of "x and y come from the same distribution".
 
-    The pooled points are split at random ``permutations`` times into samples of the same sizes; the p-value is
-    (1 + number of splits with an MMD at least as large) / (1 + permutations), so it is never zero and the test is exact
-    at any sample size. The splits depend on ``seed`` alone, the same on every device, for every member of a batch and for
-    any number of threads. Other arguments as in :func:`awpf_ext.mmd`; a median bandwidth is that of the pooled points, so
-    it is the same for every split.
+    The pooled points are split at random ``permutations`` times into samples of the same sizes;
+    the p-value is (1 + number of splits with an MMD at least as large) / (1 + permutations), so
+    it is never zero and the test is exact at any sample size. The splits depend on ``seed``
+    alone, the same on every device, for every member of a batch and for any number of threads.
+    Other arguments as in :func:`awpf_ext.mmd`; a median bandwidth is that of the pooled points,
+    so it is the same for every split.
     """
     check_choice("estimator", estimator, ESTIMATORS)
     if not isinstance(permutations, int) or isinstance(permutations, bool) or permutations < 1:
@@ -58,7 +60,7 @@ def mmd_test(
     gamma = exponents(bandwidth, scales, samples.z, samples.rows, samples.shape)
     sums = rbf_permutation_sums(samples.z, samples.rows, gamma, permutations, seed)
     sizes = samples.sizes.unsqueeze(1)
-    values = discrepancy(sums[..., 0], sums[..., 1], sums[..., 2], sizes, estimator)
+    values = estimate(sizes, estimator).value(sums[..., 0], sums[..., 1], sums[..., 2])
     means = sums[:, :1, 0] / sizes[..., 0] ** 2 + sums[:, :1, 2] / sizes[..., 1] ** 2
     statistic, null = values[:, :1], values[:, 1:]
     reached = (null >= statistic - _TIE * means).sum(dim=1)

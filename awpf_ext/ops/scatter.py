@@ -1,4 +1,5 @@
-"""Class means and scatter matrices, their streaming form, and the separability of classes made of them."""
+"""Class means and scatter matrices, their streaming form, and the separability of classes made of
+them."""
 
 from __future__ import annotations
 
@@ -25,8 +26,8 @@ from awpf_ext.ops.low_rank import low_rank_sum
 class Scatter(NamedTuple):
     """Within-class and between-class scatter (..., d, d), class means (..., C, d), counts (..., C).
 
-    Scatter matrices are sums, not averages: within + between is the scatter around the grand mean. Classes without rows
-    have count 0 and mean 0.
+    Scatter matrices are sums, not averages: within + between is the scatter around the grand
+    mean. Classes without rows have count 0 and mean 0.
     """
 
     within: Tensor
@@ -82,7 +83,9 @@ def _(
     return tuple(unfolded(output, size) for output in outputs), (0, 0, 0, 0)
 
 
-def _check(function: str, x: Any, labels: Any, num_classes: int | None) -> tuple[Tensor, Tensor, int]:
+def _check(
+    function: str, x: Any, labels: Any, num_classes: int | None
+) -> tuple[Tensor, Tensor, int]:
     x = check_points(function, "x", x)
     labels = check_labels("labels", labels, x)
     if labels.dim() == 0 or labels.shape[-1] != x.shape[-2]:
@@ -117,20 +120,24 @@ def _scatter64(x: Tensor, labels: Tensor, num_classes: int) -> Scatter:
 
 @accepts_numpy
 def scatter(x: Any, labels: Any, num_classes: int | None = None) -> Scatter:
-    """Scatter matrices, means and counts of x (..., n, d) under integer labels (..., n), 0 to num_classes - 1.
+    """Scatter matrices, means and counts of x (..., n, d) under integer labels (..., n), 0 to
+    num_classes - 1.
 
-    S_W = sum_i (x_i - mu_{y_i})(x_i - mu_{y_i})', S_B = sum_c n_c (mu_c - mu)(mu_c - mu)'. Differentiable in x (within,
-    between and means). ``num_classes=None`` takes the largest label plus one; give it under torch.compile and vmap.
-    float64 for float64 input, else float32.
+    S_W = sum_i (x_i - mu_{y_i})(x_i - mu_{y_i})', S_B = sum_c n_c (mu_c - mu)(mu_c - mu)'.
+    Differentiable in x (within, between and means). ``num_classes=None`` takes the largest
+    label plus one; give it under torch.compile and vmap. float64 for float64 input, else
+    float32.
     """
     x, labels, num_classes = _check("scatter", x, labels, num_classes)
     found = _scatter64(x, labels, num_classes)
     dtype = result_dtype(x.dtype)
-    return Scatter(*(part.to(dtype) for part in found[:3]), found.counts)
+    within, between, means = (part.to(dtype) for part in found[:3])
+    return Scatter(within, between, means, found.counts)
 
 
 class ScatterAccumulator:
-    """Scatter of data that comes in pieces: the result does not depend, to rounding, on how it was cut or merged.
+    """Scatter of data that comes in pieces: the result does not depend, to rounding, on how it
+    was cut or merged.
 
     Counts, means and within-class scatter are kept in float64 and combined by Chan's update.
     """
@@ -139,9 +146,7 @@ class ScatterAccumulator:
         self, num_classes: int, dim: int, device: torch.device | str | None = None
     ) -> None:
         if num_classes < 1 or dim < 1:
-            raise ValueError(
-                f"num_classes and dim must be at least 1, got {num_classes} and {dim}"
-            )
+            raise ValueError(f"num_classes and dim must be at least 1, got {num_classes} and {dim}")
         double = {"dtype": torch.float64, "device": device}
         self.num_classes = num_classes
         self.dim = dim
@@ -212,8 +217,9 @@ def separability(
 ) -> Tensor:
     """How far apart the classes of x (..., n, d) lie, relative to their spread (LDA's J).
 
-    "trace": tr S_B / (tr S_B + tr S_W), in [0, 1], and 0 where all points are equal. "fisher": tr(S_s^-1 S_B) with
-    S_s = (1 - shrinkage) S_W + shrinkage tr(S_W)/d I, which exists for n < d too. Differentiable in x.
+    "trace": tr S_B / (tr S_B + tr S_W), in [0, 1], and 0 where all points are equal. "fisher":
+    tr(S_s^-1 S_B) with S_s = (1 - shrinkage) S_W + shrinkage tr(S_W)/d I, which exists for n <
+    d too. Differentiable in x.
     """
     check_choice("criterion", criterion, ("trace", "fisher"))
     if not 0 <= shrinkage <= 1:

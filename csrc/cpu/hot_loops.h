@@ -59,9 +59,10 @@ struct HotLoops {
 
   // Sum over the cell of the unweighted mixture.
   double (*rbf_sum)(const GramBlock<T>& block, const Cell& cell, const Mixture<T>& mixture, Keep keep);
-  // Replaces the cell by factor * weighted mixture (zero where not kept) and adds up its rows.
-  void (*rbf_values)(const GramBlock<T>& block, const Cell& cell, const Mixture<T>& mixture, T factor, Keep keep,
-                     double* row_sums);
+  // Replaces the cell by factor * weighted mixture (zero where not kept), adds up its rows, and returns the sum over the
+  // cell of the unweighted mixture.
+  double (*rbf_values)(const GramBlock<T>& block, const Cell& cell, const Mixture<T>& mixture, T factor,
+                       Keep keep, double* row_sums);
   // Writes the squared distances of one row to `out`, contiguous.
   void (*squared_distances)(const GramBlock<T>& block, int64_t row, int64_t columns, T* out);
 

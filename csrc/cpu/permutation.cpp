@@ -157,7 +157,7 @@ Tensor rbf_permutation_sums(Tensor z, Tensor rows, Tensor gamma, int64_t permuta
     AWPF_CHECK(pool.size < int64_t(1) << 31, "at most 2^31 - 1 pooled rows");
     const Kernels kernels = read_kernels(gamma.const_data_ptr<double>() + int64_t(p) * gamma.size(1), gamma.size(1));
     const bool single = points.element != Element::f64 &&
-                        float_is_enough(kernels.gamma.back() * frames[p].mean_square, pool.size);
+                        float_is_enough(kernels.mean_gamma() * frames[p].mean_square, pool.size);
     const double n = double(pool.groups[0].length), m = double(pool.groups[1].length);
     for (int64_t first = 0; first < splits; first += kSplitsAtOnce) {
       const int64_t count = std::min(kSplitsAtOnce, splits - first);

@@ -43,20 +43,32 @@ std::vector<Pool> read_pools(const Tensor& ranges, const Points& points, const c
   return pools;
 }
 
+double Kernels::mean_gamma() const {
+  double sum = 0;
+  for (const double value : gamma) sum += value;
+  return sum / double(gamma.size());
+}
+
 double Kernels::scale() const { return std::sqrt(2.0 * gamma.front() / std::log(2.0)); }
+
+constexpr int32_t kMostSquarings = 2;
 
 Kernels read_kernels(const double* gamma, int64_t count) {
   AWPF_CHECK(count > 0, "bandwidth: at least one kernel is needed");
   Kernels kernels{std::vector<double>(gamma, gamma + count), std::vector<int32_t>(count, 0)};
   std::sort(kernels.gamma.begin(), kernels.gamma.end());
+  int32_t squared = 0;  // since the last exp2: each squaring doubles the relative error
   for (int64_t s = 0; s < count; ++s) {
     const double value = kernels.gamma[s];
     AWPF_CHECK(value > 0 && std::isfinite(value), "bandwidth: every bandwidth must be a positive, finite number");
-    if (s == 0) continue;
-    const double octaves = std::log2(value / kernels.gamma[s - 1]);
+    const double octaves = s == 0 ? 0 : std::log2(value / kernels.gamma[s - 1]);
     const double whole = std::round(octaves);
-    // Each squaring doubles the relative error: beyond a few, a new exp2 is both cheaper and better.
-    if (whole >= 1 && whole <= 3 && std::abs(octaves - whole) < 1e-14) kernels.squarings[s] = int32_t(whole);
+    if (whole >= 1 && squared + whole <= kMostSquarings && std::abs(octaves - whole) < 1e-14) {
+      kernels.squarings[s] = int32_t(whole);
+      squared += int32_t(whole);
+    } else {
+      squared = 0;
+    }
   }
   return kernels;
 }

@@ -53,6 +53,7 @@ struct Kernels {
   std::vector<double> gamma;
   std::vector<int32_t> squarings;
 
+  double mean_gamma() const;
   // Distances are scaled so that the widest kernel is 2^(-|z_i - z_j|^2 / 2).
   double scale() const;
 };

@@ -16,10 +16,16 @@ inline Vec<T> exponent(const GramBlock<T>& block, const T* row, int64_t i, int64
   return at_most<T>(((load(row + j) - block.row_norm[i]) - load(block.column_norm + j)) - rest, T(0));
 }
 
-template <bool kWeighted, class T>
-inline Vec<T> mixture_value(Vec<T> a, const Mixture<T>& mixture) {
+template <class T>
+struct MixtureValue {
+  Vec<T> sum, weighted;
+};
+
+// The compiler drops whichever of the two is not used.
+template <class T>
+inline MixtureValue<T> mixture_value(Vec<T> a, const Mixture<T>& mixture) {
   Vec<T> kernel = exp2_nonpositive<T>(a * mixture.rate[0]);
-  Vec<T> value = kWeighted ? kernel * mixture.weight[0] : kernel;
+  MixtureValue<T> value{kernel, kernel * mixture.weight[0]};
   for (int64_t s = 1; s < mixture.steps; ++s) {
     if (mixture.squarings[s] == 0) {
       kernel = exp2_nonpositive<T>(a * mixture.rate[s]);
@@ -29,7 +35,8 @@ inline Vec<T> mixture_value(Vec<T> a, const Mixture<T>& mixture) {
         kernel *= kernel;
       }
     }
-    value += kWeighted ? kernel * mixture.weight[s] : kernel;
+    value.sum += kernel;
+    value.weighted += kernel * mixture.weight[s];
   }
   return value;
 }
@@ -57,9 +64,9 @@ double rbf_sum(const GramBlock<T>& block, const Cell& cell, const Mixture<T>& mi
     const Kept kept = kept_columns(cell, i, block.diagonal, keep);
     int64_t j = kept.begin;
     for (; j + kLanes<T> <= kept.end; j += kLanes<T>)
-      sum.add(mixture_value<false>(exponent(block, row, i, j), mixture));
+      sum.add(mixture_value(exponent(block, row, i, j), mixture).sum);
     if (j < kept.end) {
-      const Vec<T> value = mixture_value<false>(exponent(block, row, i, j), mixture);
+      const Vec<T> value = mixture_value(exponent(block, row, i, j), mixture).sum;
       sum.add(lane < typename VecTypes<T>::Int(kept.end - j) ? value : Vec<T>{});
     }
   }
@@ -67,28 +74,39 @@ double rbf_sum(const GramBlock<T>& block, const Cell& cell, const Mixture<T>& mi
 }
 
 template <class T>
-void rbf_values(const GramBlock<T>& block, const Cell& cell, const Mixture<T>& mixture, T factor, Keep keep,
-                double* row_sums) {
+double rbf_values(const GramBlock<T>& block, const Cell& cell, const Mixture<T>& mixture, T factor, Keep keep,
+                  double* row_sums) {
   const auto lane = lane_index<T>();
   using Int = typename VecTypes<T>::Int;
+  DoubleSum total;
   for (int64_t i = cell.row_begin; i < cell.row_end; ++i) {
     T* row = block.values + i * block.stride;
     const Kept kept = kept_columns(cell, i, block.diagonal, keep);
-    DoubleSum sum;
+    DoubleSum row_sum;
     for (int64_t j = cell.column_begin; j < cell.column_end; j += kLanes<T>) {
-      Vec<T> value{};
+      Vec<T> weighted{};
       if (j < kept.end) {
-        value = mixture_value<true>(exponent(block, row, i, j), mixture) * factor;
-        if (kept.hole >= j && kept.hole < j + kLanes<T>) value = lane == Int(kept.hole - j) ? Vec<T>{} : value;
-        if (kept.end - j < kLanes<T>) value = lane < Int(kept.end - j) ? value : Vec<T>{};
-        sum.add(value);
+        MixtureValue<T> value = mixture_value(exponent(block, row, i, j), mixture);
+        value.weighted *= factor;
+        if (kept.hole >= j && kept.hole < j + kLanes<T>) {
+          value.sum = lane == Int(kept.hole - j) ? Vec<T>{} : value.sum;
+          value.weighted = lane == Int(kept.hole - j) ? Vec<T>{} : value.weighted;
+        }
+        if (kept.end - j < kLanes<T>) {
+          value.sum = lane < Int(kept.end - j) ? value.sum : Vec<T>{};
+          value.weighted = lane < Int(kept.end - j) ? value.weighted : Vec<T>{};
+        }
+        total.add(value.sum);
+        row_sum.add(value.weighted);
+        weighted = value.weighted;
       }
       // The lanes after the cell belong to the next one, which still needs its inner products.
-      if (cell.column_end - j < kLanes<T>) value = lane < Int(cell.column_end - j) ? value : load(row + j);
-      store(row + j, value);
+      if (cell.column_end - j < kLanes<T>) weighted = lane < Int(cell.column_end - j) ? weighted : load(row + j);
+      store(row + j, weighted);
     }
-    row_sums[i] += sum.total();
+    row_sums[i] += row_sum.total();
   }
+  return total.total();
 }
 
 // What is within the rounding of the inner product (equal points) counts as zero.
