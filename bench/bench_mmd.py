@@ -1,0 +1,287 @@
+"""MMD.
+
+Five kernels, float32, d = 512 throughout, the same sigma for everybody; the error is shown as a
+share of the contract's 1e-5 MMD^2 + 1e-9 (mean Kxx + mean Kyy).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from functools import cache, partial
+
+import eager
+import memory
+import pytest
+import torch
+from comparison import (
+    OURS,
+    Contender,
+    Error,
+    Outcome,
+    Row,
+    Verdict,
+    Work,
+    faster,
+    near_floor,
+    within_contract,
+)
+from sklearn.metrics.pairwise import rbf_kernel
+from torch import Tensor
+
+import awpf_ext
+
+D = 512
+
+
+def error_of_mmd(x: Tensor, y: Tensor, gammas: list[float]) -> Callable[[Tensor], Error]:
+    """The largest error of MMDs of x (..., n, d) and y (..., m, d), and its share of the bound."""
+
+    @cache
+    def reference() -> tuple[Tensor, Tensor]:
+        pairs = list(zip(x.reshape(-1, *x.shape[-2:]), y.reshape(-1, *y.shape[-2:]), strict=True))
+        within = [
+            eager.mean_kernel64(a, a, gammas) + eager.mean_kernel64(b, b, gammas) for a, b in pairs
+        ]
+        between = [eager.mean_kernel64(a, b, gammas) for a, b in pairs]
+        return torch.stack(within), torch.stack(between)
+
+    def error(result: Tensor) -> Error:
+        within, between = reference()
+        value = within - 2 * between
+        difference = (result.reshape(-1).double() - value).abs()
+        bound = 1e-5 * value.abs() + 1e-9 * within
+        return Error(float(difference.max()), float((difference / bound).max()))
+
+    return error
+
+
+def blocks_of_products(x: Tensor, y: Tensor) -> Callable[[], object]:
+    """The three products of inner products; of two of them half would do."""
+    return lambda: (x @ x.mT, x @ y.mT, y @ y.mT)
+
+
+def one_pair(n: int, everybody: bool) -> Work:
+    """One MMD of n against n points."""
+    x, y = eager.two_samples(n, D)
+    sigma = eager.usual_sigma(x)
+    gammas = eager.exponents(sigma)
+    z = torch.cat([x, y])
+    rows = torch.tensor([[[0, n], [n, 2 * n]]])
+    five, one = (torch.tensor([kernels], dtype=torch.float64) for kernels in (gammas, gammas[2:3]))
+    compiled = torch.compile(eager.mmd, dynamic=False, fullgraph=True)
+
+    def with_sklearn() -> Tensor:
+        a, b = x.numpy(), y.numpy()
+        total = 0.0
+        for gamma in gammas:
+            within = rbf_kernel(a, gamma=gamma).mean() + rbf_kernel(b, gamma=gamma).mean()
+            total += within - 2 * rbf_kernel(a, b, gamma=gamma).mean()
+        return torch.tensor(total / len(gammas))
+
+    contenders = {
+        OURS: Contender(lambda: awpf_ext.mmd(x, y, bandwidth=sigma, scales=eager.SCALES)),
+        "median bandwidth": Contender(
+            lambda: awpf_ext.mmd(x, y, scales=eager.SCALES),
+            stage=True,
+            note="instead of a given one",
+        ),
+        "native op": Contender(
+            lambda: torch.ops.awpf.rbf_sums(z, rows, None, five, None), stage=True
+        ),
+        "native op, 1 kernel": Contender(
+            lambda: torch.ops.awpf.rbf_sums(z, rows, None, one, None), stage=True
+        ),
+        "eager": Contender(lambda: eager.mmd(x, y, gammas)),
+        "torch.compile": Contender(lambda: compiled(x, y, gammas), compiles=True),
+    }
+    if everybody:
+        contenders["eager, cdist"] = Contender(lambda: eager.cdist_mmd(x, y, gammas))
+        contenders["scikit-learn"] = Contender(with_sklearn, note="rbf_kernel")
+        if importlib.util.find_spec("geomloss") is not None:
+            contenders["geomloss"] = Contender(_geomloss(x, y, sigma), note="tensorized")
+    floor = Contender(blocks_of_products(x, y), scale=2 / 3, note="x'x and y'y by half")
+    name = f"mmd n=m={n}, d={D}, 5 kernels"
+    return Work(name, contenders, floor, error_of_mmd(x, y, gammas))
+
+
+def _geomloss(x: Tensor, y: Tensor, sigma: float) -> Callable[[], Tensor]:
+    from geomloss import SamplesLoss
+
+    losses = [
+        SamplesLoss("gaussian", blur=sigma * scale**0.5, backend="tensorized")
+        for scale in eager.SCALES
+    ]
+    return lambda: torch.stack([2 * loss(x, y) for loss in losses]).mean()
+
+
+def many_pairs(pairs: int, n: int) -> Work:
+    """A batch of MMDs."""
+    x, y = eager.two_samples(pairs, n, D)
+    sigma = eager.usual_sigma(x)
+    gammas = eager.exponents(sigma)
+    compiled = torch.compile(eager.mmd, dynamic=False, fullgraph=True)
+
+    def loop() -> Tensor:
+        return torch.stack([eager.mmd(a, b, gammas) for a, b in zip(x, y, strict=True)])
+
+    contenders = {
+        OURS: Contender(lambda: awpf_ext.mmd(x, y, bandwidth=sigma, scales=eager.SCALES)),
+        "eager, batched": Contender(lambda: eager.mmd(x, y, gammas)),
+        "eager, loop": Contender(loop),
+        "torch.compile, batched": Contender(lambda: compiled(x, y, gammas), compiles=True),
+    }
+    floor = Contender(blocks_of_products(x, y), scale=2 / 3, note="x'x and y'y by half")
+    name = f"mmd {pairs} x ({n}, {n}, {D}), 5 kernels"
+    return Work(name, contenders, floor, error_of_mmd(x, y, gammas))
+
+
+def forward_backward(n: int) -> Work:
+    """MMD and its gradients."""
+    x, y = eager.two_samples(n, D)
+    sigma = eager.usual_sigma(x)
+    gammas = eager.exponents(sigma)
+    x.requires_grad_()
+    y.requires_grad_()
+    z = torch.cat([x, y]).detach()
+    kernel_like = torch.empty(2 * n, 2 * n).fill_(0.1)
+    compiled = torch.compile(eager.mmd, dynamic=False, fullgraph=True)
+
+    def gradients(value: Tensor) -> Tensor:
+        return torch.cat(torch.autograd.grad(value, (x, y)))
+
+    def ours() -> Tensor:
+        return gradients(awpf_ext.mmd(x, y, bandwidth=sigma, scales=eager.SCALES))
+
+    @cache
+    def reference() -> Tensor:
+        a, b = (part.detach().double().requires_grad_() for part in (x, y))
+        return torch.cat(torch.autograd.grad(eager.mmd(a, b, gammas), (a, b)))
+
+    def error(result: Tensor) -> Error:
+        worst = (result.double() - reference()).abs().max()
+        return Error(float(worst / reference().abs().max()))
+
+    def forward() -> Tensor:
+        with torch.no_grad():
+            return awpf_ext.mmd(x, y, bandwidth=sigma, scales=eager.SCALES)
+
+    contenders = {
+        OURS: Contender(ours),
+        "forward alone": Contender(forward, stage=True),
+        "eager autograd": Contender(lambda: gradients(eager.mmd(x, y, gammas))),
+        "torch.compile": Contender(lambda: gradients(compiled(x, y, gammas)), compiles=True),
+    }
+    # Inner products of the lower triangle, and the product of all kernel values with the points.
+    floor = Contender(
+        lambda: (z[:n] @ z.mT, kernel_like @ z), note="zz', half of its rows for half of it; Kz"
+    )
+    name = f"mmd forward + backward n=m={n}, d={D}, 5 kernels; error of the gradient, relative"
+    return Work(name, contenders, floor, error)
+
+
+def class_matrix(classes: int, rows: int, sampled: int) -> Work:
+    """MMDs between all pairs of classes."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(classes, 1, D, generator=generator) * 0.2
+    x = (centres + torch.randn(classes, rows, D, generator=generator)).reshape(-1, D)
+    groups = torch.arange(classes).repeat_interleave(rows)
+    sigma = eager.usual_sigma(x)
+    gammas = eager.exponents(sigma)
+    pairs = classes * (classes - 1) // 2
+    every = torch.combinations(torch.arange(classes))
+    chosen = every[torch.randperm(len(every), generator=generator)[:sampled]].tolist()
+    parts = x.split(rows)
+    panel = x[: classes * rows // 2].mT.contiguous().mT
+
+    def pairwise() -> list[Tensor]:
+        return [eager.mmd(parts[g], parts[h], gammas) for g, h in chosen]
+
+    some = error_of_mmd(
+        torch.stack([parts[g] for g, _ in chosen[:10]]),
+        torch.stack([parts[h] for _, h in chosen[:10]]),
+        gammas,
+    )
+    contenders = {
+        OURS: Contender(
+            lambda: awpf_ext.mmd_matrix(x, groups, bandwidth=sigma, scales=eager.SCALES)
+        ),
+        "eager, pairwise": Contender(
+            pairwise,
+            scale=pairs / sampled,
+            note=f"{sampled} of {pairs} pairs, scaled",
+            checked=False,
+        ),
+    }
+    # Row panels of the lower triangle have half of all columns on average.
+    floor = Contender(
+        lambda: parts[0] @ panel.mT, scale=classes, note=f"1 of {classes} mean row panels, scaled"
+    )
+
+    def error(result: Tensor) -> Error:
+        return some(torch.stack([result[g, h] for g, h in chosen[:10]]))
+
+    name = f"mmd_matrix {classes} classes x {rows} rows, d={D}, 5 kernels; error of 10 pairs"
+    return Work(name, contenders, floor, error)
+
+
+def test_mmd_large(compare: Callable[..., Outcome]) -> None:
+    compare(
+        partial(one_pair, 4096, everybody=True),
+        faster("eager", 6),
+        faster("torch.compile", 2),
+        near_floor(1.3),
+        within_contract(),
+    )
+
+
+def test_mmd_small(compare: Callable[..., Outcome]) -> None:
+    compare(partial(one_pair, 512, everybody=False), faster("eager", 5), within_contract())
+
+
+def test_mmd_batch(compare: Callable[..., Outcome]) -> None:
+    compare(
+        partial(many_pairs, 45, 500),
+        faster("eager, batched", 8),
+        faster("eager, loop", 2),
+        within_contract(),
+    )
+
+
+def test_mmd_gradient(compare: Callable[..., Outcome]) -> None:
+    compare(partial(forward_backward, 2048), faster("eager autograd", 5))
+
+
+def test_mmd_gradient_memory(record: Callable[[Outcome], Outcome]) -> None:
+    if not memory.can_measure():
+        pytest.skip("peak memory is read through Linux's /proc")
+    work = "mmd forward + backward, memory as n grows (one run each)"
+    rows = []
+    for who, sizes in ((OURS, (1024, 2048, 4096, 8192)), ("eager autograd", (1024, 2048, 4096))):
+        for n in sizes:
+            peak = memory.peak(partial(forward_backward, n), who, warm_up=False)
+            role = "ours" if who == OURS else "baseline"
+            rows.append(
+                Row(
+                    work,
+                    f"{who}, n=m={n}",
+                    peak.seconds,
+                    None,
+                    peak.extra_bytes,
+                    None,
+                    None,
+                    1,
+                    role,
+                )
+            )
+    outcome = Outcome(rows)
+    small, large = rows[1].extra_bytes or 1, rows[3].extra_bytes or 1
+    growth = large / small
+    outcome.verdicts.append(
+        Verdict(work, "memory linear in n (4x from 2048 to 8192)", f"{growth:.1f}x", growth <= 5)
+    )
+    record(outcome)
+
+
+def test_mmd_matrix(compare: Callable[..., Outcome]) -> None:
+    compare(partial(class_matrix, 100, 500, sampled=100), near_floor(1.3), within_contract())

@@ -1,0 +1,66 @@
+"""`pytest bench/`: every kernel beside what people use instead, one table a kernel at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import memory
+import pytest
+import table
+from comparison import Goal, Outcome, Work
+from measure import compare as run_comparison
+
+_RESULTS = Path(__file__).parent / "results"
+_OUTCOMES = pytest.StashKey[dict[str, list[Outcome]]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--save-table",
+        action="store_true",
+        help="keep the tables: bench/results/cpu.json and cpu.md",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_OUTCOMES] = {}
+    memory.start_server()
+
+
+@pytest.fixture
+def record(request: pytest.FixtureRequest) -> Callable[[Outcome], Outcome]:
+    """Put an outcome into the table of its file."""
+
+    def keep(outcome: Outcome) -> Outcome:
+        kernel = (request.module.__doc__ or request.module.__name__).splitlines()[0].rstrip(".")
+        request.config.stash[_OUTCOMES].setdefault(kernel, []).append(outcome)
+        return outcome
+
+    return keep
+
+
+@pytest.fixture
+def compare(benchmark: Any, record: Callable[[Outcome], Outcome]) -> Callable[..., Outcome]:
+    """compare(make, *goals): measure and record the contenders of the picklable `make()`."""
+
+    def run(make: Callable[[], Work], *goals: Goal) -> Outcome:
+        outcome = run_comparison(make, goals, benchmark)
+        benchmark.extra_info.update(table.as_data(outcome))
+        return record(outcome)
+
+    return run
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    outcomes = config.stash[_OUTCOMES]
+    if not outcomes:
+        return
+    terminalreporter.write_line("")
+    terminalreporter.write(table.as_text(outcomes))
+    if config.getoption("--save-table"):
+        _RESULTS.mkdir(exist_ok=True)
+        (_RESULTS / "cpu.json").write_text(table.as_json(outcomes))
+        (_RESULTS / "cpu.md").write_text(table.as_markdown(outcomes))
+        terminalreporter.write_line(f"saved {_RESULTS / 'cpu.json'} and cpu.md")

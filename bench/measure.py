@@ -1,0 +1,105 @@
+"""Runs the contenders in turn, so that a busy machine slows all of them alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import memory
+from comparison import OURS, Contender, Error, Goal, Outcome, Row, Work, paired_ratio, spread
+
+BUDGET = 1.0  # seconds a contender
+FEWEST, MOST = 3, 15  # rounds
+
+FLOOR = "GEMM floor"
+
+
+def compare(make: Callable[[], Work], goals: Sequence[Goal], benchmark: Any) -> Outcome:
+    """Time, memory and error of everybody; pytest-benchmark times ours, the others run between."""
+    work = make()
+    everyone = dict(work.contenders)
+    if work.floor is not None:
+        everyone[FLOOR] = work.floor
+    errors: dict[str, Error] = {}
+    rounds: dict[str, int] = {}
+    for who, contender in everyone.items():
+        if contender.once:
+            continue
+        start = time.perf_counter()
+        result = contender.run()  # starts threads, fills caches
+        seconds = time.perf_counter() - start
+        if work.error is not None and contender.checked and who != FLOOR and not contender.stage:
+            errors[who] = work.error(result)
+        del result
+        if contender.compiles:
+            seconds = _timed(contender.run)
+        rounds[who] = int(min(MOST, max(FEWEST, BUDGET / seconds)))
+
+    times = _interleave(everyone, rounds, benchmark)
+    medians = {who: statistics.median(taken.values()) for who, taken in times.items()}
+    rows = []
+    for who, contender in everyone.items():
+        peak = None
+        if who != FLOOR and not contender.stage and memory.can_measure():
+            peak = memory.peak(make, who, warm_up=contender.compiles)
+        if contender.once:
+            if peak is None:
+                continue
+            times[who] = dict.fromkeys(times[OURS], peak.seconds * contender.scale)
+            medians[who] = peak.seconds * contender.scale
+        rows.append(
+            Row(
+                work=work.name,
+                who=who,
+                seconds=medians[who],
+                ratio=paired_ratio(times[OURS], times[who]),
+                extra_bytes=None if peak is None else peak.extra_bytes,
+                error=errors.get(who),
+                of_floor=paired_ratio(times[who], times[FLOOR]) if FLOOR in times else None,
+                rounds=1 if contender.once else len(times[who]),
+                role=_role(who, contender),
+                note=contender.note,
+            )
+        )
+    outcome = Outcome(rows)
+    outcome.verdicts = [goal(outcome) for goal in goals]
+    return outcome
+
+
+def _role(who: str, contender: Contender) -> str:
+    if who == OURS:
+        return "ours"
+    if who == FLOOR:
+        return "floor"
+    return "stage" if contender.stage else "baseline"
+
+
+def _timed(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def _interleave(
+    everyone: dict[str, Contender], rounds: dict[str, int], benchmark: Any
+) -> dict[str, dict[int, float]]:
+    """Seconds of each by round. Every round ends with ours; the slow sit most of them out."""
+    total = rounds[OURS]
+    turns = {who: set(spread(total, wanted)) for who, wanted in rounds.items() if who != OURS}
+    times: dict[str, dict[int, float]] = {who: {} for who in rounds}
+    current = -1
+
+    def others() -> None:
+        nonlocal current
+        current += 1
+        for who, mine in turns.items():
+            if current in mine:
+                times[who][current] = _timed(everyone[who].run) * everyone[who].scale
+
+    def ours() -> None:
+        times[OURS][current] = _timed(everyone[OURS].run)
+
+    benchmark.pedantic(ours, setup=others, rounds=total, iterations=1)
+    return times

@@ -1,0 +1,75 @@
+"""Peak memory of one contender in a process of its own: resident bytes above the inputs'."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import multiprocessing
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from comparison import Work
+
+_PRELOADED = ["torch", "awpf_ext", "sklearn.discriminant_analysis", "sklearn.metrics.pairwise"]
+
+
+class Peak(NamedTuple):
+    """Peak resident bytes above the inputs, and the seconds of the run that was watched."""
+
+    extra_bytes: int
+    seconds: float
+
+
+def start_server() -> None:
+    """Import torch once, in a process that never computes; each measurement is forked from it."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(_PRELOADED)
+
+
+def can_measure() -> bool:
+    """Peaks are reset and read through Linux's /proc."""
+    return sys.platform == "linux" and Path("/proc/self/clear_refs").exists()
+
+
+def peak(make: Callable[[], Work], who: str, warm_up: bool) -> Peak:
+    """Run one contender of `make()` in a fresh process."""
+    context = multiprocessing.get_context("forkserver")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_measure, args=(make, who, warm_up, sender))
+    process.start()
+    sender.close()
+    try:
+        return Peak(*receiver.recv())
+    except EOFError:
+        raise RuntimeError(f"{who}: the process that measures memory died") from None
+    finally:
+        process.join()
+
+
+def _status(name: str) -> int:
+    text = Path("/proc/self/status").read_text()
+    found = re.search(rf"{name}:\s+(\d+) kB", text)
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+def _measure(make: Callable[[], Work], who: str, warm_up: bool, sender: object) -> None:
+    import torch
+
+    run = make().contenders[who].run
+    small = torch.rand(256, 256)
+    (small @ small).exp().sum()  # threads and the buffers of the BLAS are nobody's
+    if warm_up:
+        run()
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
+    before = _status("VmRSS")
+    start = time.perf_counter()
+    result = run()
+    seconds = time.perf_counter() - start
+    sender.send((max(0, _status("VmHWM") - before), seconds))  # type: ignore[attr-defined]
+    del result
