@@ -2,11 +2,13 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(awpf, m) {
-  // S[p, g, h]: sums of mean_s exp(-gamma[p, s] |z_i - z_j|^2) over row group g and column group h of problem p. Groups are
-  // ranges of rows of z: rows (p, G, 2), columns (p, H, 2) or, without them, the rows against themselves. float64.
+  // S[p, g, h]: sums of mean_s exp(-gamma[p, s] |z_i - z_j|^2) over row group g and column group h of problem p. Groups
+  // are ranges of rows of z: rows (p, G, 2), columns (p, H, 2) or, without them, the rows against themselves. float64.
   m.def("rbf_sums(Tensor z, Tensor rows, Tensor? columns, Tensor gamma, Tensor? centre) -> Tensor");
-  m.def("rbf_sums_backward(Tensor grad, Tensor z, Tensor rows, Tensor? columns, Tensor gamma, Tensor? centre) -> Tensor");
-  // The sums, and the gradient of sum_gh coefficients[p, g, h] S[p, g, h] in one pass over the pairs; float32 or float64.
+  m.def(
+      "rbf_sums_backward(Tensor grad, Tensor z, Tensor rows, Tensor? columns, Tensor gamma, Tensor? centre) -> Tensor");
+  // The sums, and the gradient of sum_gh coefficients[p, g, h] S[p, g, h] in one pass over the pairs; float32 or
+  // float64.
   m.def("rbf_sums_and_gradient(Tensor z, Tensor rows, Tensor gamma, Tensor coefficients) -> (Tensor, Tensor)");
   // (p, 1 + permutations, 3): sums of xx, xy and yy under the given split (first) and random ones.
   m.def("rbf_permutation_sums(Tensor z, Tensor rows, Tensor gamma, SymInt permutations, int seed) -> Tensor");

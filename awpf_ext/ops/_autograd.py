@@ -29,6 +29,11 @@ class ReverseMode(torch.autograd.Function):
     generate_vmap_rule = True
 
 
+def apply(function: type[torch.autograd.Function], *args: Any) -> Any:
+    """`function.apply`, which torch leaves untyped."""
+    return function.apply(*args)
+
+
 class FirstDerivative(ReverseMode):
     """Base of a backward that is itself a kernel: its own derivative is refused."""
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from awpf_ext.ops._autograd import (
     FirstDerivative,
     ReverseMode,
+    apply,
     batch_first,
     batching_rule,
     fake,
@@ -37,7 +38,13 @@ class _RbfSums(ReverseMode):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return _RbfSumsGradient.apply(grad.contiguous(), *ctx.saved_tensors), None, None, None, None
+        return (
+            apply(_RbfSumsGradient, grad.contiguous(), *ctx.saved_tensors),
+            None,
+            None,
+            None,
+            None,
+        )
 
 
 class _RbfSumsGradient(FirstDerivative):
@@ -79,7 +86,7 @@ class _WeightedRbfSums(ReverseMode):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         z, gradient, owner = ctx.saved_tensors
-        return _ScaledGradient.apply(grad, z, gradient, owner), None, None, None, None
+        return apply(_ScaledGradient, grad, z, gradient, owner), None, None, None, None
 
 
 class _ScaledGradient(FirstDerivative):
@@ -104,7 +111,7 @@ def weighted_rbf_sums(
     """
     z, gamma = z.contiguous(), gamma.detach()
     if torch.is_grad_enabled() and z.requires_grad:
-        value: Tensor = _WeightedRbfSums.apply(z, rows, gamma, coefficients.contiguous(), owner)[0]
+        value: Tensor = apply(_WeightedRbfSums, z, rows, gamma, coefficients.contiguous(), owner)[0]
         return value
     return (coefficients * rbf_sums(z, rows, gamma)).sum((-2, -1))
 
@@ -117,7 +124,7 @@ def rbf_sums(
     centre: Tensor | None = None,
 ) -> Tensor:
     """(problems, groups, column groups) float64 sums; differentiable in z, once."""
-    sums: Tensor = _RbfSums.apply(z.contiguous(), rows, columns, gamma.detach(), centre)
+    sums: Tensor = apply(_RbfSums, z.contiguous(), rows, columns, gamma.detach(), centre)
     return sums
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from awpf_ext._library import require
 from awpf_ext.ops._arguments import FLOATING, accepts_numpy, check_alike, shape_of
-from awpf_ext.ops._autograd import ReverseMode, batching_rule, fake, folded, unfolded
+from awpf_ext.ops._autograd import ReverseMode, apply, batching_rule, fake, folded, unfolded
 
 
 class LowRank(NamedTuple):
@@ -198,8 +198,12 @@ def low_rank_sum(u: Any, s: Any, v: Any, weights: Any = None, base: Any = None) 
             base = base.expand(shape).reshape(-1, *shape[-2:]).contiguous()
         except RuntimeError:
             raise ValueError(f"base must have shape {shape}, got {shape_of(base)}") from None
-    total: Tensor = _LowRankSum.apply(
-        terms.u.contiguous(), terms.v.contiguous(), terms.coefficients.contiguous(), base
+    total: Tensor = apply(
+        _LowRankSum,
+        terms.u.contiguous(),
+        terms.v.contiguous(),
+        terms.coefficients.contiguous(),
+        base,
     )
     return total.reshape(shape)
 

@@ -49,10 +49,10 @@ def mmd(
 
     ``bandwidth``: sigma as a number, several, a tensor (one a problem, or several in a last
     dimension), or "median": the median distance between the pooled points, without a gradient
-    (:func:`median_bandwidth`). ``estimator``: "biased" is never negative (but for rounding)
-    and zero for equal samples; "unbiased" has mean zero when both samples come from one distribution, so it is
-    negative about half of the time then. ``x_offsets``, ``y_offsets``: ragged batches, sample b
-    being the rows ``x[x_offsets[b]:x_offsets[b + 1]]``.
+    (:func:`median_bandwidth`). ``estimator``: "biased" is never negative (but for rounding) and
+    zero for equal samples; "unbiased" has mean zero when both samples come from one distribution,
+    so it is negative about half of the time then. ``x_offsets``, ``y_offsets``: ragged batches,
+    sample b being the rows ``x[x_offsets[b]:x_offsets[b + 1]]``.
 
     Returns one value a problem: float64 for float64 input, else float32.
     """

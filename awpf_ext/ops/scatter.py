@@ -19,7 +19,7 @@ from awpf_ext.ops._arguments import (
     result_dtype,
     shape_of,
 )
-from awpf_ext.ops._autograd import ReverseMode, batching_rule, fake, folded, unfolded
+from awpf_ext.ops._autograd import ReverseMode, apply, batching_rule, fake, folded, unfolded
 from awpf_ext.ops.low_rank import low_rank_sum
 
 
@@ -114,7 +114,7 @@ def _scatter64(x: Tensor, labels: Tensor, num_classes: int) -> Scatter:
     shape = x.shape[:-2]
     flat = x.reshape(shape.numel(), *x.shape[-2:]).contiguous()
     flat_labels = labels.reshape(shape.numel(), -1).contiguous()
-    outputs = _Scatter.apply(flat, flat_labels, num_classes)
+    outputs = apply(_Scatter, flat, flat_labels, num_classes)
     return Scatter(*(output.reshape(*shape, *output.shape[1:]) for output in outputs))
 
 

@@ -2,17 +2,17 @@
 // tell; these keep a direct call of torch.ops.awpf safe and report what only a look at the values shows.
 #pragma once
 
+#include <torch/csrc/stable/tensor.h>
+
 #include <sstream>
 #include <stdexcept>
 
-#include <torch/csrc/stable/tensor.h>
-
 // std::invalid_argument reaches Python as ValueError with this sentence and nothing else.
-#define AWPF_CHECK(condition, ...)    \
-  do {                                \
-    if (!(condition)) {               \
-      ::awpf::fail(__VA_ARGS__);      \
-    }                                 \
+#define AWPF_CHECK(condition, ...) \
+  do {                             \
+    if (!(condition)) {            \
+      ::awpf::fail(__VA_ARGS__);   \
+    }                              \
   } while (false)
 
 namespace awpf {

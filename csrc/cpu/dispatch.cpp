@@ -2,8 +2,8 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "hot_loops.h"
 #include "../common/checks.h"
+#include "hot_loops.h"
 
 namespace awpf {
 

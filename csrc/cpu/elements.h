@@ -25,7 +25,8 @@ inline float widen(BFloat16 value) {
 }
 
 inline float widen(Half value) {
-  // The exponent is moved by a multiplication with 2^112, which is right for denormals too; infinity and NaN keep all ones.
+  // The exponent is moved by a multiplication with 2^112, which is right for denormals too; infinity and NaN keep all
+  // ones.
   const uint32_t magnitude = uint32_t(value.bits & 0x7fff) << 13;
   const uint32_t sign = uint32_t(value.bits & 0x8000) << 16;
   const uint32_t saturated = magnitude >= 0x0f800000u ? 0x7f800000u : 0u;
@@ -113,7 +114,7 @@ void centre_by_label(T* to, int64_t to_stride, const void* from, Element element
 
 template <class T>
 void scale_rows(T* to, int64_t to_stride, const void* from, Element element, int64_t from_stride, int64_t rows,
-                int64_t depth, const double* factor) {
+                int64_t depth, const T* factor) {
   with_elements(from, element, [&](auto* typed) {
     for (int64_t r = 0; r < rows; ++r) {
       const auto* __restrict row = typed + r * from_stride;
@@ -121,7 +122,7 @@ void scale_rows(T* to, int64_t to_stride, const void* from, Element element, int
       if (factor == nullptr)
         for (int64_t k = 0; k < depth; ++k) out[k] = T(widen(row[k]));
       else
-        for (int64_t k = 0; k < depth; ++k) out[k] = T(double(widen(row[k])) * factor[k]);
+        for (int64_t k = 0; k < depth; ++k) out[k] = T(widen(row[k])) * factor[k];
     }
   });
 }
@@ -134,6 +135,18 @@ void widen_bytes(T* __restrict to, const uint8_t* __restrict from, int64_t count
 inline void shuffle_values(uint32_t* values, int64_t count, const ShuffleKey& key) {
   const ShuffleKey local = key;
   for (int64_t k = 0; k < count; ++k) values[k] = shuffle_once(values[k], local);
+}
+
+// sums[labels[r]] += from[r], for one slice of the features.
+inline void add_rows_by_label(double* sums, int64_t sums_stride, const void* from, Element element, int64_t from_stride,
+                              int64_t rows, int64_t depth, const int64_t* labels) {
+  with_elements(from, element, [&](auto* typed) {
+    for (int64_t r = 0; r < rows; ++r) {
+      const auto* __restrict row = typed + r * from_stride;
+      double* __restrict sum = sums + labels[r] * sums_stride;
+      for (int64_t k = 0; k < depth; ++k) sum[k] += double(widen(row[k]));
+    }
+  });
 }
 
 // sums += rows; returns the sum of their squares.
@@ -162,6 +175,7 @@ inline double add_rows(double* __restrict sums, const void* from, Element elemen
 }
 
 inline void narrow(double value, double* to) { *to = value; }
+inline void narrow(float value, float* to) { *to = value; }
 inline void narrow(double value, float* to) { *to = float(value); }
 
 inline uint32_t bits_of(float value) {
@@ -202,9 +216,9 @@ void store_row(void* to, const T* from, const void* base, Element element, int64
   with_elements(to, element, [&](auto* typed) {
     const auto* under = static_cast<decltype(typed)>(const_cast<void*>(base));
     if (under == nullptr)
-      for (int64_t k = 0; k < count; ++k) narrow(double(from[k]), typed + k);
+      for (int64_t k = 0; k < count; ++k) narrow(from[k], typed + k);
     else
-      for (int64_t k = 0; k < count; ++k) narrow(double(from[k]) + double(widen(under[k])), typed + k);
+      for (int64_t k = 0; k < count; ++k) narrow(T(from[k] + T(widen(under[k]))), typed + k);
   });
 }
 

@@ -49,7 +49,7 @@ constexpr HotLoops<double> kDouble = table<double>();
 
 }  // namespace
 
-extern const HotLoopSet AWPF_CONCAT(kHotLoops_, AWPF_ISA) = {AWPF_STRING(AWPF_ISA), &kFloat, &kDouble,
-                                                          &narrow_row, &shuffle_values, &add_rows};
+extern const HotLoopSet AWPF_CONCAT(kHotLoops_, AWPF_ISA) = {
+    AWPF_STRING(AWPF_ISA), &kFloat, &kDouble, &narrow_row, &shuffle_values, &add_rows_by_label, &add_rows};
 
 }  // namespace awpf

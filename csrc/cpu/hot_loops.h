@@ -10,8 +10,8 @@ namespace awpf {
 
 enum class Element : int32_t { f16, bf16, f32, f64 };
 
-// How exp(-gamma_s d^2), s = 0, 1, ..., is evaluated from a = -|z_i - z_j|^2 / 2 in units where 2^(rate a) is the kernel:
-// step s is 2^(rate[s] a) anew where squarings[s] = 0, or the step before squared that many times.
+// How exp(-gamma_s d^2), s = 0, 1, ..., is evaluated from a = -|z_i - z_j|^2 / 2 in units where 2^(rate a) is the
+// kernel: step s is 2^(rate[s] a) anew where squarings[s] = 0, or the step before squared that many times.
 template <class T>
 struct Mixture {
   int64_t steps;
@@ -59,20 +59,21 @@ struct HotLoops {
 
   // Sum over the cell of the unweighted mixture.
   double (*rbf_sum)(const GramBlock<T>& block, const Cell& cell, const Mixture<T>& mixture, Keep keep);
-  // Replaces the cell by factor * weighted mixture (zero where not kept), adds up its rows, and returns the sum over the
-  // cell of the unweighted mixture.
-  double (*rbf_values)(const GramBlock<T>& block, const Cell& cell, const Mixture<T>& mixture, T factor,
-                       Keep keep, double* row_sums);
+  // Replaces the cell by factor * weighted mixture (zero where not kept), adds up its rows, and returns the sum over
+  // the cell of the unweighted mixture.
+  double (*rbf_values)(const GramBlock<T>& block, const Cell& cell, const Mixture<T>& mixture, T factor, Keep keep,
+                       double* row_sums);
   // Writes the squared distances of one row to `out`, contiguous.
   void (*squared_distances)(const GramBlock<T>& block, int64_t row, int64_t columns, T* out);
 
   void (*widen_bytes)(T* to, const uint8_t* from, int64_t count);
   // out[r] = (from[r] - centres[labels[r]]), element by element, for one slice of the features.
-  void (*centre_by_label)(T* to, int64_t to_stride, const void* from, Element element, int64_t from_stride, int64_t rows,
-                          int64_t depth, const double* centres, int64_t centre_stride, const int64_t* labels);
+  void (*centre_by_label)(T* to, int64_t to_stride, const void* from, Element element, int64_t from_stride,
+                          int64_t rows, int64_t depth, const double* centres, int64_t centre_stride,
+                          const int64_t* labels);
   // to[r, k] = from[r, k] * factor[k]; a null factor is 1.
   void (*scale_rows)(T* to, int64_t to_stride, const void* from, Element element, int64_t from_stride, int64_t rows,
-                     int64_t depth, const double* factor);
+                     int64_t depth, const T* factor);
   // to = base + from, rounded once to the element type; a null base is 0.
   void (*store_row)(void* to, const T* from, const void* base, Element element, int64_t count);
   // sums += values, in double; sums has its own stride.
@@ -86,6 +87,9 @@ struct HotLoopSet {
   void (*narrow_row)(void* to, Element element, const double* from, int64_t count);
   // values[i] = one pass of the shuffle over values[i].
   void (*shuffle_once)(uint32_t* values, int64_t count, const ShuffleKey& key);
+  // sums[labels[r]] += from[r], for one slice of the features.
+  void (*add_rows_by_label)(double* sums, int64_t sums_stride, const void* from, Element element, int64_t from_stride,
+                            int64_t rows, int64_t depth, const int64_t* labels);
   // sums += rows; returns the sum of their squares.
   double (*add_rows)(double* sums, const void* from, Element element, int64_t from_stride, int64_t rows, int64_t depth);
 };

@@ -18,12 +18,12 @@ struct Shape {
 // Packs the rows [begin, end) of one side: every term's piece of the depth after the other, in blocks of the depth.
 template <class T>
 void pack_side(const char* from, Element element, int64_t element_bytes, int64_t rows, const Shape& shape,
-               const double* coefficients, int64_t begin, int64_t end, const Depth& depth, T* scratch, T* to,
-               int64_t padded, void (*pack)(T*, const T*, int64_t, int64_t, int64_t)) {
+               const T* coefficients, int64_t begin, int64_t end, const Depth& depth, T* scratch, T* to, int64_t padded,
+               void (*pack)(T*, const T*, int64_t, int64_t, int64_t)) {
   const int64_t total = shape.depth();
   for (int64_t t = 0; t < shape.terms; ++t)
-    hot<T>().scale_rows(scratch + t * shape.rank, total, from + (t * rows + begin) * shape.rank * element_bytes, element,
-                        shape.rank, end - begin, shape.rank,
+    hot<T>().scale_rows(scratch + t * shape.rank, total, from + (t * rows + begin) * shape.rank * element_bytes,
+                        element, shape.rank, end - begin, shape.rank,
                         coefficients == nullptr ? nullptr : coefficients + t * shape.rank);
   for (int64_t k = 0; k < total; k += depth.block) {
     const int64_t block = std::min(depth.block, total - k);
@@ -41,6 +41,8 @@ void low_rank_product(const Points& u, const Points& v, const Points* base, cons
   // A few matrices at a time, so that packed factors stay in cache.
   const int64_t bytes_each = (padded_rows + padded_columns) * total * int64_t(sizeof(T));
   const int64_t at_once = std::min(batch, std::max<int64_t>(4, (int64_t(32) << 20) / std::max<int64_t>(1, bytes_each)));
+  Buffer<T> factor(batch * total);
+  for (int64_t k = 0; k < batch * total; ++k) factor[k] = T(coefficients[k]);
   Buffer<T> a(at_once * padded_rows * total), b(at_once * padded_columns * total);
   const int64_t row_chunks = ceil_div(shape.rows, chunk), column_chunks = ceil_div(shape.columns, chunk);
   const int64_t row_blocks = ceil_div(shape.rows, block_rows<T>());
@@ -57,7 +59,7 @@ void low_rank_product(const Points& u, const Points& v, const Points* base, cons
       const int64_t item = first + k;
       if (piece < row_chunks)
         pack_side<T>(static_cast<const char*>(u.row(item * shape.terms * shape.rows)), u.element, u.element_bytes,
-                     shape.rows, shape, coefficients + item * total, piece * chunk,
+                     shape.rows, shape, factor.get() + item * total, piece * chunk,
                      std::min((piece + 1) * chunk, shape.rows), depth, mine, a.get() + k * padded_rows * total,
                      padded_rows, loops.pack_rows_a);
       else

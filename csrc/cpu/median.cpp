@@ -99,7 +99,8 @@ Tensor median_square_distance(Tensor z, Tensor rows, int64_t max_rows, int64_t s
       medians[first + k] = *middle;
     });
     for (int64_t k = first; k < last; ++k)
-      AWPF_CHECK(medians[k] > 0, "bandwidth=\"median\": the median distance is zero, because at least half of the pairs ",
+      AWPF_CHECK(medians[k] > 0,
+                 "bandwidth=\"median\": the median distance is zero, because at least half of the pairs ",
                  "of points are equal; give a bandwidth instead");
     first = last;
   }

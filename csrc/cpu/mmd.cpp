@@ -1,9 +1,9 @@
 // Block sums of a mixture of Gaussian kernels.
 //
-// Computes, for every problem, S[g, h] = sum over rows i of group g, j of group h of mean_s exp(-gamma_s |z_i - z_j|^2).
-// FLOPs: n^2 d for n pooled rows (the lower triangle only; 2 n m d for rows against other columns).
-// Memory: two packed copies of the points, O(n d), and one block of inner products a thread; never an n x n matrix.
-// Trick: inner products of a block by the packed product, then distance, exponential and sum while it is in cache.
+// Computes, for every problem, S[g, h] = sum over rows i of group g, j of group h of mean_s exp(-gamma_s |z_i -
+// z_j|^2). FLOPs: n^2 d for n pooled rows (the lower triangle only; 2 n m d for rows against other columns). Memory:
+// two packed copies of the points, O(n d), and one block of inner products a thread; never an n x n matrix. Trick:
+// inner products of a block by the packed product, then distance, exponential and sum while it is in cache.
 #include "ops.h"
 #include "request.h"
 
@@ -41,8 +41,7 @@ void sum_wave(const Request& request, const std::vector<int64_t>& problems, doub
     const GramBlock<T> gram = gram_block<T>(wave.rows[task.wave_index], wave.columns_of(task.wave_index), depth,
                                             task.block, diagonal, values.get() + worker * area, block_stride<T>());
     for_each_cell(task, request.rows[p], request.columns_of(p), [&](int64_t g, int64_t h, const Cell& cell) {
-      partial[task.slot_of(g, h)] =
-          hot<T>().rbf_sum(gram, cell, wave.mixtures[task.wave_index].view, keep);
+      partial[task.slot_of(g, h)] = hot<T>().rbf_sum(gram, cell, wave.mixtures[task.wave_index].view, keep);
     });
   });
 

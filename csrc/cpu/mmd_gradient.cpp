@@ -100,8 +100,8 @@ struct MatchScratch {
 
 // coefficient(g, h): what the kernel of a pair in groups g and h is multiplied with.
 template <class T, class F>
-void play(const Wave<T>& wave, const Depth& depth, Side<T>& rows, Side<T>& columns,
-          const BlockTask& task, bool on_diagonal, const F& coefficient, MatchScratch<T>& scratch, double* partial) {
+void play(const Wave<T>& wave, const Depth& depth, Side<T>& rows, Side<T>& columns, const BlockTask& task,
+          bool on_diagonal, const F& coefficient, MatchScratch<T>& scratch, double* partial) {
   const auto& loops = hot<T>();
   const Block& block = task.block;
   const int64_t height = block.row_end - block.row_begin, width = block.column_end - block.column_begin;
@@ -116,9 +116,8 @@ void play(const Wave<T>& wave, const Depth& depth, Side<T>& rows, Side<T>& colum
       gram_block<T>(*rows.packed, *columns.packed, depth, block, kNoDiagonal, scratch.values.get(), stride);
   const Keep keep = on_diagonal ? Keep::off_diagonal : Keep::all;
   for_each_cell(task, *rows.pool, *columns.pool, [&](int64_t g, int64_t h, const Cell& cell) {
-    partial[task.slot_of(g, h)] =
-        loops.rbf_values(gram, cell, wave.mixtures[task.wave_index].view, T(coefficient(g, h)), keep,
-                         rows.weight.get() + block.row_begin);
+    partial[task.slot_of(g, h)] = loops.rbf_values(gram, cell, wave.mixtures[task.wave_index].view,
+                                                   T(coefficient(g, h)), keep, rows.weight.get() + block.row_begin);
   });
   loops.pack_rows_a(scratch.operand.get(), gram.values, stride, height, width);
   loops.multiply(scratch.operand.get(), columns.spread.get() + block.column_begin * columns.padded_dim,
@@ -185,7 +184,8 @@ void gradient_wave(const Request& request, const std::vector<int64_t>& problems,
     std::vector<BlockTask> tasks;
     int64_t slots = 0;
     for (const Match& match : round) {
-      const Side<T>&rows = sides[match.wave_index * sides_each], &columns = sides[(match.wave_index + 1) * sides_each - 1];
+      const Side<T>&rows = sides[match.wave_index * sides_each],
+            &columns = sides[(match.wave_index + 1) * sides_each - 1];
       const Block block{rows.begin(match.row_panel), rows.end(match.row_panel), columns.begin(match.column_panel),
                         columns.end(match.column_panel)};
       tasks.push_back(block_task(match.wave_index, *rows.pool, *columns.pool, block, slots));
@@ -252,8 +252,8 @@ void check_coefficients(const Tensor& coefficients, const Request& request, cons
   check_cpu_contiguous(coefficients, name);
   check_type(coefficients, ScalarType::Double, name, "float64");
   AWPF_CHECK(coefficients.dim() == 3 && coefficients.size(0) == request.problems() &&
-                 (request.problems() == 0 || (coefficients.size(1) == request.row_groups() &&
-                                              coefficients.size(2) == request.column_groups())),
+                 (request.problems() == 0 ||
+                  (coefficients.size(1) == request.row_groups() && coefficients.size(2) == request.column_groups())),
              name, " must have shape (problems, row groups, column groups)");
 }
 
@@ -286,8 +286,8 @@ std::tuple<Tensor, Tensor> rbf_sums_and_gradient(Tensor z, Tensor rows, Tensor g
   check_disjoint(request);
   check_coefficients(coefficients, request, "coefficients");
   const bool in_double = request.points.element == Element::f64;
-  Tensor gradient = torch::stable::new_zeros(z, {z.size(0), z.size(1)},
-                                             in_double ? ScalarType::Double : ScalarType::Float);
+  Tensor gradient =
+      torch::stable::new_zeros(z, {z.size(0), z.size(1)}, in_double ? ScalarType::Double : ScalarType::Float);
   Tensor sums = torch::stable::new_zeros(coefficients, {rows.size(0), rows.size(1), rows.size(1)});
   double* out = sums.mutable_data_ptr<double>();
   run(request, coefficients, gradient, out);

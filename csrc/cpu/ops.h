@@ -1,10 +1,10 @@
 // The CPU implementations behind the schemas of ../ops.cpp.
 #pragma once
 
+#include <torch/csrc/stable/tensor.h>
+
 #include <optional>
 #include <tuple>
-
-#include <torch/csrc/stable/tensor.h>
 
 namespace awpf {
 

@@ -20,7 +20,11 @@ constexpr int64_t kSplitsAtOnce = 2048;
 class Memberships {
  public:
   Memberships(int64_t places, int64_t first_group, int64_t splits, int64_t strip)
-      : places_(places), first_(first_group), strip_(strip), splits_(splits), bytes_(places * round_up(splits, strip)) {}
+      : places_(places),
+        first_(first_group),
+        strip_(strip),
+        splits_(splits),
+        bytes_(places * round_up(splits, strip)) {}
 
   const uint8_t* at(int64_t strip, int64_t place) const { return bytes_.get() + (strip * places_ + place) * strip_; }
   int64_t strips() const { return ceil_div(splits_, strip_); }
@@ -156,12 +160,13 @@ Tensor rbf_permutation_sums(Tensor z, Tensor rows, Tensor gamma, int64_t permuta
     const Pool& pool = pools[p];
     AWPF_CHECK(pool.size < int64_t(1) << 31, "at most 2^31 - 1 pooled rows");
     const Kernels kernels = read_kernels(gamma.const_data_ptr<double>() + int64_t(p) * gamma.size(1), gamma.size(1));
-    const bool single = points.element != Element::f64 &&
-                        float_is_enough(kernels.mean_gamma() * frames[p].mean_square, pool.size);
+    const bool single =
+        points.element != Element::f64 && float_is_enough(kernels.mean_gamma() * frames[p].mean_square, pool.size);
     const double n = double(pool.groups[0].length), m = double(pool.groups[1].length);
     for (int64_t first = 0; first < splits; first += kSplitsAtOnce) {
       const int64_t count = std::min(kSplitsAtOnce, splits - first);
-      Memberships members(pool.size, pool.groups[0].length, count, single ? hot<float>().columns : hot<double>().columns);
+      Memberships members(pool.size, pool.groups[0].length, count,
+                          single ? hot<float>().columns : hot<double>().columns);
       members.fill(uint64_t(seed), first);
       const SplitSums found = single ? split_sums<float>(points, pool, frames[p], kernels, members, count)
                                      : split_sums<double>(points, pool, frames[p], kernels, members, count);

@@ -34,8 +34,9 @@ std::vector<Pool> read_pools(const Tensor& ranges, const Points& points, const c
   for (Pool& pool : pools) {
     pool.groups.reserve(ranges.size(1));
     for (int64_t g = 0; g < ranges.size(1); ++g, bounds += 2) {
-      AWPF_CHECK(0 <= bounds[0] && bounds[0] <= bounds[1] && bounds[1] <= points.rows, name, ": a group holds the rows ",
-                 bounds[0], " to ", bounds[1], ", outside the ", points.rows, " rows there are");
+      AWPF_CHECK(0 <= bounds[0] && bounds[0] <= bounds[1] && bounds[1] <= points.rows, name,
+                 ": a group holds the rows ", bounds[0], " to ", bounds[1], ", outside the ", points.rows,
+                 " rows there are");
       pool.groups.push_back({bounds[0], pool.size, bounds[1] - bounds[0]});
       pool.size += bounds[1] - bounds[0];
     }
@@ -220,9 +221,9 @@ GramBlock<T> gram_block(const Packed<T>& rows, const Packed<T>& columns, const D
           block.row_begin - block.column_begin};
 }
 
-#define AWPF_INSTANTIATE(T)                                                                                         \
-  template struct MixtureData<T>;                                                                                   \
-  template struct Packed<T>;                                                                                        \
+#define AWPF_INSTANTIATE(T)                                                                                        \
+  template struct MixtureData<T>;                                                                                  \
+  template struct Packed<T>;                                                                                       \
   template GramBlock<T> gram_block<T>(const Packed<T>&, const Packed<T>&, const Depth&, const Block&, int64_t, T*, \
                                       int64_t);
 AWPF_INSTANTIATE(float)

@@ -74,7 +74,8 @@ struct Frame {
   double mean_square = 0;  // mean squared distance from the centre
 };
 
-// Frames of all problems, over their rows and (if there are any) columns; NaN or infinity is an error that names the row.
+// Frames of all problems, over their rows and (if there are any) columns; NaN or infinity is an error that names the
+// row.
 std::vector<Frame> find_frames(const Points& points, const std::vector<Pool>& rows, const std::vector<Pool>& columns,
                                const double* given_centres);
 

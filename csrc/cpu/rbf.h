@@ -63,8 +63,7 @@ double rbf_sum(const GramBlock<T>& block, const Cell& cell, const Mixture<T>& mi
     const T* row = block.values + i * block.stride;
     const Kept kept = kept_columns(cell, i, block.diagonal, keep);
     int64_t j = kept.begin;
-    for (; j + kLanes<T> <= kept.end; j += kLanes<T>)
-      sum.add(mixture_value(exponent(block, row, i, j), mixture).sum);
+    for (; j + kLanes<T> <= kept.end; j += kLanes<T>) sum.add(mixture_value(exponent(block, row, i, j), mixture).sum);
     if (j < kept.end) {
       const Vec<T> value = mixture_value(exponent(block, row, i, j), mixture).sum;
       sum.add(lane < typename VecTypes<T>::Int(kept.end - j) ? value : Vec<T>{});

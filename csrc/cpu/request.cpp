@@ -58,16 +58,17 @@ Wave<T> pack_wave(const Request& request, const std::vector<int64_t>& problems, 
   Buffer<T> scratch(workers_for(int64_t(tasks.size())) * scratch_size);
   for_each_task(int64_t(tasks.size()), [&](int64_t t, int64_t worker) {
     const Task& task = tasks[t];
-    task.to->pack(request.points, *task.pool, request.frames[task.problem], request.kernels[task.problem].scale(), depth,
-                  task.begin, task.end, scratch.get() + worker * scratch_size);
+    task.to->pack(request.points, *task.pool, request.frames[task.problem], request.kernels[task.problem].scale(),
+                  depth, task.begin, task.end, scratch.get() + worker * scratch_size);
   });
   return wave;
 }
 
 BlockTask block_task(std::size_t wave_index, const Pool& rows, const Pool& columns, const Block& block, int64_t slot) {
   const int64_t g = rows.group_at(block.row_begin), h = columns.group_at(block.column_begin);
-  return {wave_index, block, g, rows.group_at(block.row_end - 1) - g + 1,
-          h,          columns.group_at(block.column_end - 1) - h + 1,      slot};
+  return {
+      wave_index, block, g, rows.group_at(block.row_end - 1) - g + 1, h, columns.group_at(block.column_end - 1) - h + 1,
+      slot};
 }
 
 template Wave<float> pack_wave<float>(const Request&, const std::vector<int64_t>&, const Depth&);

@@ -10,7 +10,7 @@
 namespace awpf {
 
 // Packed copies alive at a time, so that thousands of small problems take no more memory than a few.
-constexpr int64_t kWaveBytes = int64_t(96) << 20;
+constexpr int64_t kWaveBytes = int64_t(32) << 20;
 
 struct Request {
   Points points;

@@ -1,9 +1,9 @@
 // Class means and scatter matrices of labelled points.
 //
-// S_W = sum_i (x_i - mu_{y_i})(x_i - mu_{y_i})', S_B = sum_c n_c (mu_c - mu)(mu_c - mu)'; counts, means in the same call.
-// FLOPs: n d^2 (the lower triangle), bytes: the points twice. Memory: a few accumulators of d x d.
-// Tricks: the class mean is subtracted while a slice of points is packed, so that no centred copy exists; partial products
-// of a slice are exact to fp32 and added up in double, chunk by chunk in a fixed order.
+// S_W = sum_i (x_i - mu_{y_i})(x_i - mu_{y_i})', S_B = sum_c n_c (mu_c - mu)(mu_c - mu)'; counts, means in the same
+// call. FLOPs: n d^2 (the lower triangle), bytes: the points twice. Memory: a few accumulators of d x d. Tricks: the
+// class mean is subtracted while a slice of points is packed, so that no centred copy exists; partial products of a
+// slice are exact to fp32 and added up in double, chunk by chunk in a fixed order.
 #include <algorithm>
 #include <cmath>
 
@@ -13,9 +13,9 @@
 namespace awpf {
 namespace {
 
-constexpr int64_t kSlice = 256;         // points packed at a time
-constexpr int64_t kPanel = 512;         // features of a panel of rows of the result
-constexpr int64_t kFeatureSlice = 64;   // features whose means one task adds up
+constexpr int64_t kSlice = 256;        // points packed at a time
+constexpr int64_t kPanel = 512;        // features of a panel of rows of the result
+constexpr int64_t kFeatureSlice = 64;  // features whose means one task adds up
 constexpr int64_t kAccumulatorBytes = int64_t(96) << 20;
 
 // What is multiplied: rows of `from`, each less the centre its label names.
@@ -27,8 +27,8 @@ struct Centred {
   const int64_t* labels;
 };
 
-// The chunks the rows are cut into: enough to keep a few threads busy, few enough to hold an accumulator each. A function
-// of the sizes alone, so that the result does not depend on the number of threads.
+// The chunks the rows are cut into: enough to keep a few threads busy, few enough to hold an accumulator each. A
+// function of the sizes alone, so that the result does not depend on the number of threads.
 int64_t chunk_count(int64_t rows, int64_t dim) {
   const int64_t affordable = std::max<int64_t>(1, kAccumulatorBytes / (dim * dim * int64_t(sizeof(double))));
   return std::max<int64_t>(1, std::min<int64_t>({ceil_div(rows, 2 * kSlice), affordable, 16}));
@@ -39,13 +39,16 @@ void add_panel(const Centred& x, int64_t begin, int64_t end, int64_t panel_begin
                T* slice, T* a, T* b, T* product) {
   const auto& loops = hot<T>();
   const int64_t width = round_up(panel_end, loops.columns), height = round_up(panel_end - panel_begin, loops.rows);
+  bool pending = false;
   for (int64_t row = begin; row < end; row += kSlice) {
     const int64_t count = std::min(kSlice, end - row);
     const char* from = static_cast<const char*>(x.from) + row * x.dim * x.element_bytes;
     loops.centre_by_label(slice, x.dim, from, x.element, x.dim, count, panel_end, x.centres, x.dim, x.labels + row);
     loops.pack_columns_a(a, slice + panel_begin, x.dim, panel_end - panel_begin, count);
     loops.pack_columns_b(b, slice, x.dim, panel_end, count);
-    loops.multiply(a, b, product, width, height / loops.rows, width / loops.columns, count, false, panel_begin);
+    loops.multiply(a, b, product, width, height / loops.rows, width / loops.columns, count, pending, panel_begin);
+    pending = !pending && row + kSlice < end;  // two slices in single precision, then into the sums
+    if (pending) continue;
     for (int64_t r = panel_begin; r < panel_end; ++r)
       loops.add_block(sums + r * x.dim, x.dim, product + (r - panel_begin) * width, width, 1, r + 1);
   }
@@ -82,14 +85,14 @@ void outer_products(const Centred& x, double* result) {
 }
 
 // Sums of the rows of each class in double, a slice of the features a task, rows in order.
-void class_sums(const Points& x, int64_t first_row, int64_t rows, const int64_t* labels, int64_t classes, double* sums) {
+void class_sums(const Points& x, int64_t first_row, int64_t rows, const int64_t* labels, int64_t classes,
+                double* sums) {
   std::fill(sums, sums + classes * x.dim, 0.0);
   for_each_task(ceil_div(x.dim, kFeatureSlice), [&](int64_t t, int64_t) {
     const int64_t begin = t * kFeatureSlice, count = std::min(kFeatureSlice, x.dim - begin);
-    for (int64_t i = 0; i < rows; ++i)
-      hot_loops().add_rows(sums + labels[i] * x.dim + begin,
-                           static_cast<const char*>(x.row(first_row + i)) + begin * x.element_bytes, x.element, x.dim, 1,
-                           count);
+    hot_loops().add_rows_by_label(sums + begin, x.dim,
+                                  static_cast<const char*>(x.row(first_row)) + begin * x.element_bytes, x.element,
+                                  x.dim, rows, count, labels);
   });
 }
 
@@ -131,7 +134,8 @@ void scatter_one(const Points& x, int64_t first_row, int64_t rows, const int64_t
   std::fill(nobody.get(), nobody.get() + classes, int64_t(0));
   for (int64_t c = 0; c < classes; ++c)
     for (int64_t k = 0; k < dim; ++k)
-      spread[c * dim + k] = out.counts[c] > 0 ? std::sqrt(double(out.counts[c])) * (out.means[c * dim + k] - mean[k]) : 0;
+      spread[c * dim + k] =
+          out.counts[c] > 0 ? std::sqrt(double(out.counts[c])) * (out.means[c * dim + k] - mean[k]) : 0;
   outer_products<double>({spread.get(), Element::f64, 8, classes, dim, zero.get(), nobody.get()}, out.between);
 }
 
