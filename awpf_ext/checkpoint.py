@@ -63,6 +63,8 @@ class RunFolder:
         self._fingerprint = _digest(identity)
         marker = self.path / "run.json"
         if not marker.exists():
+            if self._results(0).exists():
+                raise CheckpointError(f"{self.path} holds results, but its run.json is missing")
             io.write_json(
                 marker, {"format": FORMAT, "identity": identity, "environment": dict(environment)}
             )

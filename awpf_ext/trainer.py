@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, Literal, NamedTuple
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from awpf_ext.checkpoint import Resume, RunFolder
+from awpf_ext.checkpoint import Resume, RunFolder, SavedRun
 from awpf_ext.data.stream import TaskStream
 from awpf_ext.methods.base import Method
 from awpf_ext.result import Result, TaskResult
@@ -51,11 +51,12 @@ def train(
     """
     report = progress or (lambda event: None)
     results: list[TaskResult] = []
-    environment = _environment(stream)
+    identity, environment = _identity(stream, method), _environment(stream)
     with ExitStack() as stack:
         if checkpoint is not None:
             stack.enter_context(checkpoint.held())
-            results = _restore(stream, method, checkpoint, resume, environment)
+            saved = checkpoint.begin(identity, environment, resume)
+            results = _restore(method, saved)
         for index in range(len(results), len(stream)):
             results.append(_run_task(stream, method, index, results, report))
             if checkpoint is not None:
@@ -64,7 +65,7 @@ def train(
     return Result(
         tasks=tuple(results),
         test_images=tuple(len(stream.test(index)[1]) for index in range(len(stream))),
-        provenance={**stream.provenance, **_identity(stream, method), **environment},
+        provenance={**stream.provenance, **identity, **environment},
     )
 
 
@@ -76,7 +77,7 @@ def _run_task(
     report: Callable[[Progress], None],
 ) -> TaskResult:
     method.seconds.clear()
-    method.records.clear()
+    known = len(method.records)
     start = time.perf_counter()
 
     def epoch_done(epoch: int, epochs: int) -> None:
@@ -89,7 +90,7 @@ def _run_task(
     seconds = dict(method.seconds)
     seconds["other"] = time.perf_counter() - start - sum(seconds.values())
     return TaskResult(
-        accuracy, accuracies, next_accuracy, next_baseline, seconds, tuple(method.records)
+        accuracy, accuracies, next_accuracy, next_baseline, seconds, tuple(method.records[known:])
     )
 
 
@@ -136,21 +137,16 @@ def _progress(
     return Progress(stage, index, len(stream), epoch, epochs, accuracy)
 
 
-def _restore(
-    stream: TaskStream,
-    method: Method,
-    checkpoint: RunFolder,
-    resume: Resume,
-    environment: Mapping[str, Any],
-) -> list[TaskResult]:
-    """Bring `method` to where the folder's run is; the results so far."""
-    saved = checkpoint.begin(_identity(stream, method), environment, resume)
+def _restore(method: Method, saved: SavedRun) -> list[TaskResult]:
+    """Bring `method` to where the saved run is; the results so far."""
     if saved.state is not None:
         method.load_state_dict(saved.state)
     for block in saved.statistics:
         assert method.statistics is not None
         method.statistics.append(StatisticsBlock(**block))
-    return [TaskResult.from_json(result) for result in saved.results]
+    results = [TaskResult.from_json(result) for result in saved.results]
+    method.records += [record for result in results for record in result.records]
+    return results
 
 
 def _save(method: Method, checkpoint: RunFolder, index: int, result: TaskResult) -> None:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from awpf_ext.data.features import FeatureSet, read_features
+from awpf_ext.data.stream import TaskStream, task_stream
 
 # `from references import ...` in the tests of the operations; the checkout itself stays off the path, so that an
 # installed package is what is tested.
 sys.path.append(str(Path(__file__).parent / "ops"))
+
+SHARED = Path(__file__).parents[1].parent / "shared"
 
 
 @pytest.fixture(autouse=True)
@@ -21,3 +28,61 @@ def _same_start() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)
+
+
+def gaussian_features(
+    train: Sequence[int], test: Sequence[int], dim: int = 16, seed: int = 0, scale: float = 1.0
+) -> FeatureSet:
+    """Gaussian classes, `train[c]` and `test[c]` images each, around points off their texts."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    text = normalize(normal(len(train), dim), dim=1)
+    centres = normalize(text + 0.8 * normalize(normal(len(train), dim), dim=1), dim=1)
+
+    def images(counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+        labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+        noise = normal(len(labels), dim) * 0.5 / dim**0.5
+        return scale * (centres[labels] + noise), labels
+
+    train_x, train_y = images(train)
+    test_x, test_y = images(test)
+    return FeatureSet(
+        train_x=train_x,
+        train_y=train_y,
+        test_x=test_x,
+        test_y=test_y,
+        text=text,
+        class_names=tuple(f"class {index}" for index in range(len(train))),
+        logit_scale=100.0,
+        provenance={"dataset": "gaussian"},
+    )
+
+
+@pytest.fixture
+def make_stream() -> Callable[..., TaskStream]:
+    """A stream over `gaussian_features`; by default four tasks of three classes."""
+
+    def make(
+        train: Sequence[int] | int = 8,
+        test: Sequence[int] | int = 5,
+        classes: int = 12,
+        increment: int = 3,
+        base: int = 0,
+        **features: float,
+    ) -> TaskStream:
+        counts = [[n] * classes if isinstance(n, int) else n for n in (train, test)]
+        return task_stream(gaussian_features(*counts, **features), base=base, increment=increment)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def real_features() -> FeatureSet:
+    """Real CLIP features of 309 ImageNet classes."""
+    path = SHARED / "data" / "imagenet309_clip_vitb32.npz"
+    if not path.exists():
+        pytest.skip(f"needs {path.name} in ../shared/data beside the checkout")
+    return read_features(path)

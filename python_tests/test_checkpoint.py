@@ -36,6 +36,7 @@ def assert_same(resumed, whole) -> None:
     """Numbers and weights are equal to the last bit."""
     for name in ("accuracy", "accuracy_matrix", "records", "forward_transfer"):
         assert getattr(resumed[0], name) == getattr(whole[0], name)
+    assert resumed[1].records == whole[1].records == whole[0].records
     state, expected = resumed[1].state_dict(), whole[1].state_dict()
     assert state.keys() == expected.keys()
     assert all(torch.equal(state[key], expected[key]) for key in expected)
@@ -224,6 +225,13 @@ def test_a_damaged_marker_is_told(make_stream, tmp_path):
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"run\.json is damaged"):
         run(make_stream(), tmp_path, resume=True)
+
+
+def test_a_missing_marker_is_told(make_stream, tmp_path):
+    run(make_stream(), tmp_path)
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(CheckpointError, match=r"holds results, but its run\.json is missing"):
+        run(make_stream(), tmp_path)
 
 
 def test_a_change_of_threads_warns(make_stream, tmp_path, monkeypatch):

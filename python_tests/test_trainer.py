@@ -59,9 +59,7 @@ def test_result_is_complete_json(make_stream):
     encoded = json.loads(json.dumps(train(stream, method).to_json(), allow_nan=False))
     names = "average last forgetting backward_transfer forward_transfer accuracy accuracy_matrix"
     assert set(names.split()) <= set(encoded)
-    assert set(["per_task", "old", "new", "harmonic", "seconds", "records", "provenance"]) <= set(
-        encoded
-    )
+    assert {"per_task", "old", "new", "harmonic", "seconds", "records"} <= set(encoded)
     assert {"train", "fuse", "statistics", "evaluate"} <= set(encoded["seconds"])
     provenance = encoded["provenance"]
     assert provenance["method"] == "awpf"

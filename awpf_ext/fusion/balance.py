@@ -45,7 +45,8 @@ class BalanceFactor:
       running_max       M = MMD^2 / largest MMD^2 so far in the run; J as it is, already in [0, 1]
       bounded           M = MMD^2 / 2, its upper bound; J as it is
       both_running_max  both divided by their largest so far
-    J is the trace ratio tr S_B / (tr S_B + tr S_W), the smaller of the two sides.
+    J is the trace ratio tr S_B / (tr S_B + tr S_W), the smaller of the two sides; a side of one
+    class has no J, and where neither has one J is 0.
     """
 
     def __init__(self, scale: float = 1.0, normalisation: Normalisation = "running_max") -> None:
@@ -65,11 +66,7 @@ class BalanceFactor:
     ) -> Balance:
         """Compare features (n, d) of the two sides; the running maxima move on."""
         distance = max(float(mmd(old_x, new_x)), 0.0)
-        spread = min(
-            float(separability(old_x, _consecutive(old_labels))),
-            float(separability(new_x, _consecutive(new_labels))),
-            1.0,
-        )
+        spread = _smaller_separability((old_x, old_labels), (new_x, new_labels))
         self._largest_mmd = max(self._largest_mmd, distance)
         self._largest_separability = max(self._largest_separability, spread)
         if self.normalisation == "bounded":
@@ -89,10 +86,14 @@ class BalanceFactor:
         self._largest_mmd, self._largest_separability = state["maxima"].tolist()
 
 
-def _consecutive(labels: Tensor) -> Tensor:
-    """Labels renumbered 0, 1, ...: absent classes need no place in the scatter."""
-    consecutive: Tensor = torch.unique(labels, return_inverse=True)[1]
-    return consecutive
+def _smaller_separability(*sides: tuple[Tensor, Tensor]) -> float:
+    """J of the side whose classes are less separated; a side of one class has none to separate."""
+    found = []
+    for x, labels in sides:
+        classes, consecutive = torch.unique(labels, return_inverse=True)
+        if len(classes) > 1:
+            found.append(float(separability(x, consecutive, num_classes=len(classes))))
+    return min([*found, 1.0]) if found else 0.0
 
 
 def _ratio(value: float, largest: float) -> float:

@@ -40,6 +40,15 @@ def test_measures_are_those_of_the_operations():
     assert balance.weight == pytest.approx(balance.tau)
 
 
+def test_a_side_of_one_class_has_no_separability():
+    old, old_labels, new, new_labels = sides(0.5)
+    one = BalanceFactor()(old, old_labels, new[:10], new_labels[:10])
+    assert one.separability == pytest.approx(float(separability(old, old_labels)))
+    both = BalanceFactor()(old[:10], old_labels[:10], new[:10], new_labels[:10])
+    assert both.separability == 0
+    assert both.tau == 0.5
+
+
 def test_running_maximum():
     factor = BalanceFactor()
     far = factor(*sides(1.0))
