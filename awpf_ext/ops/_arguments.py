@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -18,13 +19,19 @@ R = TypeVar("R")
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def _to_tensor(value: Any) -> Any:
+def _to_tensor(name: str, value: Any) -> Any:
     if isinstance(value, np.ndarray):
         # Torch can neither alias arrays that run backwards nor mark what it aliases as read-only.
         usable = value.flags.writeable and all(stride >= 0 for stride in value.strides)
-        return torch.from_numpy(value if usable else value.copy())
-    if isinstance(value, (list, tuple)) and any(isinstance(item, np.ndarray) for item in value):
-        return [_to_tensor(item) for item in value]
+        try:
+            return torch.from_numpy(value if usable else value.copy())
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"{name} must be an array of a native floating-point or integer type, "
+                f"got {value.dtype!r}"
+            ) from None
+    if isinstance(value, (list, tuple)):
+        return [_to_tensor(name, item) for item in value]
     return value
 
 
@@ -38,22 +45,31 @@ def _to_numpy(value: Any) -> Any:
     return value
 
 
-def _holds_numpy(value: Any) -> bool:
+def _holds(value: Any, kind: type) -> bool:
     if isinstance(value, (list, tuple)):
-        return any(isinstance(item, np.ndarray) for item in value)
-    return isinstance(value, np.ndarray)
+        return any(isinstance(item, kind) for item in value)
+    return isinstance(value, kind)
 
 
 def accepts_numpy(function: Callable[P, R]) -> Callable[P, R]:
-    """NumPy arrays in (without a copy where possible) give NumPy arrays out."""
+    """NumPy arrays in, without a copy where possible; NumPy out where no tensor came in."""
+    signature = inspect.signature(function)
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        if not any(_holds_numpy(value) for value in (*args, *kwargs.values())):
+        values = (*args, *kwargs.values())
+        if not any(_holds(value, np.ndarray) for value in values):
             return function(*args, **kwargs)
-        tensors = [_to_tensor(value) for value in args]
-        named = {key: _to_tensor(value) for key, value in kwargs.items()}
-        return cast(R, _to_numpy(cast(Any, function)(*tensors, **named)))
+        bound = signature.bind(*args, **kwargs)
+        arguments = {
+            name: _to_tensor(name, value) if _holds(value, np.ndarray) else value
+            for name, value in bound.arguments.items()
+        }
+        bound.arguments.update(arguments)
+        result = function(*bound.args, **bound.kwargs)
+        if any(_holds(value, Tensor) for value in values):
+            return result
+        return cast(R, _to_numpy(result))
 
     return wrapper
 

@@ -154,12 +154,12 @@ def exponents(
             raise ValueError(f'bandwidth must be a number, several, or "median", got {bandwidth!r}')
         squares = median_square_distance(z, rows, MEDIAN_ROWS, MEDIAN_SEED).unsqueeze(-1)
     elif isinstance(bandwidth, Tensor):
-        squares = _sigma_tensor(bandwidth, shape, z).reshape(problems, -1) ** 2
+        squares = _sigma_tensor(bandwidth, shape, z) ** 2
     else:
         values = bandwidth if isinstance(bandwidth, Sequence) else [bandwidth]
         squares = (_positive("bandwidth", values, z) ** 2).expand(problems, -1)
     variances = squares.unsqueeze(-1) * factors
-    return (0.5 / variances).reshape(problems, -1).contiguous()
+    return (0.5 / variances).flatten(1).contiguous()
 
 
 def _positive(name: str, values: Any, like: Tensor) -> Tensor:
@@ -186,10 +186,11 @@ def _sigma_tensor(bandwidth: Tensor, shape: tuple[int, ...], z: Tensor) -> Tenso
         raise TypeError(f"bandwidth must be a floating-point tensor, got {bandwidth.dtype}")
     got = shape_of(bandwidth)
     sigma = bandwidth.to(torch.float64)
-    if got == shape or got[:-1] == shape:
-        return sigma
-    if got == ():
-        return sigma.expand(shape)
+    problems = math.prod(shape)
+    if got in ((), shape):
+        return sigma.expand(shape).reshape(problems, 1)
+    if got[:-1] == shape:
+        return sigma.reshape(problems, got[-1])
     raise ValueError(
         f"bandwidth must have shape {shape} (one a problem) or {(*shape, 'kernels')}, got {got}"
     )

@@ -89,7 +89,8 @@ class Estimate(NamedTuple):
 
     def value(self, xx: Tensor, xy: Tensor, yy: Tensor) -> Tensor:
         """The squared MMD for given block sums."""
-        return self.xx * xx + 2 * self.xy * xy + self.yy * yy + self.constant
+        within = self.xx * xx + self.yy * yy  # symmetric in x and y to the last bit
+        return within + 2 * self.xy * xy + self.constant
 
 
 def estimate(sizes: Tensor, estimator: str) -> Estimate:
@@ -130,8 +131,10 @@ def mmd_matrix(
         )
     if num_groups is None:
         if is_traced():
-            raise ValueError("num_groups must be given under torch.compile and vmap")
-        num_groups = int(labels.max()) + 1
+            raise ValueError("num_groups must be given under torch.compile and torch.func")
+        num_groups = max(1, int(labels.max()) + 1)
+    elif num_groups < 1:
+        raise ValueError(f"num_groups must be at least 1, got {num_groups}")
     if not is_traced():
         _check_range(labels, num_groups)
     sizes = labels.new_zeros(num_groups).scatter_add(0, labels, torch.ones_like(labels))

@@ -102,8 +102,8 @@ def _check(
         ) from None
     if num_classes is None:
         if is_traced():
-            raise ValueError("num_classes must be given under torch.compile and vmap")
-        num_classes = int(labels.max()) + 1 if int(labels.min()) >= 0 else 1
+            raise ValueError("num_classes must be given under torch.compile and torch.func")
+        num_classes = max(1, int(labels.max()) + 1) if labels.numel() > 0 else 1
     elif num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
     return x, labels, num_classes
@@ -113,7 +113,7 @@ def _scatter64(x: Tensor, labels: Tensor, num_classes: int) -> Scatter:
     """All results in float64, batch dimensions as in x."""
     shape = x.shape[:-2]
     flat = x.reshape(shape.numel(), *x.shape[-2:]).contiguous()
-    flat_labels = labels.reshape(shape.numel(), -1).contiguous()
+    flat_labels = labels.reshape(flat.shape[:2]).contiguous()
     outputs = apply(_Scatter, flat, flat_labels, num_classes)
     return Scatter(*(output.reshape(*shape, *output.shape[1:]) for output in outputs))
 
@@ -125,7 +125,7 @@ def scatter(x: Any, labels: Any, num_classes: int | None = None) -> Scatter:
 
     S_W = sum_i (x_i - mu_{y_i})(x_i - mu_{y_i})', S_B = sum_c n_c (mu_c - mu)(mu_c - mu)'.
     Differentiable in x (within, between and means). ``num_classes=None`` takes the largest
-    label plus one; give it under torch.compile and vmap. float64 for float64 input, else
+    label plus one; give it under torch.compile and torch.func. float64 for float64 input, else
     float32.
     """
     x, labels, num_classes = _check("scatter", x, labels, num_classes)

@@ -100,4 +100,9 @@ const HotLoopSet& hot_loops();
 template <class T>
 const HotLoops<T>& hot();
 
+template <class T>
+constexpr Element element_of() {
+  return sizeof(T) == 4 ? Element::f32 : Element::f64;
+}
+
 }  // namespace awpf

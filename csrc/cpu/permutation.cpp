@@ -7,9 +7,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "../common/precision.h"
 #include "ops.h"
-#include "pooled.h"
+#include "request.h"
 
 namespace awpf {
 namespace {
@@ -71,60 +70,59 @@ struct SplitSums {
   double total = 0;
 };
 
+// The product with the memberships is in double whatever T is: its sums run over all rows, and the two-sample statistic
+// is a small difference of them.
 template <class T>
-SplitSums split_sums(const Points& points, const Pool& pool, const Frame& frame, const Kernels& kernels,
-                     const Memberships& members, int64_t splits) {
+SplitSums split_sums(const Request& request, int64_t problem, const Memberships& members, int64_t splits) {
   const auto& loops = hot<T>();
-  const Depth depth(points.dim);
-  Packed<T> packed;
-  packed.allocate(pool.size, points.dim, true, true);
-  const int64_t chunk = packing_chunk<T>(), chunks = ceil_div(pool.size, chunk);
-  {
-    Buffer<T> scratch(workers_for(chunks) * chunk * points.dim);
-    for_each_task(chunks, [&](int64_t t, int64_t worker) {
-      packed.pack(points, pool, frame, kernels.scale(), depth, t * chunk, std::min((t + 1) * chunk, pool.size),
-                  scratch.get() + worker * chunk * points.dim);
-    });
-  }
-  MixtureData<T> mixture(kernels);
-  std::fill(mixture.weight.begin(), mixture.weight.end(), T(1.0 / double(kernels.gamma.size())));
+  const auto& wide = hot<double>();
+  const Pool& pool = request.rows[problem];
+  const Depth depth(request.points.dim);
+  const Wave<T> wave = pack_wave<T>(request, {problem}, depth);
+  MixtureData<T> mixture(request.kernels[problem]);
+  std::fill(mixture.weight.begin(), mixture.weight.end(), T(1));
 
-  const int64_t strips = members.strips(), padded_splits = strips * loops.columns;
+  const int64_t strips = members.strips(), padded_splits = strips * wide.columns;
   const int64_t panels = ceil_div(pool.size, block_rows<T>());
+  const int64_t workers = workers_for(panels), area = block_rows<T>() * block_stride<T>();
+  const int64_t operand_size = round_up(block_rows<T>(), wide.rows) * block_columns<T>();
+  const int64_t product_size = round_up(block_rows<T>(), wide.rows) * padded_splits;
   Buffer<double> partial(panels * (2 * padded_splits + 1));
-  const int64_t workers = workers_for(panels);
-  const int64_t area = block_rows<T>() * block_stride<T>();
-  Buffer<T> values(workers * area), lower(workers * block_rows<T>() * block_columns<T>());
-  Buffer<T> member(workers * block_columns<T>() * padded_splits), product(workers * block_rows<T>() * padded_splits);
+  Buffer<T> values(workers * area);
+  Buffer<double> lower(workers * operand_size), operand(workers * operand_size);
+  Buffer<double> member(workers * block_columns<T>() * padded_splits), product(workers * product_size);
 
   for_each_task(panels, [&](int64_t task, int64_t worker) {
     const int64_t panel = panels - 1 - task;  // the longest first
     const int64_t begin = panel * block_rows<T>(), end = std::min(begin + block_rows<T>(), pool.size);
-    T* const v = product.get() + worker * block_rows<T>() * padded_splits;
-    T* const s = member.get() + worker * block_columns<T>() * padded_splits;
-    T* const a = lower.get() + worker * block_rows<T>() * block_columns<T>();
-    std::vector<double> row_sums(end - begin, 0.0);
+    const int64_t height = end - begin;
+    double* const v = product.get() + worker * product_size;
+    double* const s = member.get() + worker * block_columns<T>() * padded_splits;
+    double* const l = lower.get() + worker * operand_size;
+    double* const a = operand.get() + worker * operand_size;
+    std::vector<double> row_sums(height, 0.0);
     for (int64_t j = 0; j < end; j += block_columns<T>()) {
       const Block block{begin, end, j, std::min(j + block_columns<T>(), pool.size)};
       const int64_t width = block.column_end - j;
-      const GramBlock<T> gram =
-          gram_block<T>(packed, packed, depth, block, begin - j, values.get() + worker * area, block_stride<T>());
-      loops.rbf_values(gram, {0, end - begin, 0, width}, mixture.view, T(1), Keep::below_diagonal, row_sums.data());
-      loops.pack_rows_a(a, gram.values, gram.stride, end - begin, width);
+      const GramBlock<T> gram = gram_block<T>(wave.rows[0], wave.rows[0], depth, block, begin - j,
+                                              values.get() + worker * area, block_stride<T>());
+      loops.rbf_values(gram, {0, height, 0, width}, mixture.view, T(1), Keep::below_diagonal, row_sums.data());
+      wide.scale_rows(l, width, gram.values, element_of<T>(), gram.stride, height, width, nullptr);
+      wide.pack_rows_a(a, l, width, height, width);
       for (int64_t strip = 0; strip < strips; ++strip)
-        loops.widen_bytes(s + strip * loops.columns * width, members.at(strip, j), loops.columns * width);
-      loops.multiply(a, s, v, padded_splits, ceil_div(end - begin, loops.rows), strips, width, j > 0, kNoDiagonal);
+        wide.widen_bytes(s + strip * wide.columns * width, members.at(strip, j), wide.columns * width);
+      wide.multiply(a, s, v, padded_splits, ceil_div(height, wide.rows), strips, width, j > 0, kNoDiagonal);
     }
     double* within = partial.get() + panel * (2 * padded_splits + 1);
     double* touching = within + padded_splits;
     std::fill(within, within + 2 * padded_splits + 1, 0.0);
-    for (int64_t strip = 0; strip < strips; ++strip)
-      for (int64_t i = 0; i < end - begin; ++i) {
+    for (int64_t i = 0; i < height; ++i)
+      for (int64_t strip = 0; strip < strips; ++strip) {
         const uint8_t* in_first = members.at(strip, begin + i);
-        const T* row = v + i * padded_splits + strip * loops.columns;
-        for (int64_t c = 0; c < loops.columns; ++c) {
-          within[strip * loops.columns + c] += in_first[c] * double(row[c]);
-          touching[strip * loops.columns + c] += double(row[c]) + in_first[c] * row_sums[i];
+        const double* row = v + i * padded_splits + strip * wide.columns;
+        for (int64_t c = 0; c < wide.columns; ++c) {
+          within[strip * wide.columns + c] += in_first[c] * row[c];
+          touching[strip * wide.columns + c] += row[c] + in_first[c] * row_sums[i];
         }
       }
     for (const double sum : row_sums) touching[padded_splits] += sum;
@@ -145,36 +143,28 @@ SplitSums split_sums(const Points& points, const Pool& pool, const Frame& frame,
 }  // namespace
 
 Tensor rbf_permutation_sums(Tensor z, Tensor rows, Tensor gamma, int64_t permutations, int64_t seed) {
-  const Points points = as_points(z);
-  const std::vector<Pool> pools = read_pools(rows, points, "rows");
-  check_cpu_contiguous(gamma, "gamma");
-  check_type(gamma, ScalarType::Double, "gamma", "float64");
-  AWPF_CHECK(rows.size(1) == 2, "rows must hold two groups a problem");
-  AWPF_CHECK(gamma.dim() == 2 && gamma.size(0) == rows.size(0), "gamma must have shape (problems, kernels)");
+  AWPF_CHECK(rows.dim() == 3 && rows.size(1) == 2, "rows must hold two groups a problem");
   AWPF_CHECK(permutations >= 0, "permutations must not be negative");
-  const std::vector<Frame> frames = find_frames(points, pools, {}, nullptr);
+  const Request request = read_request(z, rows, std::nullopt, gamma, std::nullopt);
   const int64_t splits = permutations + 1;
-  Tensor sums = torch::stable::new_zeros(gamma, {rows.size(0), splits, 3}, ScalarType::Double);
+  Tensor sums = torch::stable::new_zeros(gamma, {request.problems(), splits, 3}, ScalarType::Double);
   double* out = sums.mutable_data_ptr<double>();
-  for (std::size_t p = 0; p < pools.size(); ++p) {
-    const Pool& pool = pools[p];
+  for (int64_t p = 0; p < request.problems(); ++p) {
+    const Pool& pool = request.rows[p];
     AWPF_CHECK(pool.size < int64_t(1) << 31, "at most 2^31 - 1 pooled rows");
-    const Kernels kernels = read_kernels(gamma.const_data_ptr<double>() + int64_t(p) * gamma.size(1), gamma.size(1));
-    const bool single =
-        points.element != Element::f64 && float_is_enough(kernels.mean_gamma() * frames[p].mean_square, pool.size);
+    const double kernels = double(request.kernels[p].gamma.size());
     const double n = double(pool.groups[0].length), m = double(pool.groups[1].length);
     for (int64_t first = 0; first < splits; first += kSplitsAtOnce) {
       const int64_t count = std::min(kSplitsAtOnce, splits - first);
-      Memberships members(pool.size, pool.groups[0].length, count,
-                          single ? hot<float>().columns : hot<double>().columns);
+      Memberships members(pool.size, pool.groups[0].length, count, hot<double>().columns);
       members.fill(uint64_t(seed), first);
-      const SplitSums found = single ? split_sums<float>(points, pool, frames[p], kernels, members, count)
-                                     : split_sums<double>(points, pool, frames[p], kernels, members, count);
+      const SplitSums found = in_double(request, p) ? split_sums<double>(request, p, members, count)
+                                                    : split_sums<float>(request, p, members, count);
       for (int64_t b = 0; b < count; ++b, out += 3) {
-        const double within = found.within_first[b], touching = found.touching_first[b];
+        const double within = found.within_first[b] / kernels, touching = found.touching_first[b] / kernels;
         out[0] = 2 * within + n;
         out[1] = touching - 2 * within;
-        out[2] = 2 * (found.total - touching + within) + m;
+        out[2] = 2 * (found.total / kernels - touching + within) + m;
       }
     }
   }
