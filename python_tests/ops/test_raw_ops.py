@@ -1,0 +1,228 @@
+"""The raw operations: what the public ones do not reach, registration, and safety of direct calls."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from references import FIVE, block_sums
+
+import awpf_ext  # noqa: F401  (registers the operations)
+
+AWPF = torch.ops.awpf
+DOUBLE = torch.float64
+
+
+def ranges(*pairs):
+    return torch.tensor([[list(pair) for pair in pairs]])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_rows_against_other_columns(dtype):
+    z = torch.randn(900, 13).to(dtype)
+    rows, columns = ranges((0, 5), (5, 400), (400, 400)), ranges((400, 650), (650, 900))
+    gamma = torch.tensor([[0.02, 0.04, 0.08]], dtype=DOUBLE)
+    expected = block_sums(z, rows, columns, gamma)
+    found = AWPF.rbf_sums(z, rows, columns, gamma, None)
+    tolerance = 1e-13 if dtype == DOUBLE else 1e-8
+    assert torch.allclose(found, expected, rtol=tolerance, atol=0)
+    assert torch.equal(found[0, 2], torch.zeros(2, dtype=DOUBLE))
+
+
+def test_a_given_centre_moves_nothing_but_rounding():
+    """Pieces of one set share a centre, so that their sums round alike wherever they are computed."""
+    z = 5 + torch.randn(700, 9)
+    rows, gamma = ranges((0, 300), (300, 700)), torch.full((1, 1), 0.05, dtype=DOUBLE)
+    centre = z.double().mean(0, keepdim=True)
+    given = AWPF.rbf_sums(z, rows, None, gamma, centre)
+    assert torch.allclose(given, AWPF.rbf_sums(z, rows, None, gamma, None), rtol=1e-9)
+    far = AWPF.rbf_sums(z.double(), rows, None, gamma, centre + 1000)
+    assert torch.allclose(far, given, rtol=1e-7)
+
+
+def test_rows_may_overlap_and_repeat():
+    z = torch.randn(40, 3).double()
+    rows, gamma = ranges((0, 30), (10, 40), (0, 30)), torch.ones(1, 1, dtype=DOUBLE)
+    found = AWPF.rbf_sums(z, rows, rows.clone(), gamma, None)
+    assert torch.allclose(found, block_sums(z, rows, None, gamma), rtol=1e-13)
+
+
+def test_rectangular_gradients_equal_the_square_ones():
+    z, gamma = torch.randn(700, 17).double(), torch.tensor([[0.03, 0.06]], dtype=DOUBLE)
+    rows, columns = ranges((0, 100), (100, 350)), ranges((350, 500), (500, 700))
+    grad = torch.randn(1, 2, 2, dtype=DOUBLE)
+    found = AWPF.rbf_sums_backward(grad, z, rows, columns, gamma, None)
+    every = torch.cat([rows, columns], dim=1)
+    whole = torch.zeros(1, 4, 4, dtype=DOUBLE)
+    whole[:, :2, 2:] = grad
+    expected = AWPF.rbf_sums_backward(whole, z, every, None, gamma, None)
+    assert torch.allclose(found, expected, rtol=1e-11, atol=1e-13)
+    _, gradient = AWPF.rbf_sums_and_gradient(z, every, gamma, whole)
+    assert torch.allclose(gradient, expected, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_sums_and_gradient_in_one_pass_are_those_of_two(dtype):
+    z, gamma = torch.randn(1100, 17).to(dtype), torch.tensor([[0.03, 0.06]], dtype=DOUBLE)
+    rows = ranges((0, 100), (100, 350), (350, 351), (400, 1100))
+    coefficients = torch.randn(1, 4, 4, dtype=DOUBLE)
+    sums, gradient = AWPF.rbf_sums_and_gradient(z, rows, gamma, coefficients)
+    assert gradient.dtype == (DOUBLE if dtype == DOUBLE else torch.float32)
+    exact = dtype == DOUBLE
+    expected = AWPF.rbf_sums(z, rows, None, gamma, None)
+    assert torch.allclose(sums, expected, rtol=1e-12 if exact else 1e-8)
+    alone = AWPF.rbf_sums_backward(coefficients, z, rows, None, gamma, None)
+    scale = float(alone.abs().max())
+    tolerance = {torch.bfloat16: 8e-3, torch.float32: 2e-6, DOUBLE: 1e-12}[dtype]
+    assert float((gradient - alone.to(gradient.dtype)).abs().max()) < tolerance * scale
+
+
+def test_rows_outside_every_group_get_no_gradient():
+    z = torch.randn(30, 3)
+    rows, gamma = ranges((5, 12), (20, 28)), torch.ones(1, 1, dtype=DOUBLE)
+    gradient = AWPF.rbf_sums_backward(torch.ones(1, 2, 2, dtype=DOUBLE), z, rows, None, gamma, None)
+    outside = torch.ones(30, dtype=torch.bool)
+    outside[5:12] = outside[20:28] = False
+    assert torch.equal(gradient[outside], torch.zeros(15, 3))
+    assert (gradient[~outside] != 0).any(1).all()
+
+
+# ---- the exponential in csrc/cpu/vec.h, seen through sums ----
+
+
+def test_exp_in_double_precision():
+    """Two points a problem at a distance known exactly: the off-diagonal sum is one value of exp."""
+    distances = np.concatenate([
+        np.linspace(0, 40, 4001), np.linspace(0, 1, 1001) ** 4, [1e-160, 1e-8, 37.0, 37.6],
+    ])  # fmt: skip
+    count = len(distances)
+    z = torch.zeros(2 * count, 1, dtype=DOUBLE)
+    z[1::2, 0] = torch.from_numpy(distances)
+    first = 2 * torch.arange(count)
+    rows = torch.stack([torch.stack([first, first + 1], -1), torch.stack([first + 1, first + 2], -1)], 1)
+    found = AWPF.rbf_sums(z, rows, None, torch.full((count, 1), 0.5, dtype=DOUBLE), None)[:, 0, 1]
+    for distance, value in zip(distances.tolist(), found.tolist(), strict=True):
+        expected = math.exp(-(distance**2) / 2)
+        # The exponent itself is rounded: relative error grows with it. Below the normal numbers, the smallest stands.
+        allowed = (2 + distance**2) * 2.0**-52 * expected + 2.0**-1020
+        assert abs(value - expected) <= allowed, distance
+
+
+def test_exp_of_mixtures_by_squaring():
+    count = 500
+    z = torch.zeros(2 * count, 1, dtype=DOUBLE)
+    z[1::2, 0] = torch.linspace(0, 30, count, dtype=DOUBLE)
+    first = 2 * torch.arange(count)
+    rows = torch.stack([torch.stack([first, first + 1], -1), torch.stack([first + 1, first + 2], -1)], 1)
+    for ratios in (FIVE, (1.0, 8.0, 64.0), (1.0, 3.0, 16.0)):
+        gamma = 0.1 * torch.tensor([ratios], dtype=DOUBLE).expand(count, -1).contiguous()
+        found = AWPF.rbf_sums(z, rows, None, gamma, None)[:, 0, 1]
+        expected = torch.exp(-gamma * z[1::2] ** 2).mean(1)
+        assert torch.allclose(found, expected, rtol=1e-12, atol=1e-300)
+
+
+def test_exp_in_single_precision():
+    """A pair at a known distance among 700 far points, all of which together add nothing that counts.
+
+    The widest bandwidth that keeps the far ones out leaves the pair's own exponential; single precision needs many
+    rows about the centre, so the pair is many coincident rows at either end.
+    """
+    rows, gamma = ranges((0, 300), (300, 600)), torch.full((1, 1), 0.5, dtype=DOUBLE)
+    for distance in np.linspace(0, 1.0, 201).tolist():
+        z = torch.zeros(600, 1)
+        z[300:] = distance
+        found = float(AWPF.rbf_sums(z, rows, None, gamma, None)[0, 0, 1]) / 300**2
+        exact = math.exp(-0.5 * float(z[300, 0].double()) ** 2)
+        assert found == pytest.approx(exact, rel=4 * 2.0**-24), distance
+
+
+# ---- registration ----
+
+POINTS = torch.randn(10, 3)
+TWO = torch.tensor([[[0, 4], [4, 10]]])
+GAMMA = torch.ones(1, 2, dtype=DOUBLE)
+SAMPLE_CALLS = {
+    "rbf_sums": (POINTS, TWO, None, GAMMA, None),
+    "rbf_sums of columns": (POINTS, TWO[:, :1].clone(), TWO[:, 1:].clone(), GAMMA, torch.zeros(1, 3, dtype=DOUBLE)),
+    "rbf_sums_backward": (torch.ones(1, 2, 2, dtype=DOUBLE), POINTS, TWO, None, GAMMA, None),
+    "rbf_sums_and_gradient": (POINTS, TWO, GAMMA, torch.ones(1, 2, 2, dtype=DOUBLE)),
+    "rbf_permutation_sums": (POINTS, TWO, GAMMA, 7, 1),
+    "median_square_distance": (POINTS, TWO, 1024, 0),
+    "scatter": (torch.randn(2, 10, 3), torch.randint(0, 3, (2, 10)), 3),
+    "low_rank_sum": (torch.randn(2, 3, 4, 5), torch.randn(2, 3, 6, 5), torch.rand(2, 3, 5, dtype=DOUBLE), None),
+    "low_rank_sum on a base": (
+        torch.randn(1, 2, 4, 5).bfloat16(), torch.randn(1, 2, 6, 5).bfloat16(),
+        torch.rand(1, 2, 5, dtype=DOUBLE), torch.randn(1, 4, 6).bfloat16(),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SAMPLE_CALLS)
+def test_opcheck(name):
+    torch.library.opcheck(getattr(AWPF, name.split()[0]).default, SAMPLE_CALLS[name])
+
+
+def test_every_operation_is_among_the_sample_calls():
+    registered = {
+        schema.name.removeprefix("awpf::")
+        for schema in torch._C._jit_get_all_schemas()
+        if schema.name.startswith("awpf::")
+    }
+    assert registered == {name.split()[0] for name in SAMPLE_CALLS}
+
+
+def test_schemas_are_the_published_ones():
+    """They are public: a change here is a new major version."""
+    assert {str(getattr(AWPF, name.split()[0]).default._schema) for name in SAMPLE_CALLS} == {
+        "awpf::rbf_sums(Tensor z, Tensor rows, Tensor? columns, Tensor gamma, Tensor? centre) -> Tensor",
+        "awpf::rbf_sums_backward(Tensor grad, Tensor z, Tensor rows, Tensor? columns, Tensor gamma, "
+        "Tensor? centre) -> Tensor",
+        "awpf::rbf_sums_and_gradient(Tensor z, Tensor rows, Tensor gamma, Tensor coefficients) -> (Tensor, Tensor)",
+        "awpf::rbf_permutation_sums(Tensor z, Tensor rows, Tensor gamma, SymInt permutations, int seed) -> Tensor",
+        "awpf::median_square_distance(Tensor z, Tensor rows, SymInt max_rows, int seed) -> Tensor",
+        "awpf::scatter(Tensor x, Tensor labels, SymInt num_classes) -> (Tensor, Tensor, Tensor, Tensor)",
+        "awpf::low_rank_sum(Tensor u, Tensor v, Tensor coefficients, Tensor? base) -> Tensor",
+    }
+
+
+# ---- a direct call with nonsense is an error, never an access out of bounds ----
+
+BAD_CALLS = [
+    ("rbf_sums", (POINTS, torch.tensor([[[0, 11], [0, 2]]]), None, GAMMA, None), "rows"),
+    ("rbf_sums", (POINTS, torch.tensor([[[-1, 3], [0, 2]]]), None, GAMMA, None), "rows"),
+    ("rbf_sums", (POINTS, torch.tensor([[[5, 3], [0, 2]]]), None, GAMMA, None), "rows"),
+    ("rbf_sums", (POINTS, TWO.int(), None, GAMMA, None), "rows must be int64"),
+    ("rbf_sums", (POINTS, TWO[0], None, GAMMA, None), "rows must have shape"),
+    ("rbf_sums", (POINTS, TWO.flip(2), None, GAMMA, None), "rows"),
+    ("rbf_sums", (POINTS, TWO, torch.tensor([[[0, 99]]]), GAMMA, None), "columns"),
+    ("rbf_sums", (POINTS, TWO, TWO.repeat(2, 1, 1), GAMMA, None), "columns"),
+    ("rbf_sums", (POINTS, TWO, None, GAMMA.float(), None), "gamma must be float64"),
+    ("rbf_sums", (POINTS, TWO, None, GAMMA.repeat(2, 1), None), "gamma must have shape"),
+    ("rbf_sums", (POINTS, TWO, None, -GAMMA, None), "bandwidth"),
+    ("rbf_sums", (POINTS, TWO, None, GAMMA[:, :0], None), "bandwidth"),
+    ("rbf_sums", (POINTS, TWO, None, GAMMA, torch.zeros(1, 2, dtype=DOUBLE)), "centre"),
+    ("rbf_sums", (POINTS.T, TWO, None, GAMMA, None), "z must be contiguous"),
+    ("rbf_sums", (POINTS.int(), TWO, None, GAMMA, None), "z must be float16"),
+    ("rbf_sums", (POINTS[0], TWO, None, GAMMA, None), "z must have two dimensions"),
+    ("rbf_sums", (POINTS * math.nan, TWO, None, GAMMA, None), "NaN or an infinity"),
+    ("rbf_sums_backward", (torch.ones(1, 2, 3, dtype=DOUBLE), POINTS, TWO, None, GAMMA, None), "grad"),
+    ("rbf_sums_and_gradient", (POINTS, TWO, GAMMA, torch.ones(1, 3, 2, dtype=DOUBLE)), "coefficients"),
+    ("rbf_permutation_sums", (POINTS, TWO[:, :1], GAMMA, 3, 0), "rows"),
+    ("rbf_permutation_sums", (POINTS, TWO, GAMMA, -1, 0), "permutations"),
+    ("median_square_distance", (POINTS, TWO, 1, 0), "max_rows"),
+    ("scatter", (POINTS[None], torch.full((1, 10), 3), 3), "label 3 of row 0"),
+    ("scatter", (POINTS[None], torch.full((1, 10), -1), 3), "label -1"),
+    ("scatter", (POINTS[None], torch.zeros(1, 9, dtype=torch.int64), 3), "labels"),
+    ("scatter", (POINTS[None], torch.zeros(1, 10), 3), "labels must be int64"),
+    ("scatter", (POINTS[None], torch.zeros(1, 10, dtype=torch.int64), 0), "num_classes"),
+    ("low_rank_sum", (torch.ones(1, 2, 3, 4), torch.ones(1, 2, 3, 5), GAMMA, None), "u and v"),
+    ("low_rank_sum", (torch.ones(1, 2, 3, 4), torch.ones(1, 2, 3, 4), GAMMA, None), "coefficients"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "arguments", "message"), BAD_CALLS)
+def test_direct_calls_are_checked(name, arguments, message):
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        getattr(AWPF, name)(*arguments)
