@@ -1,0 +1,15 @@
+"""The subcommands of `awpf`, in the order of its help."""
+
+from __future__ import annotations
+
+from awpf_ext.commands.app import app
+from awpf_ext.commands.doctor import doctor
+from awpf_ext.commands.grids import compare, sweep
+from awpf_ext.commands.methods import methods
+from awpf_ext.commands.runs import features, run
+from awpf_ext.commands.use import export, predict
+
+for _command in (run, compare, sweep, features, predict, export, methods, doctor):
+    app.command()(_command)
+
+__all__ = ["app"]

@@ -1,0 +1,22 @@
+"""`awpf methods`: what can be run, and what can be set."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from awpf_ext.commands.app import guarded
+from awpf_ext.methods import METHODS, PRESETS, method_class
+from awpf_ext.tables import print_methods, print_settings
+
+
+@guarded
+def methods(
+    name: Annotated[str | None, typer.Argument(help="one method, for its settings")] = None,
+) -> None:
+    """List the methods and presets, or one method's settings."""
+    if name is None:
+        print_methods(METHODS, PRESETS)
+    else:
+        print_settings(method_class(name))

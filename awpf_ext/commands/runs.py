@@ -1,0 +1,148 @@
+"""`awpf run` and `awpf features`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from awpf_ext.checkpoint import Resume
+from awpf_ext.commands import options as o
+from awpf_ext.commands.app import guarded, print_json
+from awpf_ext.config import RunConfig, configure
+from awpf_ext.console import Reporter
+from awpf_ext.errors import UserError
+from awpf_ext.record import look_into, result_to_json
+from awpf_ext.run import load_features, run_configured
+from awpf_ext.run import threads as threads_of
+from awpf_ext.tables import counted, print_features, print_result
+
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="folder of the run [a name of its own below runs/]"),
+]
+Resuming = Annotated[bool, typer.Option("--resume", help="go on with an unfinished run in DIR")]
+ResumingIntact = Annotated[
+    bool,
+    typer.Option("--resume-intact", help="the same where files are damaged: keep the whole tasks"),
+]
+TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="curves in DIR/tensorboard")]
+
+
+@guarded
+def run(
+    context: typer.Context,
+    dataset: o.Dataset = None,
+    class_names: o.ClassNames = None,
+    base: o.Base = None,
+    increment: o.Increment = None,
+    order: o.Order = None,
+    method: o.Method = None,
+    preset: o.Preset = None,
+    seed: o.Seed = None,
+    init: o.Init = None,
+    batch_size: o.BatchSize = None,
+    model: o.Model = None,
+    pretrained: o.Pretrained = None,
+    precision: o.Precision = None,
+    prompt: o.Prompt = None,
+    device: o.Device = None,
+    threads: o.Threads = None,
+    config: o.ConfigFile = None,
+    assignments: o.Assignments = None,
+    out: Out = None,
+    resume: Resuming = False,
+    resume_intact: ResumingIntact = False,
+    tensorboard: TensorBoard = False,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Learn all tasks with one method.
+
+    Prints the accuracy after each task, on all classes seen, on those of earlier tasks (old) and on
+    those of the task (new). Killed or interrupted, a run goes on with --resume.
+    """
+    configured = configure(o.layers(context))
+    chosen = configured.config
+    folder = out or default_folder(chosen)
+    reporter = Reporter(quiet)
+    if configured.unused:
+        reporter.note(f"{chosen.method} has no {', '.join(configured.unused)}: left out")
+    finished = look_into(folder, chosen).result is not None
+    resuming: Resume = "intact" if resume_intact else resume
+    try:
+        with reporter.watching():
+            result = run_configured(
+                chosen, out=folder, resume=resuming, progress=reporter, tensorboard=tensorboard
+            )
+    except KeyboardInterrupt:
+        tasks = look_into(folder, chosen).tasks
+        kept = f"{counted(tasks, 'task')} kept in {folder}" if tasks else "what is encoded is kept"
+        raise KeyboardInterrupt(f": {kept}; the same command with --resume goes on") from None
+    if finished:
+        reporter.note(f"{folder}: this run is finished already; here is its result")
+    if as_json:
+        print_json({**result_to_json(result), "folder": str(folder)})
+    else:
+        print_result(result, folder)
+
+
+@guarded
+def features(
+    context: typer.Context,
+    dataset: o.Dataset = None,
+    class_names: o.ClassNames = None,
+    model: o.Model = None,
+    pretrained: o.Pretrained = None,
+    precision: o.Precision = None,
+    prompt: o.Prompt = None,
+    device: o.Device = None,
+    threads: o.Threads = None,
+    config: o.ConfigFile = None,
+    assignments: o.Assignments = None,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Encode a data set's images into the feature store.
+
+    Every run does so by itself where it finds no features; this does it alone.
+    """
+    chosen = configure(o.layers(context)).config
+    if chosen.dataset.startswith("features:"):
+        raise UserError(f"{chosen.dataset} is features already; there is nothing to encode")
+    reporter = Reporter(quiet)
+    start = time.perf_counter()
+    try:
+        with reporter.watching(), threads_of(chosen.threads):
+            found = load_features(chosen, reporter)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(": what is encoded is kept; the same command goes on") from None
+    seconds = time.perf_counter() - start
+    facts = {
+        "store": str(chosen.store.expanduser()),
+        "train": list(found.train_x.shape),
+        "test": list(found.test_x.shape),
+        "classes": found.num_classes,
+        "images_per_second": reporter.rates,  # empty: all were in the store
+        "seconds": seconds,
+        "provenance": dict(found.provenance),
+    }
+    if as_json:
+        print_json(facts)
+    else:
+        print_features(facts)
+
+
+def default_folder(config: RunConfig) -> Path:
+    """One name for one run: the same command finds its folder again, another command does not."""
+    name, _, where = config.dataset.partition(":")
+    readable = re.sub(r"[^\w.+-]+", "-", Path(where).stem if where else name)
+    identity = json.dumps(config.identity(), sort_keys=True)
+    tasks = f"b{config.base}-inc{config.increment}"
+    short = hashlib.sha256(identity.encode()).hexdigest()[:6]
+    return Path("runs") / f"{readable}-{config.method}-{tasks}-{short}"

@@ -1,0 +1,82 @@
+"""`awpf predict` and `awpf export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from awpf_ext.commands import options as o
+from awpf_ext.commands.app import guarded, print_json
+from awpf_ext.console import Reporter, complain
+from awpf_ext.errors import DataError
+from awpf_ext.tables import percent, print_predictions, say
+
+
+@guarded
+def predict(
+    model: Annotated[
+        Path, typer.Argument(metavar="RUN", help="a run's folder, or a file of `awpf export`")
+    ],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="image files")],
+    top: Annotated[int, typer.Option("--top", "-k", metavar="K", help="classes an image")] = 5,
+    pretrained: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="the backbone's weights, if they have moved"),
+    ] = None,
+    cache_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="folder of downloaded weights")
+    ] = None,
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu or cuda")] = "auto",
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Classify images, among all classes that a run has learned."""
+    from awpf_ext.export import load_model
+    from awpf_ext.predict import backbone_of
+    from awpf_ext.predict import predict as classify
+    from awpf_ext.run import encoder_device
+
+    learned = load_model(model)
+    reporter = Reporter(quiet)
+    with reporter.watching():
+        backbone = backbone_of(
+            learned, pretrained=pretrained, cache_dir=cache_dir, device=encoder_device(device)
+        )
+        predictions = classify(learned, backbone, images, top=top, progress=reporter.counting)
+    if as_json:
+        print_json({"predictions": [prediction.to_json() for prediction in predictions]})
+    else:
+        print_predictions(predictions)
+    unreadable = [prediction for prediction in predictions if prediction.error is not None]
+    for prediction in unreadable:
+        complain(f"cannot read {prediction.image}: {prediction.error}")
+    if unreadable:
+        raise typer.Exit(DataError.exit_code)
+
+
+@guarded
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="the file to write")],
+    as_json: o.Json = False,
+) -> None:
+    """Write what a run has learned as one file.
+
+    `awpf predict` takes it in place of the run; in Python, awpf_ext.export.load_exported does.
+    """
+    from awpf_ext.export import export_run
+
+    model = export_run(run, out)
+    facts = {key: model.facts[key] for key in ("method", "tasks", "accuracy")}
+    size = out.expanduser().stat().st_size
+    if as_json:
+        print_json({"file": str(out), "bytes": size, "classes": len(model.class_names), **facts})
+    else:
+        say(
+            (facts["method"], "bold"),
+            f" after {facts['tasks']} tasks: {len(model.class_names)} classes, "
+            f"accuracy {percent(facts['accuracy'])}, {size / 1e6:.1f} MB",
+        )
+        say((str(out), "dim"))

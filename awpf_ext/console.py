@@ -1,0 +1,111 @@
+"""What goes to standard error: live progress, warnings, notes and errors."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.text import Text
+
+from awpf_ext.data import ExtractProgress
+from awpf_ext.tables import percent
+from awpf_ext.trainer import Progress
+
+
+def messages() -> Console:
+    """Standard error; long lines are left to the terminal, so that paths can be copied."""
+    return Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def complain(error: object) -> None:
+    """One error, told without a traceback."""
+    messages().print(Text.assemble(("error: ", "bold red"), str(error)))
+
+
+class Reporter:
+    """Live progress of features, runs and comparisons; silent where nobody watches."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._console = messages()
+        self.quiet = quiet
+        self._bar = Bar(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[facts]}", markup=False),
+            TimeRemainingColumn(compact=True),
+            console=self._console,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            disable=quiet or not self._console.is_terminal,
+        )
+        self._line = self._bar.add_task("reading data", total=None, facts="")
+        self._stage = ""
+        self.prefix = ""  # which run of several this is
+        self.rates: dict[str, float] = {}  # images a second of each split that was encoded now
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Show progress while a block works; its warnings become notes, its prints go to stderr."""
+        with redirect_stdout(sys.stderr), warnings.catch_warnings(), self._bar:
+            warnings.simplefilter("default", UserWarning)
+            warnings.showwarning = self._warn
+            yield
+
+    def note(self, text: str) -> None:
+        if not self.quiet:
+            self._console.print(Text(text, style="dim"))
+
+    def __call__(self, event: Progress | ExtractProgress) -> None:
+        if isinstance(event, ExtractProgress):
+            self._extracting(event)
+        else:
+            self._training(event)
+
+    def counting(self, done: int, total: int) -> None:
+        """Progress of images that are classified."""
+        self._show("images", done, total, f"{done:,}/{total:,}")
+
+    def _extracting(self, event: ExtractProgress) -> None:
+        what = "prompts" if event.stage == "text" else f"{event.stage} images"
+        if event.waiting_for is not None:
+            self._show(f"{what}: waiting for {event.waiting_for}", 0, None, "")
+            return
+        if event.per_second:
+            self.rates[event.stage] = event.per_second
+        rate = f"  {event.per_second:,.0f}/s" if event.per_second else ""
+        self._show(what, event.done, event.total, f"{event.done:,}/{event.total:,}{rate}")
+
+    def _training(self, event: Progress) -> None:
+        done = event.task + (event.epoch / event.epochs if event.stage == "train" else 1)
+        epoch = f"  epoch {event.epoch}/{event.epochs}" if event.stage == "train" else ""
+        facts = f"accuracy {percent(event.accuracy[-1])}" if event.accuracy else ""
+        self._show(f"task {event.task + 1}/{event.tasks}{epoch}", done, event.tasks, facts)
+
+    def _show(self, text: str, done: float, total: float | None, facts: str) -> None:
+        stage = self.prefix + text.split("/")[0].split(" ")[0]
+        if stage != self._stage:  # another thing is counted: its time starts now
+            self._stage = stage
+            self._bar.reset(self._line, total=total)
+        description = f"{self.prefix}{text}"
+        self._bar.update(
+            self._line, description=description, completed=done, total=total, facts=facts
+        )
+
+    def _warn(
+        self,
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if issubclass(category, UserWarning):  # the others are for developers
+            self._bar.console.print(Text.assemble(("warning: ", "yellow"), str(message)))

@@ -1,0 +1,165 @@
+"""`awpf doctor`: what is installed, what works, what is missing and how to get it.
+
+It imports nothing but torch and awpf_ext's operations, so that it works where the rest does not.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import awpf_ext
+
+# package -> the extra of awpf_ext that brings it
+OPTIONAL = {
+    "open_clip_torch": "clip",
+    "torchvision": "clip",
+    "pydantic": "clip",
+    "pyyaml": "clip",
+    "rich": "clip",
+    "safetensors": "clip",
+    "typer": "clip",
+    "tensorboard": "tensorboard",
+}
+
+
+def main(arguments: Sequence[str] = ()) -> int:
+    """Print the report; 0 where the CPU operations work."""
+    unknown = [argument for argument in arguments if argument != "--json"]
+    if unknown:
+        help_wanted = unknown[0] in ("-h", "--help")
+        print("usage: awpf doctor [--json]", file=sys.stdout if help_wanted else sys.stderr)
+        return 0 if help_wanted else 2
+    report = examine()
+    print(json.dumps(report) if arguments else "\n".join(_lines(report)))
+    return 0 if report["works"] else 1
+
+
+def examine() -> dict[str, Any]:
+    """The report as data."""
+    failure = _failure()
+    return {
+        "works": failure is None,
+        "failure": failure,
+        "build": awpf_ext.build_info(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "packages": {name: _version(name) for name in OPTIONAL},
+        "folders": {name: _folder(path) for name, path in _caches().items()},
+        "weights": _weights(),
+    }
+
+
+def _failure() -> str | None:
+    """Why the operations do not work on the CPU, or None: each is run and compared."""
+    torch.manual_seed(0)
+    x, y = torch.randn(40, 8), torch.randn(30, 8) + 1
+    try:
+        pooled = torch.cat([x, y]).double()
+        kernel = torch.exp(-torch.cdist(pooled, pooled).square() / 8)
+        blocks = kernel[:40, :40].mean() + kernel[40:, 40:].mean() - 2 * kernel[:40, 40:].mean()
+        labels = (torch.arange(40) % 4).long()
+        means = torch.stack([x[labels == c].mean(0) for c in range(4)])
+        centred = (x - means[labels]).double()
+        u, s, v = torch.randn(8, 3), torch.rand(3), torch.randn(6, 3)
+        checks = {
+            "mmd": (awpf_ext.mmd(x, y, bandwidth=2.0), blocks),
+            "scatter": (awpf_ext.scatter(x, labels, 4).within, centred.T @ centred),
+            "low_rank_sum": (awpf_ext.low_rank_sum(u[None], s[None], v[None]), u * s @ v.T),
+        }
+    except Exception as error:  # whatever is broken, this is the place to say it
+        return f"{type(error).__name__}: {error}"
+    for name, (found, expected) in checks.items():
+        if not torch.allclose(found.double(), expected.double(), 1e-4, 1e-5):
+            return f"awpf_ext.{name} gives a wrong result"
+    return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _caches() -> dict[str, Path]:
+    """Where weights, data and features are looked for."""
+    home = os.environ.get("HF_HOME", "~/.cache/huggingface")
+    hub = os.environ.get("HF_HUB_CACHE", f"{home}/hub")
+    named = {
+        "features and data": "~/.cache/awpf_ext",
+        "Hugging Face hub": hub,
+        "OpenAI weights": "~/.cache/clip",
+    }
+    return {name: Path(path).expanduser() for name, path in named.items()}
+
+
+def _folder(path: Path) -> dict[str, Any]:
+    """Path, bytes in it (None: it is not there yet), bytes free on its disk."""
+    there = next(p for p in (path, *path.parents) if p.exists())
+    free = shutil.disk_usage(there).free
+    used = None
+    if path.is_dir():
+        files = (Path(root) / name for root, _, names in os.walk(path) for name in names)
+        used = sum(file.lstat().st_size for file in files)
+    return {"path": str(path), "bytes": used, "free": free}
+
+
+def _weights() -> list[str]:
+    """CLIP weights in the caches."""
+    caches = _caches()
+    names = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+    files = [
+        f for n in names for f in caches["Hugging Face hub"].glob(f"models--*/snapshots/*/{n}")
+    ]
+    hub = {f.parents[2].name.removeprefix("models--").replace("--", "/") for f in files}
+    return sorted(hub) + sorted(file.name for file in caches["OpenAI weights"].glob("*.pt"))
+
+
+def _lines(report: dict[str, Any]) -> list[str]:
+    build, packages = report["build"], report["packages"]
+    sets = build.get("instruction_sets_built", [])
+    kernels = build["cpu_kernels"]
+    if "instruction_set" in build:
+        kernels += f", {build['instruction_set']} (built: {', '.join(sets)})"
+    rows = [
+        ("awpf_ext", build["awpf_ext"]),
+        ("python", build["python"]),
+        ("torch", f"{build['torch']}, {build['threads']} threads"),
+        ("CPU kernels", kernels),
+        ("CUDA kernels", build["cuda_kernels"]),
+        ("GPU", ", ".join(report["gpus"]) or "none that torch sees"),
+        ("", ""),
+    ]
+    for name, version in packages.items():
+        missing = f'missing: pip install "awpf_ext[{OPTIONAL[name]}]"'
+        rows.append((name, version or missing))
+    rows.append(("", ""))
+    for name, folder in report["folders"].items():
+        used = "not there yet" if folder["bytes"] is None else _size(folder["bytes"])
+        rows.append((name, f"{folder['path']} ({used}, {_size(folder['free'])} free)"))
+    rows.append(("weights found", ", ".join(report["weights"]) or "none; fetched on first use"))
+    verdict = (
+        "all operations work on the CPU" if report["works"] else f"broken: {report['failure']}"
+    )
+    width = max(len(name) for name, _ in rows)
+    return [f"{name:<{width}}  {value}".rstrip() for name, value in rows] + ["", verdict]
+
+
+def _size(count: int) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count //= 1000
+    return f"{count:.0f} GB"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,120 @@
+"""A learned model apart from its training data: from a run's folder, or one file of its own.
+
+An exported file is a safetensors with `text` (the class texts, in the order learned) and
+`state.NAME` for every tensor of the method's state; its metadata has under "awpf_ext" a JSON object
+with the method and its settings, class names, logit scale, and what encodes images.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from awpf_ext import io
+from awpf_ext.checkpoint import RunFolder
+from awpf_ext.errors import CheckpointError, DataError, UserError
+from awpf_ext.methods import Method, method_class, method_config
+from awpf_ext.record import saved_config
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class LearnedModel:
+    """What classifies image features of its backbone; made by `load_run` or `load_exported`."""
+
+    method: Method
+    class_names: tuple[str, ...]  # of the classes seen, in the order of the logits
+    facts: Mapping[str, Any]  # what is kept beside the tensors; `provenance` names the backbone
+
+    @torch.no_grad()
+    def logits(self, features: Tensor) -> Tensor:
+        """(n, classes) for (n, d) image features of the backbone, normalised or not."""
+        return self.method.logits(features.to(self.method.device, torch.float32))
+
+    def probabilities(self, features: Tensor) -> Tensor:
+        return self.logits(features).softmax(dim=1)
+
+
+def load_model(path: str | Path) -> LearnedModel:
+    """The model in a run's folder or in an exported file."""
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise UserError(f"there is no {path}; expected a run's folder or an exported file")
+    return load_run(path) if path.is_dir() else load_exported(path)
+
+
+def load_run(folder: str | Path) -> LearnedModel:
+    """The model after the last task that is done in a run's folder."""
+    folder = Path(folder).expanduser()
+    config = saved_config(folder)
+    if not (folder / "run.json").exists():
+        raise UserError(f"{folder} has no finished task yet")
+    marker = io.read_json(folder / "run.json")
+    saved = RunFolder(folder).begin(marker["identity"], marker["environment"], resume=True)
+    if saved.state is None:
+        raise UserError(f"{folder} has no finished task yet")
+    try:
+        tensors, metadata = io.load_tensors(folder / "bank.safetensors")
+        bank = json.loads(metadata["awpf_ext"])
+    except (DataError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{folder}: {error}") from None
+    facts = {
+        "method": config.method,
+        "settings": config.settings.model_dump(mode="json"),
+        "seed": config.seed,
+        "tasks": len(saved.results),
+        "accuracy": saved.results[-1]["accuracy"],
+        "pretrained": config.pretrained,
+        **bank,
+        "provenance": {**bank["provenance"], **marker["environment"]},
+    }
+    return _model(facts, tensors["text"], saved.state)
+
+
+def export_run(folder: str | Path, out: str | Path) -> LearnedModel:
+    """Write the model of a run's folder as one file; `load_exported` reads it."""
+    out = Path(out).expanduser()
+    if out.suffix != ".safetensors":
+        raise UserError(f"{out} is not a name for the export; expected FILE.safetensors")
+    model = load_run(folder)
+    state = {
+        f"state.{name}": tensor
+        for name, tensor in model.method.state_dict().items()
+        if name != "generator"  # only further learning needs it
+    }
+    described = json.dumps({"format": FORMAT, **model.facts}, ensure_ascii=False)
+    io.save_tensors(out, {"text": model.method.text, **state}, {"awpf_ext": described})
+    return model
+
+
+def load_exported(path: str | Path) -> LearnedModel:
+    """The model in a file that `export_run` wrote."""
+    tensors, metadata = io.load_tensors(path)
+    try:
+        facts = json.loads(metadata["awpf_ext"])
+        found, text = facts.pop("format"), tensors.pop("text")
+    except (KeyError, ValueError, TypeError):
+        raise DataError(f"{path} is not a model that `awpf export` wrote") from None
+    if found != FORMAT:
+        raise DataError(f"{path} has export format {found}; this version reads format {FORMAT}")
+    state = {name.removeprefix("state."): tensor for name, tensor in tensors.items()}
+    return _model(facts, text, state)
+
+
+def _model(facts: Mapping[str, Any], text: Tensor, state: Mapping[str, Tensor]) -> LearnedModel:
+    method = method_class(facts["method"])(
+        method_config(facts["method"], facts["settings"]),
+        text=text,
+        logit_scale=facts["logit_scale"],
+        seed=facts["seed"],
+    )
+    # A generator's state is that of its device; what is learned may be used on another.
+    method.load_state_dict({**state, "generator": method.generator.get_state()})
+    return LearnedModel(method, tuple(facts["class_names"][: method.seen]), facts)

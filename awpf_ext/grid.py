@@ -1,0 +1,177 @@
+"""Many runs side by side: methods, or values of a setting, on several class orders and seeds.
+
+Each run has its own folder below the grid's, so that a grid which was stopped goes on where it was,
+and one that is asked for more (another method, another seed) runs only what is new.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from awpf_ext.config import Configured, Layer, RunConfig, configure
+from awpf_ext.data import FeatureSet
+from awpf_ext.errors import UserError
+from awpf_ext.result import Result
+from awpf_ext.run import RunProgress, load_features, run_configured
+
+METRICS = ("average", "last", "forgetting")
+
+
+class Arm(NamedTuple):
+    """One row of a grid: its name, and the keys in which it differs from the others."""
+
+    label: str
+    keys: Mapping[str, Any]
+
+
+class Cell(NamedTuple):
+    """One run of a grid."""
+
+    arm: str
+    order: str
+    seed: int
+    config: RunConfig
+    folder: Path
+
+
+class Spread(NamedTuple):
+    """Mean and sample standard deviation (None for a single value)."""
+
+    mean: float
+    std: float | None
+
+
+class Difference(NamedTuple):
+    """Of runs on the same order and seed: this arm less the first."""
+
+    mean: float
+    std: float | None
+    higher: int  # runs in which this arm is above the first
+    runs: int
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The results, arm by arm; each arm has its runs in the same sequence of orders and seeds."""
+
+    cells: tuple[Cell, ...]
+    results: tuple[Result, ...]
+
+    @property
+    def arms(self) -> list[str]:
+        return list(dict.fromkeys(cell.arm for cell in self.cells))
+
+    def values(self, arm: str, metric: str) -> list[float]:
+        pairs = zip(self.cells, self.results, strict=True)
+        return [float(getattr(result, metric)) for cell, result in pairs if cell.arm == arm]
+
+    def spread(self, arm: str, metric: str) -> Spread:
+        return Spread(*_mean_std(self.values(arm, metric)))
+
+    def difference(self, arm: str, metric: str) -> Difference:
+        pairs = zip(self.values(arm, metric), self.values(self.arms[0], metric), strict=True)
+        differences = [here - first for here, first in pairs]
+        higher = sum(difference > 0 for difference in differences)
+        return Difference(*_mean_std(differences), higher, len(differences))
+
+    def to_json(self) -> dict[str, Any]:
+        runs = [
+            {
+                "arm": cell.arm,
+                "order": cell.order,
+                "seed": cell.seed,
+                "folder": str(cell.folder),
+                **{metric: getattr(result, metric) for metric in METRICS},
+                "accuracy": result.to_json()["accuracy"],
+                "records": result.to_json()["records"],
+            }
+            for cell, result in zip(self.cells, self.results, strict=True)
+        ]
+        arms = [
+            {
+                "arm": arm,
+                **{metric: self.spread(arm, metric)._asdict() for metric in METRICS},
+                "difference_from": self.arms[0],
+                "difference": {m: self.difference(arm, m)._asdict() for m in METRICS},
+            }
+            for arm in self.arms
+        ]
+        return {"arms": arms, "runs": runs, "provenance": self.results[0].provenance}
+
+
+def plan_grid(
+    arms: Sequence[Arm],
+    layers: Sequence[Layer],
+    *,
+    orders: Sequence[str],
+    seeds: Sequence[int],
+    out: Path,
+) -> list[Cell]:
+    """Every run of the grid, all configurations checked before the first one starts."""
+    if not (arms and orders and seeds):
+        raise UserError("there is nothing to run: methods or values, orders and seeds, one each")
+    cells: list[Cell] = []
+    unused: list[set[str]] = []
+    for arm in arms:
+        for order in orders:
+            for seed in seeds:
+                own = Layer("this grid", {**arm.keys, "order": order, "seed": seed})
+                configured: Configured = configure([*layers, own])
+                unused.append(set(configured.unused))
+                name = f"{arm.label}_order-{order.replace('seed:', '')}_seed-{seed}"
+                folder = out / re.sub(r"[^\w.=+-]+", "-", name)
+                cells.append(Cell(arm.label, order, seed, configured.config, folder))
+    nobodys = set.intersection(*unused)
+    if nobodys:
+        raise UserError(f"no method here has a setting {', '.join(sorted(nobodys))}")
+    folders = [cell.folder for cell in cells]
+    twice = next((folder for folder in folders if folders.count(folder) > 1), None)
+    if twice is not None:
+        raise UserError(f"two runs of this grid would be kept in {twice}; give each value once")
+    return cells
+
+
+def run_grid(
+    cells: Sequence[Cell],
+    *,
+    progress: RunProgress | None = None,
+    starting: Callable[[int, Cell], None] = lambda index, cell: None,
+) -> Grid:
+    """Run what is not finished yet; `starting` is told of each run before it begins."""
+    source = _LatestFeatures()
+    results = []
+    for index, cell in enumerate(cells):
+        starting(index, cell)
+        results.append(
+            run_configured(
+                cell.config, out=cell.folder, resume=True, progress=progress, features_of=source
+            )
+        )
+    return Grid(tuple(cells), tuple(results))
+
+
+class _LatestFeatures:
+    """Features are read once for runs that share them."""
+
+    KEYS = frozenset(
+        ("dataset", "class_names", "model", "pretrained", "precision", "prompt", "on_unreadable")
+    )
+
+    def __init__(self) -> None:
+        self._key: dict[str, Any] | None = None
+        self._features: FeatureSet | None = None
+
+    def __call__(self, config: RunConfig, progress: RunProgress | None) -> FeatureSet:
+        key = config.model_dump(include=set(self.KEYS))
+        if self._features is None or key != self._key:
+            self._features, self._key = load_features(config, progress), key
+        return self._features
+
+
+def _mean_std(values: Sequence[float]) -> tuple[float, float | None]:
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None

@@ -1,0 +1,119 @@
+"""Images to classes, with the backbone that a model was learned on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from awpf_ext.clip import Backbone, load_backbone
+from awpf_ext.errors import DataError, UserError
+from awpf_ext.export import LearnedModel
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The likeliest classes of one image, best first; or why it could not be read."""
+
+    image: str
+    classes: tuple[tuple[str, float], ...] = ()  # name and probability
+    error: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        told = {"image": self.image}
+        if self.error is not None:
+            return {**told, "error": self.error}
+        return {**told, "classes": [{"class": n, "probability": p} for n, p in self.classes]}
+
+
+def backbone_of(
+    model: LearnedModel,
+    *,
+    pretrained: str | None = None,
+    cache_dir: str | Path | None = None,
+    device: torch.device | str = "cpu",
+) -> Backbone:
+    """The backbone whose features `model` classifies; DataError where its weights are others.
+
+    pretrained: where the weights are now, if not where they were.
+    """
+    known = model.facts["provenance"]
+    if "model" not in known:
+        raise UserError(
+            f"this model was learned on {known['dataset']}: the backbone that made those features "
+            "is not known, so images cannot be encoded; classify features instead, with "
+            "awpf_ext.export.load_model(PATH).probabilities(features)"
+        )
+    backbone = load_backbone(
+        known["model"],
+        pretrained or model.facts["pretrained"],
+        precision=known["precision"],
+        device=device,
+        cache_dir=cache_dir,
+    )
+    for key in ("weights_hash", "preprocessing_hash"):
+        here = backbone.provenance[key]
+        if here != known[key]:
+            raise DataError(
+                f"{backbone.name} {backbone.pretrained} is not the backbone that this model was "
+                f"learned on: its {key} is {here}, expected {known[key]}"
+            )
+    return backbone
+
+
+def predict(
+    model: LearnedModel,
+    backbone: Backbone,
+    images: Sequence[str | Path],
+    *,
+    top: int = 5,
+    batch_size: int = 64,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Prediction]:
+    """The `top` likeliest classes of each image, in the order given."""
+    if top < 1:
+        raise UserError(f"top is {top}; expected at least 1")
+    predictions: list[Prediction] = []
+    for start in range(0, len(images), batch_size):
+        names = [str(image) for image in images[start : start + batch_size]]
+        predictions += _predict_batch(model, backbone, names, top)
+        if progress is not None:
+            progress(len(predictions), len(images))
+    return predictions
+
+
+def _predict_batch(
+    model: LearnedModel, backbone: Backbone, names: Sequence[str], top: int
+) -> list[Prediction]:
+    read = [_prepared(backbone, name) for name in names]
+    pixels = [image for image in read if not isinstance(image, str)]
+    if not pixels:
+        return [Prediction(n, error=str(e)) for n, e in zip(names, read, strict=True)]
+    features = backbone.encode_images(torch.from_numpy(np.stack(pixels)))
+    best = model.probabilities(features).topk(min(top, len(model.class_names)), dim=1)
+    rows = iter(zip(best.values.tolist(), best.indices.tolist(), strict=True))
+    predictions = []
+    for name, image in zip(names, read, strict=True):
+        if isinstance(image, str):
+            predictions.append(Prediction(name, error=image))
+            continue
+        values, classes = next(rows)
+        likeliest = zip((model.class_names[i] for i in classes), values, strict=True)
+        predictions.append(Prediction(name, tuple(likeliest)))
+    return predictions
+
+
+def _prepared(backbone: Backbone, name: str) -> np.ndarray[Any, np.dtype[np.uint8]] | str:
+    """The image ready for the backbone, or why it cannot be read."""
+    try:
+        with Image.open(Path(name).expanduser()) as image:
+            return backbone.prepare(image)
+    except OSError as error:
+        return error.strerror or str(error)
+    except Exception as error:  # a decoder fed with rubbish raises nearly anything
+        return str(error) or type(error).__name__

@@ -1,0 +1,182 @@
+"""A whole protocol in one call: data, features, tasks, a method, and the result in a folder.
+
+    from awpf_ext.run import run
+
+    result = run(dataset="features:clip.npz", method="awpf", increment=10, out="runs/first")
+    print(result.average, result.last, result.forgetting)
+
+The command line calls the same functions.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from awpf_ext import _library, build_info
+from awpf_ext.board import check_tensorboard, write_tensorboard
+from awpf_ext.checkpoint import Resume, RunFolder
+from awpf_ext.clip import load_backbone
+from awpf_ext.config import Layer, RunConfig, configure, read_file
+from awpf_ext.data import (
+    ExtractProgress,
+    FeatureSet,
+    FeatureStore,
+    class_order,
+    extract_features,
+    load_dataset,
+    task_stream,
+)
+from awpf_ext.errors import UserError
+from awpf_ext.methods import method_class
+from awpf_ext.record import claim_folder, finish_folder, look_into
+from awpf_ext.result import Result
+from awpf_ext.trainer import Progress, train
+
+RunProgress = Callable[[Progress | ExtractProgress], None]
+FeatureSource = Callable[[RunConfig, RunProgress | None], FeatureSet]
+
+
+def run(
+    config: str | Path | None = None,
+    *,
+    out: str | Path | None = None,
+    resume: Resume = False,
+    progress: RunProgress | None = None,
+    tensorboard: bool = False,
+    **options: Any,
+) -> Result:
+    """Run a protocol; the same keys as the command line's, from a YAML file, as options, or both.
+
+    out: the folder that the run is kept in; without it nothing is written. A finished run there is
+    read, not repeated. resume: go on with an unfinished one ("intact": even where its last files
+    are damaged).
+    """
+    layers = [] if config is None else [read_file(Path(config))]
+    configured = configure([*layers, Layer("run()", options)])
+    if configured.unused:
+        raise UserError(f"{configured.config.method} has no {', '.join(configured.unused)}")
+    return run_configured(
+        configured.config, out=out, resume=resume, progress=progress, tensorboard=tensorboard
+    )
+
+
+def run_configured(
+    config: RunConfig,
+    *,
+    out: str | Path | None = None,
+    resume: Resume = False,
+    progress: RunProgress | None = None,
+    tensorboard: bool = False,
+    features_of: FeatureSource | None = None,
+) -> Result:
+    """`run` for a configuration at hand; `features_of` may keep features between runs."""
+    folder = None if out is None else Path(out).expanduser()
+    if tensorboard:
+        check_tensorboard(folder)
+    if folder is not None:
+        found = look_into(folder, config)
+        if found.result is not None:
+            return found.result
+        if found.started and not resume:
+            raise UserError(
+                f"{folder} holds an unfinished run ({found.tasks} tasks done); go on with it "
+                "(--resume, or resume=True in Python) or choose another folder"
+            )
+    device = trainer_device(config.device)
+    with threads(config.threads):
+        start = time.perf_counter()
+        features = (features_of or load_features)(config, progress)
+        stream = task_stream(
+            features,
+            base=config.base,
+            increment=config.increment,
+            order=config.order,
+            device=device,
+        )
+        reading = time.perf_counter() - start
+        method = method_class(config.method)(
+            config.settings, text=stream.text, logit_scale=stream.logit_scale, seed=config.seed
+        )
+        checkpoint = None
+        if folder is not None:
+            claim_folder(folder, config, stream)
+            checkpoint = RunFolder(folder)
+        result = train(stream, method, checkpoint=checkpoint, resume=resume, progress=progress)
+    result = _completed(result, reading)
+    if folder is not None:
+        finish_folder(folder, result)
+        if tensorboard:
+            write_tensorboard(folder, result)
+    return result
+
+
+def load_features(config: RunConfig, progress: RunProgress | None = None) -> FeatureSet:
+    """The features of the configured data set: ready-made, from the store, or computed into it."""
+    data = load_dataset(config.dataset, class_names=config.class_names)
+    if isinstance(data, FeatureSet):
+        return data
+    class_order(config.order, len(data.class_keys))  # a mistake shows before hours of encoding
+    backbone = load_backbone(
+        config.model,
+        config.pretrained,
+        precision=config.precision,
+        device=encoder_device(config.device),
+        cache_dir=config.cache_dir,
+    )
+    return extract_features(
+        data,
+        backbone,
+        FeatureStore(config.store),
+        prompt=config.prompt,
+        on_unreadable=config.on_unreadable,
+        batch_size=config.encode_batch,
+        workers=config.workers,
+        progress=progress,
+    )
+
+
+def encoder_device(device: str) -> torch.device:
+    """Where images are encoded; auto: on the GPU where there is one."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device != "cpu" and not torch.cuda.is_available():
+        raise UserError(f"device is {device!r}, but torch {torch.__version__} sees no GPU here")
+    return torch.device(device)
+
+
+def trainer_device(device: str) -> torch.device:
+    """Where methods learn; auto: where the images are encoded, if our operations run there too."""
+    chosen = encoder_device(device)
+    try:
+        _library.require(chosen, "mmd")
+    except NotImplementedError as error:
+        if device != "auto":
+            raise UserError(f"device is {device!r}, but {error}") from None
+        return torch.device("cpu")
+    return chosen
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Run a block with that many threads (None: as many as before)."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _completed(result: Result, reading: float) -> Result:
+    """With the time that features took, and the instruction set they were learned with."""
+    first = result.tasks[0]
+    timed = replace(first, seconds={"features": reading, **first.seconds})
+    provenance = {**result.provenance, "instruction_set": build_info().get("instruction_set")}
+    return replace(result, tasks=(timed, *result.tasks[1:]), provenance=provenance)

@@ -1,0 +1,194 @@
+"""The tables that commands print on standard output."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from awpf_ext.grid import METRICS, Difference, Grid, Spread
+from awpf_ext.methods import Method
+from awpf_ext.predict import Prediction
+from awpf_ext.result import Result
+
+SHOWN_TASKS = 20  # rows of a table of tasks; of more, the first and the last
+
+
+def print_result(result: Result, folder: Path) -> None:
+    """One run: a row a task, then the three numbers, time and place."""
+    facts = result.provenance
+    say(
+        (facts["method"], "bold"),
+        f" on {facts['dataset']}: {counted(len(result.tasks), 'task')}, "
+        f"order {facts['class_order']}, seed {facts['seed']}\n",
+    )
+    table = _table("task", "test images", "seen", "old", "new")
+    rows = list(zip(result.test_images, result.accuracy, result.old, result.new, strict=True))
+    for index in _shown(len(rows)):
+        if index is None:
+            table.add_row(*["..."] * 5)
+        else:
+            images, *accuracies = rows[index]
+            table.add_row(str(index + 1), f"{images:,}", *map(percent, accuracies))
+    _print(table)
+    say(
+        "\naverage ",
+        (percent(result.average), "bold"),
+        "   last ",
+        (percent(result.last), "bold"),
+        "   forgetting ",
+        (percent(result.forgetting), "bold"),
+        (f"   {_seconds(result)}", "dim"),
+    )
+    say((str(folder), "dim"))
+
+
+def print_grid(grid: Grid, first: str, best: bool, folder: Path) -> None:
+    """A row an arm: mean and deviation of the metrics, and the difference from the first arm."""
+    runs = len(grid.cells) // len(grid.arms)
+    say(f"{grid.results[0].provenance['dataset']}: {counted(runs, 'run')} each, in percent\n")
+    paired = len(grid.arms) > 1
+    columns = ["average", "last", "forgetting"]
+    compared = ["average", "last"] if paired else []
+    table = _table(first, *columns, *(f"{metric} - first" for metric in compared))
+    top = {m: max(grid.spread(arm, m).mean for arm in grid.arms) for m in ("average", "last")}
+    for arm in grid.arms:
+        cells = [Text(arm)]
+        for metric in METRICS:
+            spread = grid.spread(arm, metric)
+            strong = best and paired and spread.mean == top.get(metric)
+            cells.append(Text(_spread(spread), style="bold" if strong else ""))
+        for metric in compared:
+            difference = grid.difference(arm, metric)
+            cells.append(Text("-" if arm == grid.arms[0] else _difference(difference)))
+        table.add_row(*cells)
+    _print(table)
+    say((f"\n{folder}", "dim"))
+
+
+def print_features(facts: Mapping[str, Any]) -> None:
+    """What `awpf features` found or made."""
+    provenance = facts["provenance"]
+    (train, width), (test, _) = facts["train"], facts["test"]
+    say(
+        (provenance["dataset"], "bold"),
+        f": {train:,} training and {test:,} test images, {counted(facts['classes'], 'class')}",
+    )
+    rates = facts["images_per_second"]
+    encoded = ", ".join(f"{split} images at {rate:,.0f}/s" for split, rate in rates.items())
+    say(
+        f"{provenance['model']} {provenance['pretrained']} {provenance['precision']}, "
+        f"{width} wide: " + (f"encoded {encoded}" if encoded else "all were in the store")
+    )
+    say((facts["store"], "dim"))
+
+
+def print_predictions(predictions: Sequence[Prediction]) -> None:
+    """Each image's likeliest classes; on one line where only one is asked for."""
+    read = [prediction for prediction in predictions if prediction.error is None]
+    if all(len(prediction.classes) == 1 for prediction in read):
+        width = max((len(prediction.image) for prediction in read), default=0)
+        for prediction in read:
+            name, probability = prediction.classes[0]
+            say(f"{prediction.image:<{width}}  {100 * probability:5.1f}%  {name}")
+        return
+    for prediction in read:
+        say((prediction.image, "bold"))
+        for name, probability in prediction.classes:
+            say(f"  {100 * probability:5.1f}%  {name}")
+
+
+def print_methods(methods: Mapping[str, type[Method]], presets: Iterable[str]) -> None:
+    """A line a method, and the names of the presets."""
+    width = max(map(len, methods))
+    for name, method in methods.items():
+        summary = (inspect.getdoc(method) or "").split("\n", 1)[0]
+        say((f"{name:<{width}}", "bold"), f"  {summary}")
+    say(("\npresets: ", "dim"), ", ".join(presets))
+
+
+def print_settings(method: type[Method]) -> None:
+    """A row a setting: key, default, meaning."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("key", "default", "meaning"):
+        table.add_column(name, overflow="fold")
+    for key, field in method.Config.model_fields.items():
+        table.add_row(Text(key, "bold"), yaml_text(field.default), field.description or "")
+    _print(table)
+
+
+def say(*parts: str | tuple[str, str]) -> None:
+    """A line of text, some of it styled; never wrapped, so that it can be copied."""
+    _console().print(Text.assemble(*parts), soft_wrap=True)
+
+
+def percent(fraction: float | None) -> str:
+    """In percent with one decimal; a dash where there is no number."""
+    if fraction is None or math.isnan(fraction):
+        return "-"
+    return f"{100 * fraction:.1f}"
+
+
+def yaml_text(value: Any) -> str:
+    """A value as it is written in `--set KEY=VALUE`."""
+    return json.dumps(value) if not isinstance(value, str) else value
+
+
+def counted(count: int, noun: str) -> str:
+    """ "1 task", "2 tasks", "3 classes"."""
+    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
+    return f"{count:,} {noun}{ending}"
+
+
+def _console() -> Console:
+    return Console(highlight=False, markup=False, emoji=False)
+
+
+def _print(table: Table) -> None:
+    console = _console()
+    # Where nobody watches, a table has the width it needs.
+    console.print(table, width=None if console.is_terminal else 1000)
+
+
+def _table(first: str, *numbers: str) -> Table:
+    """A table without lines: one column of text, then columns of numbers."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column(first)
+    for name in numbers:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _spread(spread: Spread) -> str:
+    return percent(spread.mean) + ("" if spread.std is None else f" ± {percent(spread.std)}")
+
+
+def _difference(difference: Difference) -> str:
+    deviation = "" if difference.std is None else f" ± {percent(difference.std)}"
+    return f"{100 * difference.mean:+.1f}{deviation} ({difference.higher}/{difference.runs})"
+
+
+def _shown(count: int) -> Iterator[int | None]:
+    """Indices of the rows to show; None for a gap."""
+    half = SHOWN_TASKS // 2
+    if count <= SHOWN_TASKS:
+        yield from range(count)
+    else:
+        yield from range(half)
+        yield None
+        yield from range(count - half, count)
+
+
+def _seconds(result: Result) -> str:
+    """The total, and the stages that took a tenth of it or more."""
+    total = sum(result.seconds.values())
+    stages = sorted(result.seconds.items(), key=lambda stage: -stage[1])
+    told = ", ".join(f"{name} {spent:.1f}" for name, spent in stages if spent >= total / 10)
+    return f"{total:.1f} s ({told})" if told else f"{total:.1f} s"
