@@ -7,8 +7,8 @@ STABLE_TORCH_LIBRARY(awpf, m) {
   m.def("rbf_sums(Tensor z, Tensor rows, Tensor? columns, Tensor gamma, Tensor? centre) -> Tensor");
   m.def(
       "rbf_sums_backward(Tensor grad, Tensor z, Tensor rows, Tensor? columns, Tensor gamma, Tensor? centre) -> Tensor");
-  // The sums, and the gradient of sum_gh coefficients[p, g, h] S[p, g, h] in one pass over the pairs; float32 or
-  // float64.
+  // The sums, and the gradient (float32 or float64) of sum_gh coefficients[p, g, h] S[p, g, h], in one pass over the
+  // pairs. Blocks of coefficient zero are not visited: their sums are not found.
   m.def("rbf_sums_and_gradient(Tensor z, Tensor rows, Tensor gamma, Tensor coefficients) -> (Tensor, Tensor)");
   // (p, 1 + permutations, 3): sums of xx, xy and yy under the given split (first) and random ones.
   m.def("rbf_permutation_sums(Tensor z, Tensor rows, Tensor gamma, SymInt permutations, int seed) -> Tensor");

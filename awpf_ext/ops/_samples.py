@@ -28,6 +28,7 @@ class Samples(NamedTuple):
     rows: Tensor  # (problems, 2, 2)
     owner: Tensor  # (rows of z,)
     sizes: Tensor  # (problems, 2), float64
+    least: int | None  # rows of the smallest sample, where it may be looked at
     shape: tuple[int, ...]
 
 
@@ -75,7 +76,8 @@ def pool_ragged(function: str, x: Any, y: Any, x_offsets: Any, y_offsets: Any) -
     rows = torch.stack([_ranges(first), _ranges(second) + x.shape[0]], dim=1)
     sizes = (rows[..., 1] - rows[..., 0]).double()
     owner = torch.cat([_owners(first, x.shape[0]), _owners(second, y.shape[0])])
-    return Samples(torch.cat([x, y]), rows, owner, sizes, (rows.shape[0],))
+    least = None if is_traced() else int(sizes.min())
+    return Samples(torch.cat([x, y]), rows, owner, sizes, least, (rows.shape[0],))
 
 
 def _owners(offsets: Tensor, count: int) -> Tensor:
@@ -117,7 +119,7 @@ def pool_batch(function: str, x: Any, y: Any) -> Samples:
     z = torch.cat([x.reshape(problems * n, d), y.reshape(problems * m, d)])
     sizes = torch.tensor([[n, m]], dtype=torch.float64, device=x.device).expand(problems, 2)
     owner = torch.cat([first.repeat_interleave(n), first.repeat_interleave(m)])
-    return Samples(z, rows, owner, sizes, tuple(shape))
+    return Samples(z, rows, owner, sizes, min(n, m), tuple(shape))
 
 
 def pool_one(function: str, x: Any) -> tuple[Tensor, Tensor, tuple[int, ...]]:
@@ -130,12 +132,11 @@ def pool_one(function: str, x: Any) -> tuple[Tensor, Tensor, tuple[int, ...]]:
     return x.reshape(problems * n, d), torch.stack([first, first + n], dim=-1).unsqueeze(1), shape
 
 
-def check_unbiased(estimator: str, sizes: Tensor) -> None:
+def check_unbiased(estimator: str, least: int | None) -> None:
     """The unbiased estimator divides by n - 1."""
-    if estimator == "unbiased" and not is_traced() and bool((sizes < 2).any()):
+    if estimator == "unbiased" and least is not None and least < 2:
         raise ValueError(
-            'estimator="unbiased" needs at least two rows in every sample, '
-            f"got a sample of {int(sizes.min())}"
+            f'estimator="unbiased" needs at least two rows in every sample, got a sample of {least}'
         )
 
 
@@ -172,7 +173,7 @@ def _positive(name: str, values: Any, like: Tensor) -> Tensor:
     if not numbers:
         raise ValueError(f"{name} must hold at least one number, got none")
     for number in numbers:
-        if not (number > 0 and math.isfinite(number)):
+        if not 0 < number < math.inf:
             raise ValueError(f"{name} must be positive and finite, got {number}")
     return torch.tensor(numbers, dtype=torch.float64, device=like.device)
 

@@ -58,7 +58,7 @@ def mmd(
     """
     check_choice("estimator", estimator, ESTIMATORS)
     samples = _pool("mmd", x, y, x_offsets, y_offsets)
-    check_unbiased(estimator, samples.sizes)
+    check_unbiased(estimator, samples.least)
     gamma = exponents(bandwidth, scales, samples.z, samples.rows, samples.shape)
     how = estimate(samples.sizes, estimator)
     value = how.constant + weighted_rbf_sums(
@@ -182,6 +182,6 @@ def median_bandwidth(x: Any, y: Any = None) -> Tensor:
     if y is None:
         z, rows, shape = pool_one("median_bandwidth", x)
     else:
-        z, rows, _, _, shape = pool_batch("median_bandwidth", x, y)
+        z, rows, *_, shape = pool_batch("median_bandwidth", x, y)
     squares = median_square_distance(z, rows, MEDIAN_ROWS, MEDIAN_SEED)
     return squares.sqrt().reshape(shape).to(result_dtype(z.dtype))

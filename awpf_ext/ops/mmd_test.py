@@ -56,7 +56,7 @@ def mmd_test(
         samples = pool_batch("mmd_test", x, y)
     else:
         samples = pool_ragged("mmd_test", x, y, x_offsets, y_offsets)
-    check_unbiased(estimator, samples.sizes)
+    check_unbiased(estimator, samples.least)
     gamma = exponents(bandwidth, scales, samples.z, samples.rows, samples.shape)
     sums = rbf_permutation_sums(samples.z, samples.rows, gamma, permutations, seed)
     sizes = samples.sizes.unsqueeze(1)
