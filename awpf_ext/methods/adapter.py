@@ -46,7 +46,7 @@ class AdapterConfig(MethodConfig):
     hinge: bool = Field(False, description="RAPF's hinge between similar old and new classes")
     hinge_threshold: float = Field(0.65, gt=0, description="text distance that makes a hard pair")
     hinge_margin: float = Field(0.1, ge=0)
-    hinge_draws: int = Field(32, ge=1, description="most draws for hard pairs in one batch")
+    hinge_draws: int = Field(64, ge=1, description="most draws for hard pairs in one batch")
 
 
 class Batch(NamedTuple):
