@@ -21,6 +21,10 @@ sys.path.append(str(Path(__file__).parent / "ops"))
 SHARED = Path(__file__).parents[1].parent / "shared"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: takes tens of seconds; leave out with -m 'not slow'")
+
+
 @pytest.fixture(autouse=True)
 def _same_start() -> Iterator[None]:
     """A test neither depends on the one before it nor leaves its number of threads to the next."""

@@ -63,6 +63,24 @@ def autograd_mmd(x: Tensor, y: Tensor, gammas: list[float], estimator: str = "bi
     return estimate(total(x, x), total(x, y), total(y, y), len(x), len(y), estimator)
 
 
+def block_gradient(z: Tensor, sizes: list[int], gammas: list[float], weights: Tensor) -> Tensor:
+    """d/dz of sum_gh weights[g, h] S[g, h] for consecutive groups: sum_j P_ij (z_j - z_i)."""
+    z = z.double()
+    squares = square_distances(z, z)
+    slopes = sum(2 * gamma * torch.exp(-gamma * squares) for gamma in gammas) / len(gammas)
+    group = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    both = (weights + weights.T)[group][:, group]  # every pair is met twice, as (i, j) and as (j, i)
+    pulls = both * slopes
+    return pulls @ z - pulls.sum(1, keepdim=True) * z
+
+
+def mmd_weights(n: int, m: int, estimator: str) -> Tensor:
+    """The squared MMD as weights of block sums, but for a constant."""
+    unbiased = int(estimator == "unbiased")
+    xx, yy, xy = 1 / (n * (n - unbiased)), 1 / (m * (m - unbiased)), -1 / (n * m)
+    return torch.tensor([[xx, xy], [xy, yy]], dtype=torch.float64)
+
+
 def median_distance(z: Tensor) -> Tensor:
     """Lower median over the pairs of different points."""
     pairs = torch.pdist(z.double())

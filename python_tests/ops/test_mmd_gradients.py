@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.autograd.forward_ad as forward_mode
-from references import FIVE, autograd_mmd, gammas_of
+from references import FIVE, autograd_mmd, block_gradient, gammas_of, mmd_weights
 from torch.autograd import gradcheck
 
 import awpf_ext
@@ -71,18 +71,9 @@ def test_large_gradients_equal_autograd_in_float64(shape, dtype, tolerance, esti
 
 
 def by_hand(x, y, gammas, estimator):
-    """d mmd / dx_i = sum_j c_ij sum_s 2 gamma_s k_s(i, j) (z_j - z_i) / S, in float64."""
-    z = torch.cat([x, y]).double()
-    n, m = len(x), len(y)
-    squares = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist") ** 2
-    weights = sum(2 * gamma * torch.exp(-gamma * squares) for gamma in gammas) / len(gammas)
-    unbiased = int(estimator == "unbiased")
-    factors = torch.full((n + m, n + m), -2 / (n * m), dtype=torch.float64)
-    factors[:n, :n] = 2 / (n * (n - unbiased))
-    factors[n:, n:] = 2 / (m * (m - unbiased))
-    weights = weights * factors
-    gradient = weights @ z - weights.sum(1, keepdim=True) * z
-    return gradient[:n], gradient[n:]
+    sizes = [len(x), len(y)]
+    weights = mmd_weights(*sizes, estimator)
+    return block_gradient(torch.cat([x, y]), sizes, gammas, weights).split(sizes)
 
 
 def test_the_hand_made_gradient_is_that_of_autograd():

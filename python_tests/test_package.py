@@ -1,0 +1,134 @@
+"""The package as such: what importing it costs and says, with and without its native libraries."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import torch
+
+import awpf_ext
+
+PACKAGE = Path(awpf_ext.__file__).parent
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def output(code: str, **environment: str) -> str:
+    done = python(code, **environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_importing_it_imports_none_of_the_top_floor():
+    heavy = ("open_clip", "matplotlib", "typer", "pydantic", "rich", "yaml", "torchvision",
+             "sklearn", "scipy", "safetensors", "timm", "tensorboard")  # fmt: skip
+    loaded = output(
+        "import sys, torch; before = set(sys.modules); import awpf_ext; "
+        "print(' '.join(m for m in set(sys.modules) - before))"
+    ).split()
+    assert not {name for name in loaded if name.split(".")[0] in heavy}
+    top = {"awpf_ext.clip", "awpf_ext.data", "awpf_ext.methods", "awpf_ext.trainer", "awpf_ext.cli"}
+    assert not top & set(loaded)
+
+
+def test_public_names_are_there():
+    assert sorted(awpf_ext.__all__) == awpf_ext.__all__
+    for name in awpf_ext.__all__:
+        assert getattr(awpf_ext, name).__doc__, name
+
+
+def test_the_version_is_that_of_the_installed_package():
+    assert awpf_ext.__version__ == version("awpf_ext")
+
+
+def test_build_info():
+    info = awpf_ext.build_info()
+    assert info["awpf_ext"] == awpf_ext.__version__
+    assert info["torch"] == torch.__version__
+    assert info["cpu_kernels"] == "ready"
+    assert info["threads"] == torch.get_num_threads()
+    assert info["instruction_set"] in info["instruction_sets_built"]
+    assert "baseline" in info["instruction_sets_built"]
+    assert info["cuda_kernels"]
+    assert info["built_against_torch"]
+    assert info["compiler"]
+
+
+def test_type_information_is_shipped():
+    assert (PACKAGE / "py.typed").exists()
+
+
+def test_an_unknown_instruction_set_is_explained():
+    use = "import torch, awpf_ext; {}awpf_ext.mmd(torch.randn(3, 2), torch.randn(3, 2))"
+    done = python(use.format(""), AWPF_CPU_ISA="sse9")
+    assert done.returncode == 1
+    assert "ImportError" in done.stderr.splitlines()[-1]
+    assert "AWPF_CPU_ISA" in done.stderr.splitlines()[-1]
+    assert "sse9" in done.stderr.splitlines()[-1]
+    assert "avx512, avx2, baseline" in done.stderr.splitlines()[-1]
+    assert "sse9" in output("import awpf_ext; print(awpf_ext.build_info()['cpu_kernels'])", AWPF_CPU_ISA="sse9")
+
+
+@pytest.fixture
+def without_libraries(tmp_path):
+    """A copy of the Python files alone."""
+    shutil.copytree(
+        PACKAGE, tmp_path / "awpf_ext", ignore=shutil.ignore_patterns("*.so", "__pycache__")
+    )
+    return tmp_path
+
+
+CALLS = {
+    "mmd": "awpf_ext.mmd(x, x)",
+    "mmd_matrix": "awpf_ext.mmd_matrix(x, y)",
+    "mmd_test": "awpf_ext.mmd_test(x, x)",
+    "median_bandwidth": "awpf_ext.median_bandwidth(x)",
+    "scatter": "awpf_ext.scatter(x, y)",
+    "ScatterAccumulator": "awpf_ext.ScatterAccumulator(2, 2).update(x, y)",
+    "separability": "awpf_ext.separability(x, y)",
+    "low_rank_sum": "awpf_ext.low_rank_sum(x[None], None, x[None])",
+    "truncate": "awpf_ext.truncate(x[None], None, x[None], 1)",
+}
+
+
+def test_without_native_libraries_the_import_works_and_every_use_explains(without_libraries):
+    code = f"""
+import sys
+sys.path.insert(0, {str(without_libraries)!r})
+import torch, awpf_ext
+assert awpf_ext.__file__.startswith({str(without_libraries)!r})
+x, y = torch.randn(4, 2), torch.tensor([0, 0, 1, 1])
+print(awpf_ext.build_info()["cpu_kernels"])
+for name, call in {CALLS!r}.items():
+    try:
+        eval(call)
+        print(name, "worked")
+    except ImportError as error:
+        print(error)
+"""
+    info, *lines = output(code).splitlines()
+    assert "not built" in info
+    assert len(lines) == len(CALLS)
+    for name, line in zip(CALLS, lines, strict=True):
+        assert line.startswith(f"awpf_ext.{name}: ")
+        assert "pip install" in line
+
+
+def test_a_damaged_library_is_explained(without_libraries):
+    (without_libraries / "awpf_ext" / "awpf_cpu.so").write_bytes(b"not a library")
+    code = f"import sys; sys.path.insert(0, {str(without_libraries)!r}); import awpf_ext; print(awpf_ext.build_info())"
+    assert "awpf_cpu.so cannot be loaded" in output(code)
