@@ -65,19 +65,30 @@ void multiply(const T* a, const T* b, T* c, int64_t c_stride, int64_t row_strips
 template <class T>
 using Quad __attribute__((vector_size(4 * sizeof(T)), aligned(sizeof(T)), may_alias)) = T;
 
+// Lanes of a and b, numbered 0 to 7. GCC before 12 has no __builtin_shufflevector, Clang no __builtin_shuffle.
+template <int kFirst, int kSecond, int kThird, int kFourth, class T>
+inline void choose_lanes(Quad<T>& out, const Quad<T>& a, const Quad<T>& b) {
+#if defined(__clang__)
+  out = __builtin_shufflevector(a, b, kFirst, kSecond, kThird, kFourth);
+#else
+  out = __builtin_shuffle(a, b, Quad<typename VecTypes<T>::Int>{kFirst, kSecond, kThird, kFourth});
+#endif
+}
+
 // to[k * to_stride + r] = from[r * from_stride + k] for a square of four.
 template <class T>
 inline void transpose_quad(T* to, int64_t to_stride, const T* from, int64_t from_stride) {
-  const Quad<T> a = *reinterpret_cast<const Quad<T>*>(from);
-  const Quad<T> b = *reinterpret_cast<const Quad<T>*>(from + from_stride);
-  const Quad<T> c = *reinterpret_cast<const Quad<T>*>(from + 2 * from_stride);
-  const Quad<T> d = *reinterpret_cast<const Quad<T>*>(from + 3 * from_stride);
-  const Quad<T> ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-  const Quad<T> cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
-  *reinterpret_cast<Quad<T>*>(to) = __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5);
-  *reinterpret_cast<Quad<T>*>(to + to_stride) = __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7);
-  *reinterpret_cast<Quad<T>*>(to + 2 * to_stride) = __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5);
-  *reinterpret_cast<Quad<T>*>(to + 3 * to_stride) = __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7);
+  Quad<T> in[4], pair[4], out[4];
+  for (int r = 0; r < 4; ++r) in[r] = *reinterpret_cast<const Quad<T>*>(from + r * from_stride);
+  choose_lanes<0, 4, 1, 5, T>(pair[0], in[0], in[1]);
+  choose_lanes<2, 6, 3, 7, T>(pair[1], in[0], in[1]);
+  choose_lanes<0, 4, 1, 5, T>(pair[2], in[2], in[3]);
+  choose_lanes<2, 6, 3, 7, T>(pair[3], in[2], in[3]);
+  choose_lanes<0, 1, 4, 5, T>(out[0], pair[0], pair[2]);
+  choose_lanes<2, 3, 6, 7, T>(out[1], pair[0], pair[2]);
+  choose_lanes<0, 1, 4, 5, T>(out[2], pair[1], pair[3]);
+  choose_lanes<2, 3, 6, 7, T>(out[3], pair[1], pair[3]);
+  for (int k = 0; k < 4; ++k) *reinterpret_cast<Quad<T>*>(to + k * to_stride) = out[k];
 }
 
 // Packing goes through the source a cache line of every row at a time.
