@@ -82,6 +82,9 @@ def scatter(rows: int, d: int, classes: int) -> Work:
 
     contenders = {
         OURS: Contender(lambda: awpf_ext.scatter(x, labels, classes)),
+        "native op": Contender(
+            lambda: torch.ops.awpf.scatter(x[None], labels[None], classes), stage=True
+        ),
         "eager, indexed": Contender(lambda: indexed(x, labels, classes)),
         "eager, loop": Contender(lambda: loop(x, labels, classes)),
         "eager, moments": Contender(lambda: by_moments(x, labels, classes)),

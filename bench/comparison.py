@@ -19,6 +19,7 @@ class Contender:
     ``once``: too slow to repeat; timed in the process that measures its memory.
     ``compiles``: its first call is not like the others.
     ``checked``: whether the result is the work's result, to be compared with float64.
+    ``approximate``: it settles for less than the work asks, and is no competitor either.
     """
 
     run: Callable[[], Any]
@@ -28,6 +29,7 @@ class Contender:
     once: bool = False
     compiles: bool = False
     checked: bool = True
+    approximate: bool = False
 
 
 class Error(NamedTuple):
@@ -59,11 +61,11 @@ class Row:
     who: str
     seconds: float
     ratio: float | None  # its time / ours: median over rounds in which both ran
-    extra_bytes: int | None
-    error: Error | None
-    of_floor: float | None  # floor / its time
-    rounds: int
-    role: str = "baseline"  # or "ours", "stage", "floor"
+    extra_bytes: int | None = None
+    error: Error | None = None
+    of_floor: float | None = None  # floor / its time
+    rounds: int = 1
+    role: str = "baseline"  # or "ours", "stage", "floor", "approximate"
     note: str = ""
 
 

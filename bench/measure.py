@@ -12,6 +12,7 @@ from comparison import OURS, Contender, Error, Goal, Outcome, Row, Work, paired_
 
 BUDGET = 1.0  # seconds a contender
 FEWEST, MOST = 3, 15  # rounds
+QUICK = 0.5  # seconds: worth a first call before the one whose memory is watched
 
 FLOOR = "GEMM floor"
 
@@ -43,7 +44,8 @@ def compare(make: Callable[[], Work], goals: Sequence[Goal], benchmark: Any) -> 
     for who, contender in everyone.items():
         peak = None
         if who != FLOOR and not contender.stage and memory.can_measure():
-            peak = memory.peak(make, who, warm_up=contender.compiles)
+            quick = not contender.once and medians[who] / contender.scale < QUICK
+            peak = memory.peak(make, who, warm_up=contender.compiles or quick)
         if contender.once:
             if peak is None:
                 continue
@@ -73,6 +75,8 @@ def _role(who: str, contender: Contender) -> str:
         return "ours"
     if who == FLOOR:
         return "floor"
+    if contender.approximate:
+        return "approximate"
     return "stage" if contender.stage else "baseline"
 
 

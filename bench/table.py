@@ -103,7 +103,7 @@ def _processor() -> str:
 
 def _body(outcome: Outcome) -> list[tuple[str, ...]]:
     best = outcome.best_baseline
-    order = {"ours": 0, "stage": 1, "floor": 2, "baseline": 3}
+    order = {"ours": 0, "stage": 1, "floor": 2, "baseline": 3, "approximate": 4}
     rows = sorted(outcome.rows, key=lambda row: order[row.role])
     return [_cells(row, row is best) for row in rows]
 
