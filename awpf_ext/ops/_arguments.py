@@ -74,6 +74,16 @@ def accepts_numpy(function: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
+def as_tensor(name: str, value: Any, device: torch.device) -> Tensor:
+    """Numbers in whatever form they came."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    try:
+        return torch.tensor(value, device=device)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name} must be numbers, got {value!r}") from None
+
+
 def shape_of(tensor: Tensor) -> tuple[int, ...]:
     """The shape as errors print it."""
     return tuple(tensor.shape)

@@ -10,7 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from awpf_ext.ops._arguments import check_alike, check_points, is_traced, shape_of
+from awpf_ext.ops._arguments import (
+    as_tensor,
+    check_alike,
+    check_points,
+    is_traced,
+    shape_of,
+)
 from awpf_ext.ops._rbf import median_square_distance
 
 MEDIAN_ROWS = 1024
@@ -37,7 +43,7 @@ def _check_offsets(name: str, points_name: str, value: Any, points: Tensor) -> T
         raise ValueError(
             f"{points_name} must have shape (rows, d) with {name}, got {shape_of(points)}"
         )
-    offsets = torch.as_tensor(value, device=points.device)
+    offsets = as_tensor(name, value, points.device)
     if offsets.dim() != 1 or offsets.numel() < 2 or offsets.dtype.is_floating_point:
         raise ValueError(
             f"{name} must be a vector of at least two integers (first row of each sample, "

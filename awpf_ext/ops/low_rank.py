@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from awpf_ext._library import require
-from awpf_ext.ops._arguments import FLOATING, accepts_numpy, check_alike, shape_of
+from awpf_ext.ops._arguments import FLOATING, accepts_numpy, as_tensor, check_alike, shape_of
 from awpf_ext.ops._autograd import ReverseMode, apply, batching_rule, fake, folded, unfolded
 
 
@@ -128,7 +128,7 @@ def _join_ragged(u: Any, s: Any, v: Any, weights: Any) -> tuple[Tensor, Tensor, 
 
 
 def _check_weights(weights: Any, shape: tuple[int, ...], like: Tensor) -> Tensor:
-    tensor = torch.as_tensor(weights, device=like.device)
+    tensor = as_tensor("weights", weights, like.device)
     if tensor.dtype.is_complex or tensor.dtype == torch.bool:
         raise TypeError(f"weights must be real numbers, got {tensor.dtype}")
     try:
@@ -227,16 +227,25 @@ def truncate(u: Any, s: Any, v: Any, rank: int, weights: Any = None) -> LowRank:
     m, n, depth = left.shape[-2], right.shape[-2], left.shape[-1]
     if depth > min(m, n) // 2:
         full = low_rank_sum(left[:, None], coefficients[:, None], right[:, None])
-        u, s, vh = torch.linalg.svd(full, full_matrices=False)
-        v = vh.mT
+        u, s, v = _svd(full)
     else:
-        left, right = left * coefficients.unsqueeze(-2), right
+        left = left * coefficients.unsqueeze(-2)
         (q_left, r_left), (q_right, r_right) = torch.linalg.qr(left), torch.linalg.qr(right)
-        u, s, vh = torch.linalg.svd(r_left @ r_right.mT, full_matrices=False)
-        u, v = q_left @ u, q_right @ vh.mT
+        u, s, v = _svd(r_left @ r_right.mT)
+        u, v = q_left @ u, q_right @ v
     kept = min(rank, s.shape[-1])
     u, s, v = u[..., :kept], s[..., :kept], v[..., :kept]
     return LowRank(*(part.reshape(*terms.shape, *part.shape[1:]) for part in (u, s, v)))
+
+
+def _svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    try:
+        u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    except torch._C._LinAlgError:
+        if bool(matrix.isfinite().all()):
+            raise
+        raise ValueError("u, s, v or weights hold a NaN or an infinity") from None
+    return u, s, vh.mT
 
 
 def _stack(factor: Tensor) -> Tensor:
