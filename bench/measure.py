@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import memory
+import torch
 from comparison import OURS, Contender, Error, Goal, Outcome, Row, Work, paired_ratio, spread
 
 BUDGET = 1.0  # seconds a contender
@@ -19,6 +20,7 @@ FLOOR = "GEMM floor"
 
 def compare(make: Callable[[], Work], goals: Sequence[Goal], benchmark: Any) -> Outcome:
     """Time, memory and error of everybody; pytest-benchmark times ours, the others run between."""
+    torch.compiler.reset()  # what was compiled for other shapes is no burden here
     work = make()
     everyone = dict(work.contenders)
     if work.floor is not None:
