@@ -31,12 +31,12 @@ def complain(error: object) -> None:
 class Reporter:
     """Live progress of features, runs and comparisons; silent where nobody watches."""
 
-    def __init__(self, quiet: bool) -> None:
+    def __init__(self, quiet: bool, bar_width: int = 24) -> None:
         self._console = messages()
         self.quiet = quiet
         self._bar = Bar(
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width),
             TextColumn("{task.fields[facts]}", markup=False),
             TimeRemainingColumn(compact=True),
             console=self._console,
@@ -47,6 +47,7 @@ class Reporter:
         )
         self._line = self._bar.add_task("reading data", total=None, facts="")
         self._stage = ""
+        self._width = 0
         self.prefix = ""  # which run of several this is
         self.rates: dict[str, float] = {}  # images a second of each split that was encoded now
 
@@ -93,9 +94,15 @@ class Reporter:
         if stage != self._stage:  # another thing is counted: its time starts now
             self._stage = stage
             self._bar.reset(self._line, total=total)
+            self._width = 0
         description = f"{self.prefix}{text}"
+        self._width = max(self._width, len(description))  # the bar stays where it is
         self._bar.update(
-            self._line, description=description, completed=done, total=total, facts=facts
+            self._line,
+            description=description.ljust(self._width),
+            completed=done,
+            total=total,
+            facts=facts,
         )
 
     def _warn(

@@ -74,11 +74,11 @@ def _failure() -> str | None:
             "scatter": (awpf_ext.scatter(x, labels, 4).within, centred.T @ centred),
             "low_rank_sum": (awpf_ext.low_rank_sum(u[None], s[None], v[None]), u * s @ v.T),
         }
+        for name, (found, expected) in checks.items():
+            if not torch.allclose(found.double(), expected.double(), 1e-4, 1e-5):
+                return f"awpf_ext.{name} gives a wrong result"
     except Exception as error:  # whatever is broken, this is the place to say it
         return f"{type(error).__name__}: {error}"
-    for name, (found, expected) in checks.items():
-        if not torch.allclose(found.double(), expected.double(), 1e-4, 1e-5):
-            return f"awpf_ext.{name} gives a wrong result"
     return None
 
 

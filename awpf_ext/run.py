@@ -86,8 +86,8 @@ def run_configured(
             return found.result
         if found.started and not resume:
             raise UserError(
-                f"{folder} holds an unfinished run ({found.tasks} tasks done); go on with it "
-                "(--resume, or resume=True in Python) or choose another folder"
+                f"{folder} holds an unfinished run ({found.tasks} tasks done): resume it "
+                "(--resume) or choose another folder"
             )
     device = trainer_device(config.device)
     with threads(config.threads):

@@ -50,27 +50,29 @@ def print_result(result: Result, folder: Path) -> None:
     say((str(folder), "dim"))
 
 
-def print_grid(grid: Grid, first: str, best: bool, folder: Path) -> None:
-    """A row an arm: mean and deviation of the metrics, and the difference from the first arm."""
-    runs = len(grid.cells) // len(grid.arms)
-    say(f"{grid.results[0].provenance['dataset']}: {counted(runs, 'run')} each, in percent\n")
-    paired = len(grid.arms) > 1
-    columns = ["average", "last", "forgetting"]
-    compared = ["average", "last"] if paired else []
-    table = _table(first, *columns, *(f"{metric} - first" for metric in compared))
-    top = {m: max(grid.spread(arm, m).mean for arm in grid.arms) for m in ("average", "last")}
+def print_grid(grid: Grid, varied: str, *, paired: bool, folder: Path) -> None:
+    """A row an arm: mean and deviation of the metrics; paired: the difference from the first."""
+    first = grid.arms[0]
+    runs = counted(len(grid.cells) // len(grid.arms), "run")
+    say(f"{grid.results[0].provenance['dataset']}: {runs} each, mean ± standard deviation\n")
+    compared = ("average", "last") if paired and len(grid.arms) > 1 else ()
+    best = {m: max(grid.spread(arm, m).mean for arm in grid.arms) for m in ("average", "last")}
+    table = _table(varied, *METRICS, *(f"{metric} diff." for metric in compared))
     for arm in grid.arms:
-        cells = [Text(arm)]
-        for metric in METRICS:
-            spread = grid.spread(arm, metric)
-            strong = best and paired and spread.mean == top.get(metric)
-            cells.append(Text(_spread(spread), style="bold" if strong else ""))
+        spreads = [(metric, grid.spread(arm, metric)) for metric in METRICS]
+        cells = [
+            Text(_spread(spread), "bold" if spread.mean == best.get(metric) else "")
+            for metric, spread in spreads
+        ]
         for metric in compared:
-            difference = grid.difference(arm, metric)
-            cells.append(Text("-" if arm == grid.arms[0] else _difference(difference)))
-        table.add_row(*cells)
+            cells.append(Text("-" if arm == first else _difference(grid.difference(arm, metric))))
+        table.add_row(Text(arm), *cells)
     _print(table)
-    say((f"\n{folder}", "dim"))
+    if compared:
+        say(
+            (f"\ndiff.: less {first} on the same order and seed; how many runs are above it", "dim")
+        )
+    say((str(folder), "dim"))
 
 
 def print_features(facts: Mapping[str, Any]) -> None:
@@ -162,7 +164,7 @@ def _table(first: str, *numbers: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column(first)
     for name in numbers:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     return table
 
 
@@ -172,7 +174,7 @@ def _spread(spread: Spread) -> str:
 
 def _difference(difference: Difference) -> str:
     deviation = "" if difference.std is None else f" ± {percent(difference.std)}"
-    return f"{100 * difference.mean:+.1f}{deviation} ({difference.higher}/{difference.runs})"
+    return f"{100 * difference.mean:+.1f}{deviation} {difference.higher}/{difference.runs}"
 
 
 def _shown(count: int) -> Iterator[int | None]:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ParamSpec
 import typer
 
 from awpf_ext import __version__
-from awpf_ext.console import complain
+from awpf_ext.console import complain, messages
 from awpf_ext.errors import AwpfError, UserError
 
 EXIT_CODES = """Exit codes: 0 done; 1 a bug, with a traceback; 2 arguments or configuration; 3 data;
@@ -56,7 +56,7 @@ def guarded(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
             complain(error)
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt as interrupt:  # its text: what is kept, and how to go on
-            complain(f"interrupted{interrupt}")
+            messages().print(f"interrupted{interrupt}")
             raise typer.Exit(130) from None
         except ModuleNotFoundError as error:
             if (error.name or "").split(".")[0] == "awpf_ext":

@@ -65,7 +65,7 @@ def compare(
     and seed, with the number of runs in which it is positive.
     """
     arms = [Arm(name, {"method": name}) for name in _listed("--methods", methods)]
-    _run(context, arms, "method", orders, seeds, out, Reporter(quiet), as_json)
+    _run(context, arms, "method", orders, seeds, out, quiet, as_json, True)
 
 
 @guarded
@@ -105,7 +105,7 @@ def sweep(
     """
     taken = [read_value(value) for value in _listed("--values", values)]
     arms = [Arm(f"{value}", {parameter: value}) for value in taken]
-    _run(context, arms, parameter, orders, seeds, out, Reporter(quiet), as_json)
+    _run(context, arms, parameter, orders, seeds, out, quiet, as_json, False)
 
 
 def _run(
@@ -115,8 +115,9 @@ def _run(
     orders: str,
     seeds: str,
     out: Path,
-    reporter: Reporter,
+    quiet: bool,
     as_json: bool,
+    paired: bool,
 ) -> None:
     cells = plan_grid(
         arms,
@@ -126,9 +127,10 @@ def _run(
         out=out,
     )
 
+    reporter = Reporter(quiet, bar_width=12)
+
     def starting(index: int, cell: Cell) -> None:
-        where = f"{cell.arm}, order {cell.order}, seed {cell.seed}"
-        reporter.prefix = f"run {index + 1}/{len(cells)}: {where}: "
+        reporter.prefix = f"run {index + 1}/{len(cells)} ({cell.arm}) "
 
     try:
         with reporter.watching():
@@ -142,7 +144,7 @@ def _run(
     if as_json:
         print_json(facts)
     else:
-        print_grid(grid, varied, best=True, folder=out)
+        print_grid(grid, varied, paired=paired, folder=out)
 
 
 def _listed(name: str, text: str) -> list[str]:

@@ -11,7 +11,7 @@ from awpf_ext.commands import options as o
 from awpf_ext.commands.app import guarded, print_json
 from awpf_ext.console import Reporter, complain
 from awpf_ext.errors import DataError
-from awpf_ext.tables import percent, print_predictions, say
+from awpf_ext.tables import counted, percent, print_predictions, say
 
 
 @guarded
@@ -70,13 +70,13 @@ def export(
 
     model = export_run(run, out)
     facts = {key: model.facts[key] for key in ("method", "tasks", "accuracy")}
-    size = out.expanduser().stat().st_size
+    classes, size = len(model.class_names), out.expanduser().stat().st_size
     if as_json:
-        print_json({"file": str(out), "bytes": size, "classes": len(model.class_names), **facts})
+        print_json({"file": str(out), "bytes": size, "classes": classes, **facts})
     else:
         say(
             (facts["method"], "bold"),
-            f" after {facts['tasks']} tasks: {len(model.class_names)} classes, "
+            f" after {counted(facts['tasks'], 'task')}: {counted(classes, 'class')}, "
             f"accuracy {percent(facts['accuracy'])}, {size / 1e6:.1f} MB",
         )
         say((str(out), "dim"))

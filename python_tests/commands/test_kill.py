@@ -1,0 +1,126 @@
+"""Real processes, killed at random moments and at every moment of writing, then resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from awpf_ext import io
+
+KILLED = -9
+
+
+class Driver:
+    """Runs the command line in a process that may be killed."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("kill_driver.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, arguments, *, after=None, at=None):
+        """Exit status and seconds; a run that fails by itself fails the test."""
+        request = {"arguments": [str(a) for a in arguments], "after": after, "at": at}
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        told = json.loads(self._process.stdout.readline())
+        assert told["status"] in (0, KILLED), told["errors"]
+        return told["status"], told["seconds"]
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+
+
+@pytest.fixture(scope="module")
+def driver():
+    pytest.importorskip("open_clip", reason="needs open_clip_torch")
+    if not hasattr(os, "fork"):
+        pytest.skip("needs a system that forks")
+    started = Driver()
+    yield started
+    started.close()
+
+
+def content(folder: Path) -> dict[str, object]:
+    """All that a run leaves, but times: tensors byte for byte, results without their seconds."""
+    found: dict[str, object] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix == ".safetensors":
+            found[path.name] = path.read_bytes()
+        elif path.suffix == ".json":
+            found[path.name] = without_times(io.read_json(path))
+        elif path.name != "run.lock":
+            found[path.name] = path.read_text()
+    return found
+
+
+def without_times(value):
+    if isinstance(value, dict):
+        return {k: without_times(v) for k, v in value.items() if k not in ("seconds", "digest")}
+    return [without_times(v) for v in value] if isinstance(value, list) else value
+
+
+def test_killed_at_twenty_random_moments(driver, quick_arguments, tmp_path):
+    command = ["run", *quick_arguments, "--set", "epochs=4", "--increment=1", "--resume", "--out"]
+    driver.run([*command, tmp_path / "warm"])
+    _, seconds = driver.run([*command, tmp_path / "whole"])
+    expected = content(tmp_path / "whole")
+    moments = random.Random(0)
+    kills = 0
+    for number in count():
+        folder = tmp_path / f"run{number}"
+        while driver.run([*command, folder], after=moments.uniform(0, seconds))[0] == KILLED:
+            kills += 1
+        driver.run([*command, folder])
+        assert content(folder) == expected
+        if kills >= 20:
+            break
+        assert number < 60, f"{kills} kills: the runs end too soon to be killed"
+
+
+def test_killed_at_every_moment_of_writing(driver, write_features, tmp_path):
+    data = write_features(classes=2)
+    settings = ["--set", "epochs=1", "--set", "replay_per_epoch=20"]
+    command = ["run", f"--dataset=features:{data}", "--increment=1", *settings, "--resume", "--out"]
+    driver.run([*command, tmp_path / "whole"])
+    expected = content(tmp_path / "whole")
+    for moment in count(1):
+        folder = tmp_path / f"run{moment}"
+        if driver.run([*command, folder], at=moment)[0] == 0:
+            break
+        driver.run([*command, folder])
+        assert content(folder) == expected
+    assert moment > 40
+
+
+def test_killed_while_features_are_written(driver, image_arguments, tmp_path):
+    """At every third moment: in shards of the images, in the whole splits, in the text bank."""
+    plain = [a for a in image_arguments if "store=" not in a and a != "--set"]
+
+    def command(folder: Path) -> list[object]:
+        store = ["--set", f"store={folder / 'store'}"]
+        return ["run", *plain, *store, "--method=zero_shot", "--resume", "--out", folder / "run"]
+
+    def learned(folder: Path) -> dict[str, object]:
+        return {k: v for k, v in content(folder / "run").items() if k != "config.yaml"}
+
+    driver.run(command(tmp_path / "whole"))
+    expected = learned(tmp_path / "whole")
+    for moment in count(1, 3):
+        folder = tmp_path / f"run{moment}"
+        if driver.run(command(folder), at=moment)[0] == 0:
+            break
+        driver.run(command(folder))
+        assert learned(folder) == expected
+    assert moment > 60
