@@ -241,7 +241,7 @@ def truncate(u: Any, s: Any, v: Any, rank: int, weights: Any = None) -> LowRank:
 def _svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     try:
         u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-    except torch._C._LinAlgError:
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         if bool(matrix.isfinite().all()):
             raise
         raise ValueError("u, s, v or weights hold a NaN or an infinity") from None
