@@ -1,4 +1,4 @@
-"""Hands the native build to CMake and ninja; everything else about the package is in pyproject.toml."""
+"""Hands the native build to CMake and ninja; all else about the package is in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -27,6 +27,15 @@ def parallel_jobs() -> int:
     return max(1, min(cores, memory // (4 * GIB)))
 
 
+def build_tool(name: str) -> str:
+    """The program from its PyPI package, which need not be on PATH, or the system's."""
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None:
+        sys.exit(f"awpf_ext: {name} was not found; install it with `pip install {name}`")
+    return found
+
+
 class CMakeBuild(build_ext):
     """Builds all native libraries with one CMake run."""
 
@@ -40,9 +49,10 @@ class CMakeBuild(build_ext):
             shutil.rmtree(build)
         build.mkdir(parents=True)
         configure = [
-            "cmake",
+            build_tool("cmake"),
             "-G",
             "Ninja",
+            f"-DCMAKE_MAKE_PROGRAM={build_tool('ninja')}",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DCMAKE_INSTALL_PREFIX={target}",
@@ -54,9 +64,11 @@ class CMakeBuild(build_ext):
         shown = subprocess.run(configure, cwd=build, text=True, stdout=subprocess.PIPE)
         if shown.returncode:
             sys.exit(f"{shown.stdout}\nawpf_ext: CMake could not configure the native build")
-        subprocess.run(["ninja", f"-j{parallel_jobs()}"], cwd=build, check=True)
-        subprocess.run(["cmake", "--install", "."], cwd=build, check=True, stdout=subprocess.DEVNULL)
-        summary = [line[3:] for line in shown.stdout.splitlines() if line.startswith("-- awpf_ext:")]
+        build_all = [build_tool("ninja"), f"-j{parallel_jobs()}"]
+        subprocess.run(build_all, cwd=build, check=True)
+        subprocess.run([*build_all, "install"], cwd=build, check=True, stdout=subprocess.DEVNULL)
+        said = shown.stdout.splitlines()
+        summary = [line[3:] for line in said if line.startswith("-- awpf_ext:")]
         print("\n".join([*summary, f"awpf_ext: installed into {target.name}/"]), flush=True)
 
 
