@@ -14,8 +14,8 @@ from torch.nn.functional import normalize
 from awpf_ext.data.features import FeatureSet, read_features
 from awpf_ext.data.stream import TaskStream, task_stream
 
-# `from references import ...` in the tests of the operations; the checkout itself stays off the path, so that an
-# installed package is what is tested.
+# `from references import ...` in the tests of the operations; the checkout itself stays off the
+# path, so that an installed package is what is tested.
 sys.path.append(str(Path(__file__).parent / "ops"))
 
 SHARED = Path(__file__).parents[1].parent / "shared"

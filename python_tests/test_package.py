@@ -80,7 +80,9 @@ def test_an_unknown_instruction_set_is_explained():
     assert "AWPF_CPU_ISA" in done.stderr.splitlines()[-1]
     assert "sse9" in done.stderr.splitlines()[-1]
     assert "avx512, avx2, baseline" in done.stderr.splitlines()[-1]
-    assert "sse9" in output("import awpf_ext; print(awpf_ext.build_info()['cpu_kernels'])", AWPF_CPU_ISA="sse9")
+    assert "sse9" in output(
+        "import awpf_ext; print(awpf_ext.build_info()['cpu_kernels'])", AWPF_CPU_ISA="sse9"
+    )
 
 
 @pytest.fixture
@@ -130,5 +132,6 @@ for name, call in {CALLS!r}.items():
 
 def test_a_damaged_library_is_explained(without_libraries):
     (without_libraries / "awpf_ext" / "awpf_cpu.so").write_bytes(b"not a library")
-    code = f"import sys; sys.path.insert(0, {str(without_libraries)!r}); import awpf_ext; print(awpf_ext.build_info())"
-    assert "awpf_cpu.so cannot be loaded" in output(code)
+    path = f"import sys; sys.path.insert(0, {str(without_libraries)!r}); "
+    found = output(path + "import awpf_ext; print(awpf_ext.build_info())")
+    assert "awpf_cpu.so cannot be loaded" in found

@@ -1,4 +1,4 @@
-"""The operations written down naively, in float64 and plain torch: what the kernels are measured against."""
+"""The operations written down naively, in float64 and plain torch: what kernels are held to."""
 
 from __future__ import annotations
 
@@ -69,7 +69,9 @@ def block_gradient(z: Tensor, sizes: list[int], gammas: list[float], weights: Te
     squares = square_distances(z, z)
     slopes = sum(2 * gamma * torch.exp(-gamma * squares) for gamma in gammas) / len(gammas)
     group = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
-    both = (weights + weights.T)[group][:, group]  # every pair is met twice, as (i, j) and as (j, i)
+    both = (weights + weights.T)[group][
+        :, group
+    ]  # every pair is met twice, as (i, j) and as (j, i)
     pulls = both * slopes
     return pulls @ z - pulls.sum(1, keepdim=True) * z
 

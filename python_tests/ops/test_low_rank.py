@@ -13,8 +13,11 @@ import awpf_ext
 TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Of one rounding of the result, and of the sums in single precision.
 TOLERANCE = {
-    torch.float16: 1e-3, torch.bfloat16: 8e-3, torch.float32: 1e-6, torch.float64: 1e-14,
-}  # fmt: skip
+    torch.float16: 1e-3,
+    torch.bfloat16: 8e-3,
+    torch.float32: 1e-6,
+    torch.float64: 1e-14,
+}
 
 
 def factors(*batch, terms, m, n, r, dtype=torch.float64):
@@ -31,7 +34,14 @@ def relative_error(found, expected):
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize(
     ("terms", "m", "n", "r"),
-    [(1, 1, 1, 1), (3, 5, 4, 2), (10, 33, 47, 3), (2, 230, 260, 40), (7, 113, 129, 50), (1, 4, 500, 330)],
+    [
+        (1, 1, 1, 1),
+        (3, 5, 4, 2),
+        (10, 33, 47, 3),
+        (2, 230, 260, 40),
+        (7, 113, 129, 50),
+        (1, 4, 500, 330),
+    ],
 )
 def test_equals_the_reference(terms, m, n, r, dtype):
     u, s, v, weights, base = factors(terms=terms, m=m, n=n, r=r, dtype=dtype)
@@ -121,7 +131,11 @@ def test_degenerate_shapes():
     assert torch.equal(none, base)
     rank_0 = awpf_ext.low_rank_sum(torch.randn(2, 1, 3, 0), None, torch.randn(2, 1, 4, 0))
     assert torch.equal(rank_0, torch.zeros(2, 3, 4))
-    assert awpf_ext.low_rank_sum(torch.randn(0, 1, 3, 2), None, torch.randn(0, 1, 4, 2)).shape == (0, 3, 4)
+    assert awpf_ext.low_rank_sum(torch.randn(0, 1, 3, 2), None, torch.randn(0, 1, 4, 2)).shape == (
+        0,
+        3,
+        4,
+    )
 
 
 # ---- derivatives ----
@@ -179,7 +193,10 @@ def test_truncate_is_the_best_of_its_rank(m, n, r, rank, dtype):
     assert {part.dtype for part in found} == {wide}
     assert [tuple(part.shape) for part in found] == [(m, rank), (rank,), (n, rank)]
     tolerance = 1e-12 if dtype == torch.float64 else 5e-6
-    assert relative_error((found.u * found.s) @ found.v.T, references.best_of_rank(exact, rank)) < tolerance
+    assert (
+        relative_error((found.u * found.s) @ found.v.T, references.best_of_rank(exact, rank))
+        < tolerance
+    )
     values = torch.linalg.svdvals(exact)[:rank]
     assert torch.allclose(found.s.double(), values, rtol=10 * tolerance)
     for factor in (found.u, found.v):
@@ -199,7 +216,9 @@ def test_a_rank_above_that_of_the_sum_gives_all_there_is():
 
 def test_truncated_terms_that_cancel():
     u, s, v, _, _ = factors(terms=1, m=40, n=30, r=3)
-    twice = [value.repeat(2, 1, 1) if value.dim() == 3 else value.repeat(2, 1) for value in (u, s, v)]
+    twice = [
+        value.repeat(2, 1, 1) if value.dim() == 3 else value.repeat(2, 1) for value in (u, s, v)
+    ]
     found = awpf_ext.truncate(*twice, 2, [1.0, -1.0])
     assert float(found.s.abs().max()) < 1e-12
     assert torch.isfinite(found.u).all()

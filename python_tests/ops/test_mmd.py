@@ -22,7 +22,9 @@ def samples(n, m, d, dtype=torch.float64, shift=0.3, batch=()):
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
-@pytest.mark.parametrize(("n", "m", "d"), [(11, 7, 3), (40, 33, 17), (170, 150, 65), (300, 280, 129)])
+@pytest.mark.parametrize(
+    ("n", "m", "d"), [(11, 7, 3), (40, 33, 17), (170, 150, 65), (300, 280, 129)]
+)
 def test_equals_the_reference_on_the_rounded_input(n, m, d, dtype, estimator):
     x, y = samples(n, m, d, dtype)
     sigma = d**0.5
@@ -56,17 +58,28 @@ def test_every_number_of_features_around_the_tiles(dtype):
 
 def test_a_single_point_on_each_side_is_known_in_closed_form():
     x, y = torch.tensor([[0.0]]).double(), torch.tensor([[3.0]]).double()
-    assert float(awpf_ext.mmd(x, y, bandwidth=2.0)) == pytest.approx(2 - 2 * np.exp(-9 / 8), rel=1e-15)
+    assert float(awpf_ext.mmd(x, y, bandwidth=2.0)) == pytest.approx(
+        2 - 2 * np.exp(-9 / 8), rel=1e-15
+    )
 
 
 def test_kernels_with_any_ratio_between_them():
-    """Ratios 2, 4 and 8 go by squaring; others, and ratios above, by an exponential of their own."""
+    """Ratios 2, 4 and 8 go by squaring; all others by an exponential of their own."""
     x, y = samples(160, 150, 9)
-    for sigmas in ([1.0, 2.0], [1.0, 2.0**0.5], [0.5, 0.9, 4.7, 40.0], [3.0, 3.0], [1.0, 16.0, 1.0001]):
+    for sigmas in (
+        [1.0, 2.0],
+        [1.0, 2.0**0.5],
+        [0.5, 0.9, 4.7, 40.0],
+        [3.0, 3.0],
+        [1.0, 16.0, 1.0001],
+    ):
         for dtype, tolerance in ((torch.float64, 1e-13), (torch.float32, 3e-8)):
             a, b = x.to(dtype), y.to(dtype)
             found = awpf_ext.mmd(a, b, bandwidth=sigmas)
-            assert abs(float(found) - float(mmd(a, b, gammas_of(sigmas)))) < tolerance, (sigmas, dtype)
+            assert abs(float(found) - float(mmd(a, b, gammas_of(sigmas)))) < tolerance, (
+                sigmas,
+                dtype,
+            )
 
 
 def test_the_order_of_the_kernels_does_not_matter():
@@ -81,7 +94,9 @@ def test_forms_of_the_bandwidth_agree():
     each = torch.tensor([1.0, 3.0]).double().expand(3, 2)
     assert torch.equal(awpf_ext.mmd(x, y, bandwidth=each), reference)
     assert torch.equal(awpf_ext.mmd(x, y, bandwidth=(1, 3)), reference)
-    assert torch.allclose(awpf_ext.mmd(x, y, bandwidth=1.0, scales=[1.0, 9.0]), reference, rtol=1e-13)
+    assert torch.allclose(
+        awpf_ext.mmd(x, y, bandwidth=1.0, scales=[1.0, 9.0]), reference, rtol=1e-13
+    )
     one = awpf_ext.mmd(x, y, bandwidth=2)
     assert torch.equal(awpf_ext.mmd(x, y, bandwidth=torch.tensor(2.0)), one)
     assert torch.equal(awpf_ext.mmd(x, y, bandwidth=torch.full((3,), 2.0)), one)
@@ -112,7 +127,9 @@ def test_the_median_bandwidth_is_the_default_and_is_that_of_the_pool():
     x, y = samples(31, 22, 6)
     sigma = float(median_distance(torch.cat([x, y])))
     found = awpf_ext.mmd(x, y, scales=(0.5, 1.0))
-    assert float(found) == pytest.approx(float(mmd(x, y, gammas_of([sigma], (0.5, 1.0)))), rel=1e-12)
+    assert float(found) == pytest.approx(
+        float(mmd(x, y, gammas_of([sigma], (0.5, 1.0)))), rel=1e-12
+    )
 
 
 def test_scikit_learn_agrees():
@@ -123,7 +140,9 @@ def test_scikit_learn_agrees():
     unbiased = (kxx.sum() - 70) / (70 * 69) + (kyy.sum() - 45) / (45 * 44) - 2 * kxy.mean()
     sigma = (0.5 / gamma) ** 0.5
     assert awpf_ext.mmd(x, y, bandwidth=sigma) == pytest.approx(biased, abs=1e-13)
-    assert awpf_ext.mmd(x, y, bandwidth=sigma, estimator="unbiased") == pytest.approx(unbiased, abs=1e-13)
+    assert awpf_ext.mmd(x, y, bandwidth=sigma, estimator="unbiased") == pytest.approx(
+        unbiased, abs=1e-13
+    )
 
 
 # ---- layouts ----

@@ -1,4 +1,4 @@
-"""Derivatives of mmd: right in every precision, defined at distance zero, refused beyond the first."""
+"""Derivatives of mmd: right in every precision, defined at distance zero, none beyond the first."""
 
 from __future__ import annotations
 

@@ -117,12 +117,14 @@ def test_two_samples_are_pooled():
 
 def test_1024_rows_are_all_used_and_more_are_a_sample_of_them():
     x = torch.randn(1024, 2).double()
-    assert float(awpf_ext.median_bandwidth(x)) == pytest.approx(float(median_distance(x)), rel=1e-12)
+    assert float(awpf_ext.median_bandwidth(x)) == pytest.approx(
+        float(median_distance(x)), rel=1e-12
+    )
     more = torch.randn(2500, 2).double()
     found = float(awpf_ext.median_bandwidth(more))
     assert found == pytest.approx(float(median_distance(more)), rel=0.05)
     assert found == float(awpf_ext.median_bandwidth(more))
-    # The sample is of different rows: no distance of zero among them, and one above the median of a prefix.
+    # The sample is of rows from everywhere: a prefix would give a median of about 300.
     spaced = torch.arange(3000).double().unsqueeze(1)
     assert 600 < float(awpf_ext.median_bandwidth(spaced)) < 1200
 

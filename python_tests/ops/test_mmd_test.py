@@ -21,10 +21,10 @@ def draw(n, m, d, shift=0.0, dtype=torch.float64, batch=()):
 
 
 def memberships(n, m, permutations, seed):
-    """The pooled rows that each split calls x, read off the block sums of a kernel that tells the rows apart.
+    """The pooled rows that each split calls x, read off block sums that tell the rows apart.
 
-    Multiples c_i of unit vectors have |c_i e_i - c_j e_j|^2 = c_i^2 + c_j^2, so their kernel is w_i w_j with
-    w = exp(-c^2): with arbitrary w, the three sums of a split belong to one subset only.
+    Multiples c_i of unit vectors have |c_i e_i - c_j e_j|^2 = c_i^2 + c_j^2, so their kernel is
+    w_i w_j with w = exp(-c^2): with arbitrary w, the three sums of a split belong to one subset.
     """
     total = n + m
     weights = 0.3 + 0.6 * torch.rand(total, generator=torch.Generator().manual_seed(1)).double()
@@ -92,10 +92,12 @@ def test_the_p_value_is_never_zero():
 
 
 def test_ties_count():
-    """Two points: both splits have the same MMD, whatever rounding says, so nothing is ever extreme."""
+    """Both splits of two points have the same MMD, whatever rounding says."""
     for seed in range(20):
         x, y = torch.randn(2, 1, 5).double()
-        found = awpf_ext.mmd_test(x, y, permutations=30, seed=seed, estimator="biased", bandwidth=1.0)
+        found = awpf_ext.mmd_test(
+            x, y, permutations=30, seed=seed, estimator="biased", bandwidth=1.0
+        )
         assert float(found.p_value) == 1.0
         x, y = draw(3, 3, 4, 8.0, torch.float32)
         found = awpf_ext.mmd_test(x, y, permutations=200, seed=seed, estimator="biased")

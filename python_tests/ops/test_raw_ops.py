@@ -1,4 +1,4 @@
-"""The raw operations: what the public ones do not reach, registration, and safety of direct calls."""
+"""The raw operations: what the public ones do not reach, registration, safe direct calls."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_rows_against_other_columns(dtype):
 
 
 def test_a_given_centre_moves_nothing_but_rounding():
-    """Pieces of one set share a centre, so that their sums round alike wherever they are computed."""
+    """Pieces of one set share a centre, so that their sums round alike wherever they are."""
     z = 5 + torch.randn(700, 9)
     rows, gamma = ranges((0, 300), (300, 700)), torch.full((1, 1), 0.05, dtype=DOUBLE)
     centre = z.double().mean(0, keepdim=True)
@@ -92,71 +92,91 @@ def test_rows_outside_every_group_get_no_gradient():
 # ---- the exponential in csrc/cpu/vec.h, seen through sums ----
 
 
+def pairs_at(distances, dtype, company=1):
+    """One problem a distance: `company` points at the origin, and one that far from them."""
+    count, each = len(distances), company + 1
+    z = torch.zeros(count, each, 1, dtype=dtype)
+    z[:, -1, 0] = torch.as_tensor(distances).to(dtype)
+    first = each * torch.arange(count)
+    borders = torch.stack([first, first + company, first + each], -1)
+    return z.view(-1, 1), torch.stack([borders[:, :2], borders[:, 1:]], 1)
+
+
 def test_exp_in_double_precision():
-    """Two points a problem at a distance known exactly: the off-diagonal sum is one value of exp."""
-    distances = np.concatenate([
-        np.linspace(0, 40, 4001), np.linspace(0, 1, 1001) ** 4, [1e-160, 1e-8, 37.0, 37.6],
-    ])  # fmt: skip
-    count = len(distances)
-    z = torch.zeros(2 * count, 1, dtype=DOUBLE)
-    z[1::2, 0] = torch.from_numpy(distances)
-    first = 2 * torch.arange(count)
-    rows = torch.stack([torch.stack([first, first + 1], -1), torch.stack([first + 1, first + 2], -1)], 1)
-    found = AWPF.rbf_sums(z, rows, None, torch.full((count, 1), 0.5, dtype=DOUBLE), None)[:, 0, 1]
-    for distance, value in zip(distances.tolist(), found.tolist(), strict=True):
+    """Two points a problem: the sum across is a single value of exp."""
+    distances = [*np.linspace(0, 40, 4001), *np.linspace(0, 1, 1001) ** 4, 1e-160, 1e-8, 37.6]
+    z, rows = pairs_at(distances, DOUBLE)
+    gamma = torch.full((len(distances), 1), 0.5, dtype=DOUBLE)
+    found = AWPF.rbf_sums(z, rows, None, gamma, None)[:, 0, 1]
+    for distance, value in zip(distances, found.tolist(), strict=True):
         expected = math.exp(-(distance**2) / 2)
-        # The exponent itself is rounded: relative error grows with it. Below the normal numbers, the smallest stands.
+        # The exponent is rounded, too: the error grows with it. Beyond the normal numbers stands
+        # the smallest of them.
         allowed = (2 + distance**2) * 2.0**-52 * expected + 2.0**-1020
         assert abs(value - expected) <= allowed, distance
 
 
 def test_exp_of_mixtures_by_squaring():
-    count = 500
-    z = torch.zeros(2 * count, 1, dtype=DOUBLE)
-    z[1::2, 0] = torch.linspace(0, 30, count, dtype=DOUBLE)
-    first = 2 * torch.arange(count)
-    rows = torch.stack([torch.stack([first, first + 1], -1), torch.stack([first + 1, first + 2], -1)], 1)
+    distances = torch.linspace(0, 30, 500, dtype=DOUBLE)
+    z, rows = pairs_at(distances, DOUBLE)
     for ratios in (FIVE, (1.0, 8.0, 64.0), (1.0, 3.0, 16.0)):
-        gamma = 0.1 * torch.tensor([ratios], dtype=DOUBLE).expand(count, -1).contiguous()
+        gamma = 0.1 * torch.tensor([ratios], dtype=DOUBLE).expand(500, -1).contiguous()
         found = AWPF.rbf_sums(z, rows, None, gamma, None)[:, 0, 1]
-        expected = torch.exp(-gamma * z[1::2] ** 2).mean(1)
+        expected = torch.exp(-gamma * distances.unsqueeze(1) ** 2).mean(1)
         assert torch.allclose(found, expected, rtol=1e-12, atol=1e-300)
 
 
 def test_exp_in_single_precision():
-    """A pair at a known distance among 700 far points, all of which together add nothing that counts.
+    """Among 2,000 points in one place a single one may be far without ruling out single precision.
 
-    The widest bandwidth that keeps the far ones out leaves the pair's own exponential; single precision needs many
-    rows about the centre, so the pair is many coincident rows at either end.
+    Its kernel with each of them is the same value, so that their sum shows that value's error.
     """
-    rows, gamma = ranges((0, 300), (300, 600)), torch.full((1, 1), 0.5, dtype=DOUBLE)
-    for distance in np.linspace(0, 1.0, 201).tolist():
-        z = torch.zeros(600, 1)
-        z[300:] = distance
-        found = float(AWPF.rbf_sums(z, rows, None, gamma, None)[0, 0, 1]) / 300**2
-        exact = math.exp(-0.5 * float(z[300, 0].double()) ** 2)
-        assert found == pytest.approx(exact, rel=4 * 2.0**-24), distance
+    distances = torch.linspace(0, 40, 161).tolist()
+    z, rows = pairs_at(distances, torch.float32, company=2000)
+    gamma = torch.full((len(distances), 1), 0.5, dtype=DOUBLE)
+    found = AWPF.rbf_sums(z, rows, None, gamma, None)[:, 0, 1] / 2000
+    differs = 0
+    for distance, value in zip(distances, found.tolist(), strict=True):
+        expected = math.exp(-(distance**2) / 2)
+        allowed = (4 + 2 * distance**2) * 2.0**-24 * expected + 2.0**-124
+        assert abs(value - expected) <= allowed, distance
+        differs += abs(value - expected) > 2.0**-40 * expected
+    assert differs > 40  # single precision it was
 
 
 # ---- registration ----
 
+torch.manual_seed(3)
 POINTS = torch.randn(10, 3)
 TWO = torch.tensor([[[0, 4], [4, 10]]])
 GAMMA = torch.ones(1, 2, dtype=DOUBLE)
 SAMPLE_CALLS = {
     "rbf_sums": (POINTS, TWO, None, GAMMA, None),
-    "rbf_sums of columns": (POINTS, TWO[:, :1].clone(), TWO[:, 1:].clone(), GAMMA, torch.zeros(1, 3, dtype=DOUBLE)),
+    "rbf_sums of columns": (
+        POINTS,
+        TWO[:, :1].clone(),
+        TWO[:, 1:].clone(),
+        GAMMA,
+        torch.zeros(1, 3, dtype=DOUBLE),
+    ),
     "rbf_sums_backward": (torch.ones(1, 2, 2, dtype=DOUBLE), POINTS, TWO, None, GAMMA, None),
     "rbf_sums_and_gradient": (POINTS, TWO, GAMMA, torch.ones(1, 2, 2, dtype=DOUBLE)),
     "rbf_permutation_sums": (POINTS, TWO, GAMMA, 7, 1),
     "median_square_distance": (POINTS, TWO, 1024, 0),
     "scatter": (torch.randn(2, 10, 3), torch.randint(0, 3, (2, 10)), 3),
-    "low_rank_sum": (torch.randn(2, 3, 4, 5), torch.randn(2, 3, 6, 5), torch.rand(2, 3, 5, dtype=DOUBLE), None),
-    "low_rank_sum on a base": (
-        torch.randn(1, 2, 4, 5).bfloat16(), torch.randn(1, 2, 6, 5).bfloat16(),
-        torch.rand(1, 2, 5, dtype=DOUBLE), torch.randn(1, 4, 6).bfloat16(),
+    "low_rank_sum": (
+        torch.randn(2, 3, 4, 5),
+        torch.randn(2, 3, 6, 5),
+        torch.rand(2, 3, 5, dtype=DOUBLE),
+        None,
     ),
-}  # fmt: skip
+    "low_rank_sum on a base": (
+        torch.randn(1, 2, 4, 5).bfloat16(),
+        torch.randn(1, 2, 6, 5).bfloat16(),
+        torch.rand(1, 2, 5, dtype=DOUBLE),
+        torch.randn(1, 4, 6).bfloat16(),
+    ),
+}
 
 
 @pytest.mark.parametrize("name", SAMPLE_CALLS)
@@ -175,16 +195,24 @@ def test_every_operation_is_among_the_sample_calls():
 
 def test_schemas_are_the_published_ones():
     """They are public: a change here is a new major version."""
-    assert {str(getattr(AWPF, name.split()[0]).default._schema) for name in SAMPLE_CALLS} == {
-        "awpf::rbf_sums(Tensor z, Tensor rows, Tensor? columns, Tensor gamma, Tensor? centre) -> Tensor",
-        "awpf::rbf_sums_backward(Tensor grad, Tensor z, Tensor rows, Tensor? columns, Tensor gamma, "
-        "Tensor? centre) -> Tensor",
-        "awpf::rbf_sums_and_gradient(Tensor z, Tensor rows, Tensor gamma, Tensor coefficients) -> (Tensor, Tensor)",
-        "awpf::rbf_permutation_sums(Tensor z, Tensor rows, Tensor gamma, SymInt permutations, int seed) -> Tensor",
-        "awpf::median_square_distance(Tensor z, Tensor rows, SymInt max_rows, int seed) -> Tensor",
-        "awpf::scatter(Tensor x, Tensor labels, SymInt num_classes) -> (Tensor, Tensor, Tensor, Tensor)",
-        "awpf::low_rank_sum(Tensor u, Tensor v, Tensor coefficients, Tensor? base) -> Tensor",
+    arguments = {
+        "rbf_sums": "Tensor z, Tensor rows, Tensor? columns, Tensor gamma, Tensor? centre",
+        "rbf_sums_backward": "Tensor grad, Tensor z, Tensor rows, Tensor? columns, Tensor gamma, "
+        "Tensor? centre",
+        "rbf_sums_and_gradient": "Tensor z, Tensor rows, Tensor gamma, Tensor coefficients",
+        "rbf_permutation_sums": "Tensor z, Tensor rows, Tensor gamma, SymInt permutations, "
+        "int seed",
+        "median_square_distance": "Tensor z, Tensor rows, SymInt max_rows, int seed",
+        "scatter": "Tensor x, Tensor labels, SymInt num_classes",
+        "low_rank_sum": "Tensor u, Tensor v, Tensor coefficients, Tensor? base",
     }
+    results = {
+        "rbf_sums_and_gradient": "(Tensor, Tensor)",
+        "scatter": f"({4 * 'Tensor, '}"[:-2] + ")",
+    }
+    for name, expected in arguments.items():
+        schema = f"awpf::{name}({expected}) -> {results.get(name, 'Tensor')}"
+        assert str(getattr(AWPF, name).default._schema) == schema
 
 
 # ---- a direct call with nonsense is an error, never an access out of bounds ----
@@ -207,8 +235,16 @@ BAD_CALLS = [
     ("rbf_sums", (POINTS.int(), TWO, None, GAMMA, None), "z must be float16"),
     ("rbf_sums", (POINTS[0], TWO, None, GAMMA, None), "z must have two dimensions"),
     ("rbf_sums", (POINTS * math.nan, TWO, None, GAMMA, None), "NaN or an infinity"),
-    ("rbf_sums_backward", (torch.ones(1, 2, 3, dtype=DOUBLE), POINTS, TWO, None, GAMMA, None), "grad"),
-    ("rbf_sums_and_gradient", (POINTS, TWO, GAMMA, torch.ones(1, 3, 2, dtype=DOUBLE)), "coefficients"),
+    (
+        "rbf_sums_backward",
+        (torch.ones(1, 2, 3, dtype=DOUBLE), POINTS, TWO, None, GAMMA, None),
+        "grad",
+    ),
+    (
+        "rbf_sums_and_gradient",
+        (POINTS, TWO, GAMMA, torch.ones(1, 3, 2, dtype=DOUBLE)),
+        "coefficients",
+    ),
     ("rbf_permutation_sums", (POINTS, TWO[:, :1], GAMMA, 3, 0), "rows"),
     ("rbf_permutation_sums", (POINTS, TWO, GAMMA, -1, 0), "permutations"),
     ("median_square_distance", (POINTS, TWO, 1, 0), "max_rows"),
@@ -219,7 +255,7 @@ BAD_CALLS = [
     ("scatter", (POINTS[None], torch.zeros(1, 10, dtype=torch.int64), 0), "num_classes"),
     ("low_rank_sum", (torch.ones(1, 2, 3, 4), torch.ones(1, 2, 3, 5), GAMMA, None), "u and v"),
     ("low_rank_sum", (torch.ones(1, 2, 3, 4), torch.ones(1, 2, 3, 4), GAMMA, None), "coefficients"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("name", "arguments", "message"), BAD_CALLS)

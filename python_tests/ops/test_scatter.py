@@ -102,8 +102,11 @@ def test_batches_strides_and_broadcast_labels():
     labels = torch.randint(0, 4, (30,))
     found = awpf_ext.scatter(x, labels, 4)
     assert [tuple(part.shape) for part in found] == [
-        (2, 3, 5, 5), (2, 3, 5, 5), (2, 3, 4, 5), (2, 3, 4),
-    ]  # fmt: skip
+        (2, 3, 5, 5),
+        (2, 3, 5, 5),
+        (2, 3, 4, 5),
+        (2, 3, 4),
+    ]
     turned = x.transpose(-1, -2).contiguous().transpose(-1, -2)
     for i in range(2):
         for j in range(3):

@@ -9,6 +9,7 @@ from torch.func import grad, grad_and_value, jacrev, vmap
 import awpf_ext
 
 BATCH = 3
+torch.manual_seed(2)
 GROUPS = torch.tensor([0, 1, 2, 0, 1, 2, 2])
 
 
@@ -22,15 +23,21 @@ def labels(n, batch=BATCH):
 
 def terms():
     u, v = torch.randn(2, BATCH, 2, 4, 3).double(), torch.randn(BATCH, 2, 5, 3).double()
-    return (u[0], torch.rand(BATCH, 2, 3).double(), v, torch.rand(BATCH, 2).double(),
-            torch.randn(BATCH, 4, 5).double())  # fmt: skip
+    return (
+        u[0],
+        torch.rand(BATCH, 2, 3).double(),
+        v,
+        torch.rand(BATCH, 2).double(),
+        torch.randn(BATCH, 4, 5).double(),
+    )
 
 
 # Each a function of one member of a batch, scalar in the end, differentiable in its first argument.
 SCALARS = {
     "mmd": (lambda x, y: awpf_ext.mmd(x, y, bandwidth=[1.0, 2.0]), (points(7), points(5))),
     "mmd by median": (
-        lambda x, y: awpf_ext.mmd(x, y, estimator="unbiased"), (points(7), points(5)),
+        lambda x, y: awpf_ext.mmd(x, y, estimator="unbiased"),
+        (points(7), points(5)),
     ),
     "mmd of ragged": (
         lambda x, y: awpf_ext.mmd(
@@ -48,19 +55,21 @@ SCALARS = {
     ),
     "trace": (lambda x, y: awpf_ext.separability(x, y, num_classes=3), (points(7), labels(7))),
     "fisher": (
-        lambda x, y: awpf_ext.separability(x, y, "fisher", num_classes=3), (points(7), labels(7)),
+        lambda x, y: awpf_ext.separability(x, y, "fisher", num_classes=3),
+        (points(7), labels(7)),
     ),
     "low_rank_sum": (lambda *t: awpf_ext.low_rank_sum(*t).square().sum(), terms()),
-}  # fmt: skip
+}
 
 VALUES = {
     "median_bandwidth": (lambda x, y: awpf_ext.median_bandwidth(x, y), (points(7), points(5))),
     "mmd_test": (
-        lambda x, y: tuple(awpf_ext.mmd_test(x, y, permutations=11)), (points(7), points(5)),
+        lambda x, y: tuple(awpf_ext.mmd_test(x, y, permutations=11)),
+        (points(7), points(5)),
     ),
     "scatter": (lambda x, y: tuple(awpf_ext.scatter(x, y, 3)), (points(7), labels(7))),
     "low_rank_sum": (awpf_ext.low_rank_sum, terms()),
-}  # fmt: skip
+}
 
 
 def close(found, expected):
@@ -154,7 +163,7 @@ def test_jacobians():
     close(jacrev(function)(x), expected)
 
 
-# ---- compile: seconds each, so few; all but one stop before code is generated, which these operations take no part in ----
+# ---- compile: seconds each, so few; all but one stop before code is generated ----
 
 
 def compiled(function, backend="aot_eager", dynamic=None):
