@@ -21,10 +21,16 @@ def check_tensorboard(folder: Path | None) -> None:
 
 
 def write_tensorboard(folder: Path, result: Result) -> None:
-    """Accuracies, seconds and the method's records, one step a task, to folder/tensorboard."""
+    """Accuracies, seconds and the method's records, one step a task, to folder/tensorboard.
+
+    Once only: events written twice would be drawn twice.
+    """
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(str(folder / "tensorboard")) as writer:
+    board = folder / "tensorboard"
+    if board.exists():
+        return
+    with SummaryWriter(str(board)) as writer:
         curves = {"seen": result.accuracy, "old": result.old, "new": result.new}
         for name, values in curves.items():
             for step, value in enumerate(values):

@@ -19,8 +19,14 @@ from awpf_ext.trainer import Progress
 
 
 def messages() -> Console:
-    """Standard error; long lines are left to the terminal, so that paths can be copied."""
-    return Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    """Standard error: lines end between words in a terminal, and nowhere in a file."""
+    return Console(
+        stderr=True,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        soft_wrap=not sys.stderr.isatty(),
+    )
 
 
 def complain(error: object) -> None:

@@ -101,7 +101,9 @@ class Grid:
             }
             for arm in self.arms
         ]
-        return {"arms": arms, "runs": runs, "provenance": self.results[0].provenance}
+        first, *others = (result.provenance for result in self.results)
+        shared = {k: v for k, v in first.items() if all(o.get(k) == v for o in others)}
+        return {"arms": arms, "runs": runs, "provenance": shared}
 
 
 def plan_grid(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,19 +16,27 @@ from awpf_ext.errors import DataError, UserError
 from awpf_ext.export import LearnedModel
 
 
+class Likely(NamedTuple):
+    """One class that an image may be of."""
+
+    name: str
+    label: int  # in the data set's numbering; names may repeat
+    probability: float
+
+
 @dataclass(frozen=True)
 class Prediction:
     """The likeliest classes of one image, best first; or why it could not be read."""
 
     image: str
-    classes: tuple[tuple[str, float], ...] = ()  # name and probability
+    classes: tuple[Likely, ...] = ()
     error: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         told = {"image": self.image}
         if self.error is not None:
             return {**told, "error": self.error}
-        return {**told, "classes": [{"class": n, "probability": p} for n, p in self.classes]}
+        return {**told, "classes": [likely._asdict() for likely in self.classes]}
 
 
 def backbone_of(
@@ -45,9 +53,9 @@ def backbone_of(
     known = model.facts["provenance"]
     if "model" not in known:
         raise UserError(
-            f"this model was learned on {known['dataset']}: the backbone that made those features "
-            "is not known, so images cannot be encoded; classify features instead, with "
-            "awpf_ext.export.load_model(PATH).probabilities(features)"
+            f"this model was learned on {known['dataset']}: the backbone of those features is not "
+            "known, so images cannot be encoded (features can be classified: "
+            "awpf_ext.export.load_model(PATH).logits(features))"
         )
     backbone = load_backbone(
         known["model"],
@@ -103,7 +111,10 @@ def _predict_batch(
             predictions.append(Prediction(name, error=image))
             continue
         values, classes = next(rows)
-        likeliest = zip((model.class_names[i] for i in classes), values, strict=True)
+        likeliest = (
+            Likely(model.class_names[index], model.facts["class_order"][index], value)
+            for index, value in zip(classes, values, strict=True)
+        )
         predictions.append(Prediction(name, tuple(likeliest)))
     return predictions
 

@@ -82,8 +82,9 @@ def claim_folder(folder: Path, config: RunConfig, stream: TaskStream) -> None:
             io.write_atomic(folder / "config.yaml", config.to_yaml().encode())
 
 
-def finish_folder(folder: Path, result: Result) -> None:
-    """Keep the result; from now on the run is finished."""
+def finish_folder(folder: Path, config: RunConfig, result: Result) -> None:
+    """Keep the result, and where its files were at the end; from now on the run is finished."""
+    io.write_atomic(folder / "config.yaml", config.to_yaml().encode())
     io.write_json(folder / "result.json", result_to_json(result))
 
 

@@ -33,7 +33,7 @@ from awpf_ext.data import (
     load_dataset,
     task_stream,
 )
-from awpf_ext.errors import UserError
+from awpf_ext.errors import DataError, UserError
 from awpf_ext.methods import method_class
 from awpf_ext.record import claim_folder, finish_folder, look_into
 from awpf_ext.result import Result
@@ -83,6 +83,8 @@ def run_configured(
     if folder is not None:
         found = look_into(folder, config)
         if found.result is not None:
+            if tensorboard:
+                write_tensorboard(folder, found.result)
             return found.result
         if found.started and not resume:
             raise UserError(
@@ -93,6 +95,8 @@ def run_configured(
     with threads(config.threads):
         start = time.perf_counter()
         features = (features_of or load_features)(config, progress)
+        if not len(features.test_y):
+            raise DataError("the data set has no test images, so nothing can be measured")
         stream = task_stream(
             features,
             base=config.base,
@@ -111,7 +115,7 @@ def run_configured(
         result = train(stream, method, checkpoint=checkpoint, resume=resume, progress=progress)
     result = _completed(result, reading)
     if folder is not None:
-        finish_folder(folder, result)
+        finish_folder(folder, config, result)
         if tensorboard:
             write_tensorboard(folder, result)
     return result

@@ -5,14 +5,17 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic.fields import FieldInfo
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from awpf_ext.config import RUN_KEYS, RunConfig
 from awpf_ext.grid import METRICS, Difference, Grid, Spread
 from awpf_ext.methods import Method
 from awpf_ext.predict import Prediction
@@ -37,7 +40,7 @@ def print_result(result: Result, folder: Path) -> None:
         else:
             images, *accuracies = rows[index]
             table.add_row(str(index + 1), f"{images:,}", *map(percent, accuracies))
-    _print(table)
+    _console().print(table)
     say(
         "\naverage ",
         (percent(result.average), "bold"),
@@ -67,7 +70,7 @@ def print_grid(grid: Grid, varied: str, *, paired: bool, folder: Path) -> None:
         for metric in compared:
             cells.append(Text("-" if arm == first else _difference(grid.difference(arm, metric))))
         table.add_row(Text(arm), *cells)
-    _print(table)
+    _console().print(table)
     if compared:
         say(
             (f"\ndiff.: less {first} on the same order and seed; how many runs are above it", "dim")
@@ -83,12 +86,10 @@ def print_features(facts: Mapping[str, Any]) -> None:
         (provenance["dataset"], "bold"),
         f": {train:,} training and {test:,} test images, {counted(facts['classes'], 'class')}",
     )
-    rates = facts["images_per_second"]
-    encoded = ", ".join(f"{split} images at {rate:,.0f}/s" for split, rate in rates.items())
-    say(
-        f"{provenance['model']} {provenance['pretrained']} {provenance['precision']}, "
-        f"{width} wide: " + (f"encoded {encoded}" if encoded else "all were in the store")
-    )
+    rates = list(facts["images_per_second"].values())
+    encoded = f"encoded at {rates[0]:,.0f} images/s" if rates else "all were in the store"
+    backbone = f"{provenance['model']} {provenance['pretrained']} {provenance['precision']}"
+    say(f"{backbone}, {width} wide: {encoded}")
     say((facts["store"], "dim"))
 
 
@@ -98,32 +99,35 @@ def print_predictions(predictions: Sequence[Prediction]) -> None:
     if all(len(prediction.classes) == 1 for prediction in read):
         width = max((len(prediction.image) for prediction in read), default=0)
         for prediction in read:
-            name, probability = prediction.classes[0]
-            say(f"{prediction.image:<{width}}  {100 * probability:5.1f}%  {name}")
+            likely = prediction.classes[0]
+            say(f"{prediction.image:<{width}}  {100 * likely.probability:5.1f}%  {likely.name}")
         return
     for prediction in read:
         say((prediction.image, "bold"))
-        for name, probability in prediction.classes:
-            say(f"  {100 * probability:5.1f}%  {name}")
+        for likely in prediction.classes:
+            say(f"  {100 * likely.probability:5.1f}%  {likely.name}")
 
 
 def print_methods(methods: Mapping[str, type[Method]], presets: Iterable[str]) -> None:
-    """A line a method, and the names of the presets."""
+    """A line a method, the names of the presets, and the keys that no method has."""
     width = max(map(len, methods))
     for name, method in methods.items():
         summary = (inspect.getdoc(method) or "").split("\n", 1)[0]
         say((f"{name:<{width}}", "bold"), f"  {summary}")
-    say(("\npresets: ", "dim"), ", ".join(presets))
+    _console().print(Text(f"\npresets: {', '.join(presets)}"))
+    say("\nkeys of every run, for --set and YAML files:")
+    print_keys({key: RunConfig.model_fields[key] for key in RUN_KEYS})
 
 
-def print_settings(method: type[Method]) -> None:
-    """A row a setting: key, default, meaning."""
+def print_keys(fields: Mapping[str, FieldInfo]) -> None:
+    """A row a key: name, default, meaning."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("key", "default", "meaning"):
         table.add_column(name, overflow="fold")
-    for key, field in method.Config.model_fields.items():
-        table.add_row(Text(key, "bold"), yaml_text(field.default), field.description or "")
-    _print(table)
+    for key, field in fields.items():
+        default = "" if field.is_required() else yaml_text(field.default)
+        table.add_row(Text(key, "bold"), default, field.description or "")
+    _console().print(table)
 
 
 def say(*parts: str | tuple[str, str]) -> None:
@@ -140,7 +144,7 @@ def percent(fraction: float | None) -> str:
 
 def yaml_text(value: Any) -> str:
     """A value as it is written in `--set KEY=VALUE`."""
-    return json.dumps(value) if not isinstance(value, str) else value
+    return str(value) if isinstance(value, str | Path) else json.dumps(value)
 
 
 def counted(count: int, noun: str) -> str:
@@ -150,13 +154,9 @@ def counted(count: int, noun: str) -> str:
 
 
 def _console() -> Console:
-    return Console(highlight=False, markup=False, emoji=False)
-
-
-def _print(table: Table) -> None:
-    console = _console()
-    # Where nobody watches, a table has the width it needs.
-    console.print(table, width=None if console.is_terminal else 1000)
+    """Standard output; where it is no terminal, tables have the width they need."""
+    width = None if sys.stdout.isatty() else 200
+    return Console(width=width, highlight=False, markup=False, emoji=False)
 
 
 def _table(first: str, *numbers: str) -> Table:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, ParamSpec
 import typer
 
 from awpf_ext import __version__
+from awpf_ext._library import MISSING_CPU
 from awpf_ext.console import complain, messages
 from awpf_ext.errors import AwpfError, UserError
 
@@ -66,6 +67,9 @@ def guarded(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
         except (typer.Exit, BrokenPipeError):
             raise
         except Exception:
+            if MISSING_CPU is not None:  # nothing can work: no bug
+                complain(f"awpf_ext's operations do not work here: {MISSING_CPU}")
+                raise typer.Exit(UserError.exit_code) from None
             traceback.print_exc()
             complain("this is a bug in awpf_ext; please report it with the lines above")
             raise typer.Exit(1) from None

@@ -11,7 +11,7 @@ import typer
 from awpf_ext import io
 from awpf_ext.commands import options as o
 from awpf_ext.commands.app import guarded, print_json
-from awpf_ext.config import read_value
+from awpf_ext.config import read_assignments
 from awpf_ext.console import Reporter
 from awpf_ext.errors import UserError
 from awpf_ext.grid import Arm, Cell, plan_grid, run_grid
@@ -103,8 +103,8 @@ def sweep(
 
     By default AWPF's lambda, as in the paper's Figure 4; any key can be varied.
     """
-    taken = [read_value(value) for value in _listed("--values", values)]
-    arms = [Arm(f"{value}", {parameter: value}) for value in taken]
+    taken = _listed("--values", values)
+    arms = [Arm(value, read_assignments([f"{parameter}={value}"]).values) for value in taken]
     _run(context, arms, parameter, orders, seeds, out, quiet, as_json, False)
 
 
@@ -119,9 +119,15 @@ def _run(
     as_json: bool,
     paired: bool,
 ) -> None:
+    layers, out = o.layers(context), out.expanduser()
+    for key in ("order", "seed"):
+        if varied == key or key in layers[-1].values:
+            raise UserError(f"{key} is varied by --{key}s, in no other way")
+    if varied in layers[-1].values:
+        raise UserError(f"{varied} is what is varied here; leave it out of --set")
     cells = plan_grid(
         arms,
-        o.layers(context),
+        layers,
         orders=_listed("--orders", orders),
         seeds=[_whole_number(seed) for seed in _listed("--seeds", seeds)],
         out=out,

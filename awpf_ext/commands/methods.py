@@ -8,7 +8,7 @@ import typer
 
 from awpf_ext.commands.app import guarded
 from awpf_ext.methods import METHODS, PRESETS, method_class
-from awpf_ext.tables import print_methods, print_settings
+from awpf_ext.tables import print_keys, print_methods
 
 
 @guarded
@@ -19,4 +19,4 @@ def methods(
     if name is None:
         print_methods(METHODS, PRESETS)
     else:
-        print_settings(method_class(name))
+        print_keys(method_class(name).Config.model_fields)

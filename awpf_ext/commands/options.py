@@ -52,7 +52,7 @@ Assignments = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="any key: see `awpf methods NAME` for a method's; METHOD.KEY for that method alone",
+        help="any key, as `awpf methods [NAME]` lists them; METHOD.KEY: for that method alone",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]

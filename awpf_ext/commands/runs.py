@@ -69,7 +69,7 @@ def run(
     """
     configured = configure(o.layers(context))
     chosen = configured.config
-    folder = out or default_folder(chosen)
+    folder = (out or default_folder(chosen)).expanduser()
     reporter = Reporter(quiet)
     if configured.unused:
         reporter.note(f"{chosen.method} has no {', '.join(configured.unused)}: left out")

@@ -19,7 +19,7 @@ def predict(
     model: Annotated[
         Path, typer.Argument(metavar="RUN", help="a run's folder, or a file of `awpf export`")
     ],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="image files")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="image files")],
     top: Annotated[int, typer.Option("--top", "-k", metavar="K", help="classes an image")] = 5,
     pretrained: Annotated[
         str | None,
@@ -77,6 +77,6 @@ def export(
         say(
             (facts["method"], "bold"),
             f" after {counted(facts['tasks'], 'task')}: {counted(classes, 'class')}, "
-            f"accuracy {percent(facts['accuracy'])}, {size / 1e6:.1f} MB",
+            f"accuracy {percent(facts['accuracy'])}, {size / 1000:,.0f} kB",
         )
         say((str(out), "dim"))

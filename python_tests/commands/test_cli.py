@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import statistics
 import subprocess
 import sys
 
@@ -16,7 +15,6 @@ import torch
 import awpf_ext
 from awpf_ext import io
 from awpf_ext.commands import runs
-from awpf_ext.commands.grids import LAMBDAS
 
 AWPF = [sys.executable, "-m", "awpf_ext.cli"]
 
@@ -77,6 +75,9 @@ def test_settings_that_the_method_has_not_are_noted(quick_arguments, awpf):
         (["compare", "--dataset=x", "--seeds=1,1"], 2, "give each value once"),
         (["sweep", "--dataset=x", "--method=rapf"], 2, "no method here has a setting balance_scal"),
         (["sweep", "--dataset=x", "--parameter=lambda"], 2, "there is no key 'lambda'"),
+        (["sweep", "--dataset=x", "--parameter=seed"], 2, "seed is varied by --seeds"),
+        (["compare", "--dataset=x", "--set", "order=natural"], 2, "order is varied by --orders"),
+        (["compare", "--dataset=x", "--set", "method=rapf"], 2, "method is what is varied here"),
         (["predict", "none", "a.png"], 2, "there is no none"),
         (["predict", ".", "a.png"], 2, "holds no run"),
         (["predict", "damaged.safetensors", "a.png"], 3, "cannot read damaged.safetensors"),
@@ -153,88 +154,6 @@ def test_a_second_process_is_told_who_is_in_the_folder(quick_arguments, awpf, tm
     assert f"run is in use by process {os.getpid()}" in done.err
 
 
-def test_compare(quick_arguments, awpf, tmp_path, monkeypatch):
-    grid = ["--methods=zero_shot,rapf", "--orders=seed:0,natural", "--seeds=0,1", "--out=grid"]
-    arguments = ["compare", *(a for a in quick_arguments if "order" not in a), *grid]
-    told = awpf(*arguments, "--json").json
-    assert len(told["runs"]) == 8
-    assert told == io.read_json(tmp_path / "grid" / "grid.json")
-    last = {
-        arm: [r["last"] for r in told["runs"] if r["arm"] == arm] for arm in ("zero_shot", "rapf")
-    }
-    rapf = told["arms"][1]
-    assert rapf["last"]["mean"] == pytest.approx(statistics.mean(last["rapf"]))
-    assert rapf["last"]["std"] == pytest.approx(statistics.stdev(last["rapf"]))
-    differences = [a - b for a, b in zip(last["rapf"], last["zero_shot"], strict=True)]
-    assert rapf["difference"]["last"] == pytest.approx(
-        {
-            "mean": statistics.mean(differences),
-            "std": statistics.stdev(differences),
-            "higher": sum(difference > 0 for difference in differences),
-            "runs": 4,
-        }
-    )
-    names = [f"{m}_order-{o}_seed-{s}" for m in last for o in ("0", "natural") for s in (0, 1)]
-    assert sorted(path.name for path in (tmp_path / "grid").iterdir() if path.is_dir()) == sorted(
-        names
-    )
-
-    monkeypatch.setattr("awpf_ext.run.train", lambda *_, **__: pytest.fail("it was run again"))
-    table = awpf(*arguments)
-    assert table.code == 0
-    assert table.out.splitlines()[0].startswith("features:clip.npz: 4 runs each")
-    assert "average diff." in table.out
-    assert table.out.splitlines()[-1] == "grid"
-
-
-def test_an_interrupted_comparison_goes_on(quick_arguments, awpf, monkeypatch):
-    grid = ["--methods=zero_shot,rapf", "--orders=seed:0", "--out=grid"]
-    arguments = ["compare", *(a for a in quick_arguments if "order" not in a), *grid]
-
-    def hook(name: str) -> None:
-        if name == "synced task_0002.json" and len(trained) == 1:
-            raise KeyboardInterrupt
-        if name == "renamed result.json":
-            trained.append(name)
-
-    trained: list[str] = []
-    monkeypatch.setattr(io, "FAULT_HOOK", hook)
-    stopped = awpf(*arguments)
-    assert stopped.code == 130
-    assert stopped.err == "interrupted: 1 of 2 runs done in grid; the same command goes on\n"
-    monkeypatch.setattr(io, "FAULT_HOOK", None)
-    resumed = awpf(*arguments, "--json").json
-    whole = awpf(*arguments, "--json", "--out=other").json
-    for run, other in zip(resumed["runs"], whole["runs"], strict=True):
-        assert {**run, "folder": ""} == {**other, "folder": ""}
-
-
-def test_sweep_varies_lambda_by_default_and_any_key(quick_arguments, awpf):
-    arguments = [a for a in quick_arguments if "order" not in a]
-    told = awpf("sweep", *arguments, "--orders=seed:0", "--set", "epochs=1", "--json").json
-    assert told["varied"] == "balance_scale"
-    assert [arm["arm"] for arm in told["arms"]] == LAMBDAS.split(",")
-    weights = [run["records"][-1]["weight"] for run in told["runs"]]
-    taus = [run["records"][-1]["tau"] for run in told["runs"]]
-    scales = [float(run["arm"]) for run in told["runs"]]
-    assert weights == pytest.approx(
-        [min(1, scale * tau) for scale, tau in zip(scales, taus, strict=True)]
-    )
-    by_key = awpf(
-        "sweep", *arguments, "--method=rapf", "--parameter=increment", "--values=1,2,3", "--out=i"
-    )
-    assert by_key.code == 0
-    assert by_key.out.splitlines()[2].split() == ["increment", "average", "last", "forgetting"]
-
-
-def test_a_comparison_of_another_configuration_is_refused(quick_arguments, awpf):
-    arguments = ["compare", quick_arguments[0], "--methods=zero_shot", "--out=grid"]
-    assert awpf(*arguments, "--increment=2").code == 0
-    refused = awpf(*arguments, "--increment=3")
-    assert refused.code == 4
-    assert "belongs to another run: increment is 2 there, 3 here" in refused.err
-
-
 def test_features_fill_the_store_that_run_reads(image_arguments, awpf):
     arguments = [argument for argument in image_arguments if "increment" not in argument]
     told = awpf("features", *arguments, "--json").json
@@ -267,6 +186,7 @@ def test_a_wrong_order_shows_before_the_images_are_encoded(image_arguments, awpf
 def test_methods_lists_methods_and_settings(awpf):
     listed = awpf("methods").out
     assert all(name in listed for name in ("zero_shot", "rapf", "awpf", "calfuse", "cub200-b0"))
+    assert re.search(r"^on_unreadable +stop +images", awpf("methods").out, re.MULTILINE)
     settings = awpf("methods", "awpf").out
     assert re.search(r"^balance_scale +1.0 +lambda", settings, re.MULTILINE)
 

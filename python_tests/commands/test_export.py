@@ -123,13 +123,14 @@ def test_predict_says_the_same_of_a_run_and_of_its_export(image_run, images, awp
         probabilities = [entry["probability"] for entry in prediction["classes"]]
         assert probabilities == sorted(probabilities, reverse=True)
         assert sum(probabilities) == pytest.approx(1)  # all four classes
-        assert {c["class"] for c in prediction["classes"]} == {"äpfel", "Birnen", "犬", "a cat"}
+        labels = {c["name"]: c["label"] for c in prediction["classes"]}
+        assert labels == {"Birnen": 0, "a cat": 1, "äpfel": 2, "犬": 3}
 
 
 def test_predict_agrees_with_the_accuracy_of_the_run(image_run, awpf, tmp_path):
     images = sorted((tmp_path / "images" / "test").glob("*/*.png"))
     told = awpf("predict", image_run, *images, "--top=1", "--json").json["predictions"]
-    names = [prediction["classes"][0]["class"].replace(" ", "_") for prediction in told]
+    names = [prediction["classes"][0]["name"].replace(" ", "_") for prediction in told]
     right = [name == image.parent.name for name, image in zip(names, images, strict=True)]
     assert np.mean(right) == io.read_json(image_run / "result.json")["last"]
 
@@ -165,4 +166,4 @@ def test_predict_refuses_a_run_on_ready_made_features(features_file, awpf, quick
     assert awpf("run", *quick_arguments, "--out=run").code == 0
     done = awpf("predict", "run", "a.png")
     assert done.code == 2
-    assert "learned on features:clip.npz: the backbone that made those features is not" in done.err
+    assert "learned on features:clip.npz: the backbone of those features is not known" in done.err
