@@ -12,12 +12,12 @@ from awpf_ext.result import Result
 
 def check_tensorboard(folder: Path | None) -> None:
     """UserError where the curves could not be written, before any work is done."""
+    if folder is None:
+        raise UserError("tensorboard is asked for, but out is not: it writes to the run's folder")
     if find_spec("tensorboard") is None:
         raise UserError(
             'tensorboard is not installed; get it with pip install "awpf_ext[tensorboard]"'
         )
-    if folder is None:
-        raise UserError("tensorboard is asked for, but out is not: it writes to the run's folder")
 
 
 def write_tensorboard(folder: Path, result: Result) -> None:
