@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -14,15 +13,7 @@ from torch.nn.functional import normalize
 from awpf_ext.data.features import FeatureSet, read_features
 from awpf_ext.data.stream import TaskStream, task_stream
 
-# `from references import ...` in the tests of the operations; the checkout itself stays off the
-# path, so that an installed package is what is tested.
-sys.path.append(str(Path(__file__).parent / "ops"))
-
 SHARED = Path(__file__).parents[1].parent / "shared"
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: takes tens of seconds; leave out with -m 'not slow'")
 
 
 @pytest.fixture(autouse=True)
