@@ -34,6 +34,12 @@ X, Y = points(1300, 70), points(1150, 70)
 SMALL_X, SMALL_Y = points(150, 33, torch.float64), points(170, 33, torch.float64)
 GROUPS = torch.randint(0, 9, (1300,))
 
+# Sums in float64: what rounding to float32 would hide.
+AWPF = torch.ops.awpf
+ROWS = torch.tensor([[[0, 700], [700, 1300]]])
+GAMMA = torch.tensor([[0.002, 0.004]], dtype=torch.float64)
+WEIGHTS = torch.tensor([[[1.0, -1.0], [-1.0, 2.0]]], dtype=torch.float64)
+
 CALLS = {
     "mmd": (lambda x, y: awpf_ext.mmd(x, y, scales=(0.5, 1.0, 2.0)), (X, Y)),
     "mmd in double": (lambda x, y: awpf_ext.mmd(x, y, estimator="unbiased"), (SMALL_X, SMALL_Y)),
@@ -55,6 +61,24 @@ CALLS = {
     ),
     "mmd_matrix": (lambda x: awpf_ext.mmd_matrix(x, GROUPS), (X,)),
     "mmd_test": (lambda x, y: tuple(awpf_ext.mmd_test(x, y, permutations=40)), (X, Y)),
+    "block sums": (lambda z: AWPF.rbf_sums(z, ROWS, None, GAMMA, None), (X.detach(),)),
+    "block sums in double": (
+        lambda z: AWPF.rbf_sums(z, ROWS, None, GAMMA, None),
+        (X.detach().double(),),
+    ),
+    "block sums of rectangles": (
+        lambda z: AWPF.rbf_sums(z, ROWS[:, :1].clone(), ROWS[:, 1:].clone(), GAMMA, None),
+        (X.detach(),),
+    ),
+    "sums of permutations": (
+        lambda z: AWPF.rbf_permutation_sums(z, ROWS, GAMMA, 30, 0),
+        (X.detach(),),
+    ),
+    "sums and gradient": (
+        lambda z: AWPF.rbf_sums_and_gradient(z, ROWS, GAMMA, WEIGHTS),
+        (X.detach(),),
+    ),
+    "raw scatter": (lambda z: AWPF.scatter(z[None], GROUPS[None], 9), (X.detach(),)),
     "median_bandwidth": (lambda x, y: awpf_ext.median_bandwidth(x, y), (X, Y)),
     "scatter": (lambda x: tuple(awpf_ext.scatter(x, GROUPS)), (X,)),
     "scatter in double": (lambda x: tuple(awpf_ext.scatter(x, GROUPS[:150])), (SMALL_X,)),

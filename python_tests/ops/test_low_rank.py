@@ -22,7 +22,7 @@ TOLERANCE = {
 
 def factors(*batch, terms, m, n, r, dtype=torch.float64):
     u, v = torch.randn(*batch, terms, m, r), torch.randn(*batch, terms, n, r)
-    s, weights = torch.rand(*batch, terms, r) + 0.1, torch.rand(*batch, terms)
+    s, weights = torch.rand(*batch, terms, r) + 0.1, torch.randn(*batch, terms)
     base = torch.randn(*batch, m, n)
     return tuple(value.to(dtype) for value in (u, s, v, weights, base))
 

@@ -82,6 +82,22 @@ def test_kernels_with_any_ratio_between_them():
             )
 
 
+@pytest.mark.parametrize("shift", [2.0**12, 2.0**30])
+def test_the_pool_is_centred_before_anything_is_rounded(shift):
+    """Points that a shift leaves exact have the same distances far from the origin."""
+    x, y = (torch.round(value * 64) / 64 for value in samples(60, 50, 5))
+    near = awpf_ext.mmd(x, y, bandwidth=2.0)
+    assert abs(float(awpf_ext.mmd(x + shift, y + shift, bandwidth=2.0) - near)) < 1e-13
+    sums = torch.ops.awpf.rbf_permutation_sums
+    rows, gamma = torch.tensor([[[0, 60], [60, 110]]]), torch.ones(1, 1).double()
+    z = torch.cat([x, y])
+    assert torch.allclose(
+        sums(z + shift, rows, gamma, 3, 0), sums(z, rows, gamma, 3, 0), rtol=1e-11
+    )
+    sigma = awpf_ext.median_bandwidth(z)
+    assert float(awpf_ext.median_bandwidth(z + shift)) == pytest.approx(float(sigma), rel=1e-11)
+
+
 def test_the_order_of_the_kernels_does_not_matter():
     x, y = samples(50, 40, 4, torch.float32)
     found = awpf_ext.mmd(x, y, bandwidth=[4.0, 1.0, 2.0])

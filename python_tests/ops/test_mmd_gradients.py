@@ -114,6 +114,15 @@ def test_equal_points_have_a_gradient(dtype, size):
         assert torch.isfinite(got).all()
 
 
+def test_gradients_of_thousands_of_tiny_problems():
+    x, y = torch.randn(2000, 3, 2).double(), torch.randn(2000, 2, 2).double()
+    of_x, of_y = gradients(lambda a, b: awpf_ext.mmd(a, b, bandwidth=1.3), x, y)
+    for k in range(0, 2000, 97):
+        one, other = by_hand(x[k], y[k], gammas_of([1.3]), "biased")
+        assert torch.allclose(of_x[k], one, rtol=1e-11, atol=1e-14)
+        assert torch.allclose(of_y[k], other, rtol=1e-11, atol=1e-14)
+
+
 def test_a_gradient_for_one_side_alone():
     x, y = torch.randn(20, 3).double(), torch.randn(30, 3).double() + 1
     of_x, of_y = gradients(lambda a, b: awpf_ext.mmd(a, b, bandwidth=1.0), x, y)

@@ -143,7 +143,7 @@ def test_duplicates_up_to_half_of_the_pairs():
 
 def test_equal_points_that_are_not_representable_count_as_zero():
     """Rounding of the inner products must not make up a bandwidth."""
-    x = torch.full((40, 7), 0.1).double() * torch.arange(1, 8)
+    x = torch.randn(2, 200).double()[[0] * 30 + [1] * 10]
     with pytest.raises(ValueError, match="median distance is zero"):
         awpf_ext.median_bandwidth(x)
 

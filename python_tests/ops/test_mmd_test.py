@@ -91,18 +91,16 @@ def test_the_p_value_is_never_zero():
     assert float(awpf_ext.mmd_test(x, x, permutations=19).p_value) == 1.0
 
 
-def test_ties_count():
-    """Both splits of two points have the same MMD, whatever rounding says."""
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_ties_count(estimator, dtype):
+    """x and y exchanged is the given split in other words, whatever rounding makes of it."""
     for seed in range(20):
-        x, y = torch.randn(2, 1, 5).double()
-        found = awpf_ext.mmd_test(
-            x, y, permutations=30, seed=seed, estimator="biased", bandwidth=1.0
-        )
-        assert float(found.p_value) == 1.0
-        x, y = draw(3, 3, 4, 8.0, torch.float32)
-        found = awpf_ext.mmd_test(x, y, permutations=200, seed=seed, estimator="biased")
-        # 2 of the 20 splits, the given one and its exchange, reach the statistic.
-        assert 0.04 < float(found.p_value) < 0.2
+        x, y = draw(3, 3, 4, 8.0, dtype)
+        found = awpf_ext.mmd_test(x, y, permutations=60, seed=seed, estimator=estimator)
+        splits, _ = memberships(3, 3, 60, seed)
+        as_given = sum(split in ((0, 1, 2), (3, 4, 5)) for split in splits[1:])
+        assert float(found.p_value) == pytest.approx((1 + as_given) / 61, rel=1e-6)
 
 
 def test_a_seed_decides_the_splits():

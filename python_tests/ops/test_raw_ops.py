@@ -144,6 +144,13 @@ def test_exp_in_single_precision():
     assert differs > 40  # single precision it was
 
 
+def test_no_kernel_exceeds_one():
+    """Equal points far from the centre: rounding gives squared distances of either sign."""
+    z = 1e6 * torch.randn(2, 200, dtype=DOUBLE)[[0] * 20 + [1] * 20]
+    found = AWPF.rbf_sums(z, ranges((0, 20), (20, 40)), None, torch.ones(1, 1, dtype=DOUBLE), None)
+    assert float(found.max()) <= 400
+
+
 # ---- registration ----
 
 torch.manual_seed(3)
