@@ -133,8 +133,9 @@ class RunFolder:
                 results.pop()
                 del statistics[len(results) :]
         if damage and resume != "intact":
+            whole = f"{len(results)} whole task{'' if len(results) == 1 else 's'}"
             raise CheckpointError(
-                f"{self.path} is damaged after {len(results)} whole tasks: {'; '.join(damage)}; "
+                f"{self.path} is damaged after {whole}: {'; '.join(damage)}; "
                 "resume from what is intact, and the tasks after that are trained again"
             )
         if damage:

@@ -196,7 +196,7 @@ def test_damage_is_refused_and_what_is_intact_used(damage, name, intact, make_st
     stream = make_stream()
     whole = run(stream, tmp_path)
     damage(tmp_path / name)
-    with pytest.raises(CheckpointError, match=f"damaged after {intact} whole tasks.*{name}"):
+    with pytest.raises(CheckpointError, match=f"damaged after {intact} whole tasks?: .*{name}"):
         run(stream, tmp_path, resume=True)
     kept = {path: path.read_bytes() for path in tmp_path.glob("statistics_*") if path.name != name}
     trained = []

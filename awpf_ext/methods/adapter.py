@@ -43,6 +43,7 @@ class AdapterConfig(MethodConfig):
     max_rank: int | None = Field(
         None, ge=1, description="principal directions kept of a class's covariance; null: all"
     )
+    compile: bool = Field(False, description="torch.compile the loss: pays in long runs only")
     hinge: bool = Field(False, description="RAPF's hinge between similar old and new classes")
     hinge_threshold: float = Field(0.65, gt=0, description="text distance that makes a hard pair")
     hinge_margin: float = Field(0.1, ge=0)
@@ -119,11 +120,12 @@ class AdapterMethod(Method):
             parameter.requires_grad_()
         optimizer = torch.optim.Adam(parameters, lr=config.learning_rate, fused=True)
         schedule = MultiStepLR(optimizer, list(config.milestones), gamma=config.decay)
+        loss = torch.compile(self.loss, dynamic=True) if config.compile else self.loss
         pairs = self.hard_pairs(task)
         for epoch in range(config.epochs):
             for batch in self.batches(task, pairs):
                 optimizer.zero_grad()
-                torch.autograd.backward(self.loss(batch, task))
+                torch.autograd.backward(loss(batch, task))
                 optimizer.step()
             schedule.step()
             progress(epoch + 1, config.epochs)

@@ -90,7 +90,7 @@ def test_damage_is_refused_and_what_is_intact_used(quick, tmp_path, monkeypatch)
     interrupted(quick, tmp_path / "run", monkeypatch)
     damaged = tmp_path / "run" / "task_0001.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    with pytest.raises(CheckpointError, match="damaged after 1 whole tasks: cannot read"):
+    with pytest.raises(CheckpointError, match="damaged after 1 whole task: cannot read"):
         run(**quick, out=tmp_path / "run", resume=True)
     assert numbers(run(**quick, out=tmp_path / "run", resume="intact")) == numbers(whole)
 

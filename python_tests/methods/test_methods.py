@@ -233,6 +233,14 @@ def test_data_that_is_short_of_something(name, shape, make_stream):
     assert method.seen == len(stream.class_names)
 
 
+@pytest.mark.slow
+def test_a_compiled_loss_learns_the_same(make_stream):
+    stream = make_stream()
+    plain = fitted("finetune", stream, tasks=2)
+    compiled = fitted("finetune", stream, tasks=2, settings={"compile": True})
+    torch.testing.assert_close(compiled.adapter, plain.adapter, rtol=0, atol=1e-4)
+
+
 def test_tasks_come_in_order(make_stream):
     stream = make_stream()
     with pytest.raises(ValueError, match="task 1 starts at class 3; expected 0"):
