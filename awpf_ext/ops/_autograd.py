@@ -45,6 +45,22 @@ class FirstDerivative(ReverseMode):
         )
 
 
+_MARK = "awpf_ext: "
+
+
+def run(operation: Callable[..., Any], *args: Any) -> Any:
+    """Call a raw operation; what it finds wrong with the values is a ValueError."""
+    if torch.compiler.is_compiling():
+        return operation(*args)
+    try:
+        return operation(*args)
+    except RuntimeError as error:
+        message = str(error)
+        if not message.startswith(_MARK):
+            raise
+        raise ValueError(message.removeprefix(_MARK)) from None
+
+
 def fake(name: str) -> Callable[[F], F]:
     """Register what the operation's outputs look like, for torch.compile and export."""
     if MISSING_CPU is not None:

@@ -20,6 +20,7 @@ from awpf_ext.ops._autograd import (
     batching_rule,
     fake,
     folded,
+    run,
     unfolded,
 )
 
@@ -29,7 +30,7 @@ class _RbfSums(ReverseMode):
     def forward(
         z: Tensor, rows: Tensor, columns: Tensor | None, gamma: Tensor, centre: Tensor | None
     ) -> Tensor:
-        sums: Tensor = torch.ops.awpf.rbf_sums(z, rows, columns, gamma, centre)
+        sums: Tensor = run(torch.ops.awpf.rbf_sums, z, rows, columns, gamma, centre)
         return sums
 
     @staticmethod
@@ -57,7 +58,9 @@ class _RbfSumsGradient(FirstDerivative):
         gamma: Tensor,
         centre: Tensor | None,
     ) -> Tensor:
-        gradient: Tensor = torch.ops.awpf.rbf_sums_backward(grad, z, rows, columns, gamma, centre)
+        gradient: Tensor = run(
+            torch.ops.awpf.rbf_sums_backward, grad, z, rows, columns, gamma, centre
+        )
         return gradient
 
     @staticmethod
@@ -73,7 +76,7 @@ class _WeightedRbfSums(ReverseMode):
     def forward(
         z: Tensor, rows: Tensor, gamma: Tensor, coefficients: Tensor, owner: Tensor
     ) -> tuple[Tensor, Tensor]:
-        sums, gradient = torch.ops.awpf.rbf_sums_and_gradient(z, rows, gamma, coefficients)
+        sums, gradient = run(torch.ops.awpf.rbf_sums_and_gradient, z, rows, gamma, coefficients)
         return (coefficients * sums).sum((-2, -1)), gradient
 
     @staticmethod
@@ -130,8 +133,8 @@ def rbf_sums(
 
 def median_square_distance(z: Tensor, rows: Tensor, max_rows: int, seed: int) -> Tensor:
     """(problems,) float64 lower medians of the squared distances; no gradient."""
-    medians: Tensor = torch.ops.awpf.median_square_distance(
-        z.detach().contiguous(), rows, max_rows, seed
+    medians: Tensor = run(
+        torch.ops.awpf.median_square_distance, z.detach().contiguous(), rows, max_rows, seed
     )
     return medians
 
@@ -140,8 +143,13 @@ def rbf_permutation_sums(
     z: Tensor, rows: Tensor, gamma: Tensor, permutations: int, seed: int
 ) -> Tensor:
     """(problems, 1 + permutations, 3) float64 sums xx, xy, yy; no gradient."""
-    sums: Tensor = torch.ops.awpf.rbf_permutation_sums(
-        z.detach().contiguous(), rows, gamma.detach(), permutations, seed
+    sums: Tensor = run(
+        torch.ops.awpf.rbf_permutation_sums,
+        z.detach().contiguous(),
+        rows,
+        gamma.detach(),
+        permutations,
+        seed,
     )
     return sums
 

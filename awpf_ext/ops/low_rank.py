@@ -10,7 +10,15 @@ from torch import Tensor
 
 from awpf_ext._library import require
 from awpf_ext.ops._arguments import FLOATING, accepts_numpy, as_tensor, check_alike, shape_of
-from awpf_ext.ops._autograd import ReverseMode, apply, batching_rule, fake, folded, unfolded
+from awpf_ext.ops._autograd import (
+    ReverseMode,
+    apply,
+    batching_rule,
+    fake,
+    folded,
+    run,
+    unfolded,
+)
 
 
 class LowRank(NamedTuple):
@@ -24,7 +32,7 @@ class LowRank(NamedTuple):
 class _LowRankSum(ReverseMode):
     @staticmethod
     def forward(u: Tensor, v: Tensor, coefficients: Tensor, base: Tensor | None) -> Tensor:
-        total: Tensor = torch.ops.awpf.low_rank_sum(u, v, coefficients, base)
+        total: Tensor = run(torch.ops.awpf.low_rank_sum, u, v, coefficients, base)
         return total
 
     @staticmethod

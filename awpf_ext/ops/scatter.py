@@ -19,7 +19,15 @@ from awpf_ext.ops._arguments import (
     result_dtype,
     shape_of,
 )
-from awpf_ext.ops._autograd import ReverseMode, apply, batching_rule, fake, folded, unfolded
+from awpf_ext.ops._autograd import (
+    ReverseMode,
+    apply,
+    batching_rule,
+    fake,
+    folded,
+    run,
+    unfolded,
+)
 from awpf_ext.ops.low_rank import low_rank_sum
 
 
@@ -39,7 +47,7 @@ class Scatter(NamedTuple):
 class _Scatter(ReverseMode):
     @staticmethod
     def forward(x: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, ...]:
-        outputs: tuple[Tensor, ...] = torch.ops.awpf.scatter(x, labels, num_classes)
+        outputs: tuple[Tensor, ...] = run(torch.ops.awpf.scatter, x, labels, num_classes)
         return outputs
 
     @staticmethod

@@ -7,7 +7,8 @@
 #include <sstream>
 #include <stdexcept>
 
-// std::invalid_argument reaches Python as ValueError with this sentence and nothing else.
+// Python turns what begins with "awpf_ext: " into a ValueError of the sentence after it (ops/_autograd.py): which
+// exception a C++ type becomes differs between releases of torch.
 #define AWPF_CHECK(condition, ...) \
   do {                             \
     if (!(condition)) {            \
@@ -23,8 +24,9 @@ using torch::stable::Tensor;
 template <class... Parts>
 [[noreturn]] void fail(const Parts&... parts) {
   std::ostringstream message;
+  message << "awpf_ext: ";
   (message << ... << parts);
-  throw std::invalid_argument(message.str());
+  throw std::runtime_error(message.str());
 }
 
 inline void check_cpu_contiguous(const Tensor& tensor, const char* name) {
