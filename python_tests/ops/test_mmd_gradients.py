@@ -10,6 +10,9 @@ from torch.autograd import gradcheck
 
 import awpf_ext
 
+# torch's own forward mode still compiles decompositions with torch.jit.
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+
 ESTIMATORS = ("biased", "unbiased")
 PAIR = torch.tensor([0, 0, 1, 1, 1])
 
