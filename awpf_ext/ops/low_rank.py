@@ -44,11 +44,13 @@ class _LowRankSum(ReverseMode):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         u, v, coefficients = ctx.saved_tensors
-        scale = coefficients.to(u.dtype).unsqueeze(-2)
-        toward_u = grad.unsqueeze(-3) @ v
-        toward_v = grad.mT.unsqueeze(-3) @ u
-        of_coefficients = (u.to(torch.float64) * toward_u).sum(-2)
-        return toward_u * scale, toward_v * scale, of_coefficients, grad if ctx.has_base else None
+        with torch.autocast(u.device.type, enabled=False):
+            scale = coefficients.to(u.dtype).unsqueeze(-2)
+            toward_u = grad.unsqueeze(-3) @ v
+            toward_v = grad.mT.unsqueeze(-3) @ u
+            of_coefficients = (u.to(torch.float64) * toward_u).sum(-2)
+        of_base = grad if ctx.has_base else None
+        return toward_u * scale, toward_v * scale, of_coefficients, of_base
 
 
 @fake("low_rank_sum")
@@ -232,18 +234,23 @@ def truncate(u: Any, s: Any, v: Any, rank: int, weights: Any = None) -> LowRank:
     dtype = torch.float64 if terms.u.dtype == torch.float64 else torch.float32
     left, right = (_stack(factor).to(dtype) for factor in (terms.u, terms.v))
     coefficients = terms.coefficients.flatten(-2).to(dtype)
-    m, n, depth = left.shape[-2], right.shape[-2], left.shape[-1]
-    if depth > min(m, n) // 2:
-        full = low_rank_sum(left[:, None], coefficients[:, None], right[:, None])
-        u, s, v = _svd(full)
-    else:
-        left = left * coefficients.unsqueeze(-2)
-        (q_left, r_left), (q_right, r_right) = torch.linalg.qr(left), torch.linalg.qr(right)
-        u, s, v = _svd(r_left @ r_right.mT)
-        u, v = q_left @ u, q_right @ v
+    # Autocast would round the products between the factorisations to bfloat16.
+    with torch.autocast(left.device.type, enabled=False):
+        u, s, v = _decompose(left, coefficients, right)
     kept = min(rank, s.shape[-1])
     u, s, v = u[..., :kept], s[..., :kept], v[..., :kept]
     return LowRank(*(part.reshape(*terms.shape, *part.shape[1:]) for part in (u, s, v)))
+
+
+def _decompose(left: Tensor, coefficients: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Singular triplets of left diag(coefficients) right', by whichever way is cheaper."""
+    m, n, depth = left.shape[-2], right.shape[-2], left.shape[-1]
+    if depth > min(m, n) // 2:
+        return _svd(low_rank_sum(left[:, None], coefficients[:, None], right[:, None]))
+    q_left, r_left = torch.linalg.qr(left * coefficients.unsqueeze(-2))
+    q_right, r_right = torch.linalg.qr(right)
+    u, s, v = _svd(r_left @ r_right.mT)
+    return q_left @ u, s, q_right @ v
 
 
 def _svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
