@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -14,6 +15,15 @@ from awpf_ext.data.features import FeatureSet, read_features
 from awpf_ext.data.stream import TaskStream, task_stream
 
 SHARED = Path(__file__).parents[1].parent / "shared"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _outside_the_checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Processes that tests start import the installed package too, not the checkout's folder."""
+    home = Path.cwd()
+    os.chdir(tmp_path_factory.mktemp("outside"))
+    yield
+    os.chdir(home)
 
 
 @pytest.fixture(autouse=True)
