@@ -79,13 +79,15 @@ def test_killed_at_twenty_random_moments(driver, quick_arguments, tmp_path):
     moments = random.Random(0)
     kills = 0
     for number in count():
-        folder = tmp_path / f"run{number}"
+        folder, before = tmp_path / f"run{number}", kills
         while driver.run([*command, folder], after=moments.uniform(0, seconds))[0] == KILLED:
             kills += 1
         driver.run([*command, folder])
         assert content(folder) == expected
         if kills >= 20:
             break
+        if kills == before:  # a busy machine has become free: a run takes less than at first
+            seconds *= 0.8
         assert number < 60, f"{kills} kills: the runs end too soon to be killed"
 
 
