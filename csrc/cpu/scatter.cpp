@@ -39,16 +39,13 @@ void add_panel(const Centred& x, int64_t begin, int64_t end, int64_t panel_begin
                T* slice, T* a, T* b, T* product) {
   const auto& loops = hot<T>();
   const int64_t width = round_up(panel_end, loops.columns), height = round_up(panel_end - panel_begin, loops.rows);
-  bool pending = false;
   for (int64_t row = begin; row < end; row += kSlice) {
     const int64_t count = std::min(kSlice, end - row);
     const char* from = static_cast<const char*>(x.from) + row * x.dim * x.element_bytes;
     loops.centre_by_label(slice, x.dim, from, x.element, x.dim, count, panel_end, x.centres, x.dim, x.labels + row);
     loops.pack_columns_a(a, slice + panel_begin, x.dim, panel_end - panel_begin, count);
     loops.pack_columns_b(b, slice, x.dim, panel_end, count);
-    loops.multiply(a, b, product, width, height / loops.rows, width / loops.columns, count, pending, panel_begin);
-    pending = !pending && row + kSlice < end;  // two slices in single precision, then into the sums
-    if (pending) continue;
+    loops.multiply(a, b, product, width, height / loops.rows, width / loops.columns, count, false, panel_begin);
     for (int64_t r = panel_begin; r < panel_end; ++r)
       loops.add_block(sums + r * x.dim, x.dim, product + (r - panel_begin) * width, width, 1, r + 1);
   }
