@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ Buffer = bytes | memoryview
 FAULT_HOOK: Callable[[str], None] | None = None
 
 _CHECKSUM = "sha256"
-_DTYPES = {
+DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
     torch.float16: "F16",
@@ -55,22 +55,28 @@ def fault_point(name: str) -> None:
 
 def write_atomic(path: PathLike, data: Buffer | Iterable[Buffer]) -> None:
     """Write `data` (one buffer, or several in order) so that `path` is never seen half written."""
+    with open_atomic(path) as file:
+        for buffer in [data] if isinstance(data, bytes | memoryview) else data:
+            file.write(buffer)
+            fault_point(f"writing {Path(path).name}")
+
+
+@contextmanager
+def open_atomic(path: PathLike) -> Iterator[BinaryIO]:
+    """A new file to write and seek in, which takes its name `path` once the block is done."""
     path = Path(path)
-    buffers = [data] if isinstance(data, bytes | memoryview) else data
     temporary = path.parent / f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
-            for buffer in buffers:
-                file.write(buffer)
-                fault_point(f"writing {path.name}")
+            yield file
             file.flush()
             fault_point(f"written {path.name}")
             os.fsync(file.fileno())
         fault_point(f"synced {path.name}")
         temporary.replace(path)
         fault_point(f"renamed {path.name}")
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise DataError(_write_failure(path, error)) from error
     finally:
@@ -117,7 +123,7 @@ def save_tensors(
     end = 0
     for name in names:
         start, end = end, end + sum(part.nbytes for part in parts[name])
-        dtype, shape = _DTYPES[parts[name][0].dtype], _joined_shape(name, parts[name])
+        dtype, shape = DTYPES[parts[name][0].dtype], _joined_shape(name, parts[name])
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % 8)
@@ -125,7 +131,7 @@ def save_tensors(
     def buffers() -> Iterator[Buffer]:
         yield len(encoded).to_bytes(8, "little") + encoded
         for name in names:
-            yield from map(_bytes_of, parts[name])
+            yield from map(bytes_of, parts[name])
 
     write_atomic(path, buffers())
 
@@ -198,7 +204,8 @@ def lock(
         os.close(handle)  # frees the lock
 
 
-def _bytes_of(tensor: Tensor) -> memoryview:
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The elements in row order, as they lie in a file."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().data
 
@@ -217,14 +224,14 @@ def _digest(parts: Mapping[str, Sequence[Tensor]], metadata: Mapping[str, str]) 
     """SHA-256 over metadata, names, types, shapes and bytes, whatever their order in the file."""
     digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
     for name in sorted(parts):
-        described = [name, _DTYPES[parts[name][0].dtype], _joined_shape(name, parts[name])]
+        described = [name, DTYPES[parts[name][0].dtype], _joined_shape(name, parts[name])]
         digest.update(json.dumps(described).encode())
         for part in parts[name]:
-            digest.update(_bytes_of(part))
+            digest.update(bytes_of(part))
     return digest.hexdigest()
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename durable; only POSIX lets a folder be opened for this."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
