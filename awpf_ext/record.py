@@ -1,8 +1,9 @@
 """What a run's folder holds beside the checkpoints (checkpoint.py).
 
-    config.yaml         the configuration; `awpf run --config` makes the run again from it
-    bank.safetensors    the class texts, and what encodes images for them: all that prediction needs
-    result.json         the result once the run is finished; what `awpf run --json` prints
+    config.yaml           the configuration; `awpf run --config` makes the run again from it
+    bank.safetensors      the class texts, and what encodes images: all that prediction needs
+    evidence.safetensors  predictions and embeddings of test images, for the report (evidence.py)
+    result.json           the result once the run is finished; what `awpf run --json` prints
 
 Every file is whole or absent, so that a run killed at any moment can be resumed.
 """

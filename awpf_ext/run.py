@@ -34,6 +34,7 @@ from awpf_ext.data import (
     task_stream,
 )
 from awpf_ext.errors import DataError, UserError
+from awpf_ext.evidence import collect_evidence, write_evidence
 from awpf_ext.methods import method_class
 from awpf_ext.record import claim_folder, finish_folder, look_into
 from awpf_ext.result import Result
@@ -115,6 +116,7 @@ def run_configured(
         result = train(stream, method, checkpoint=checkpoint, resume=resume, progress=progress)
     result = _completed(result, reading)
     if folder is not None:
+        write_evidence(folder, collect_evidence(stream, method))
         finish_folder(folder, config, result)
         if tensorboard:
             write_tensorboard(folder, result)

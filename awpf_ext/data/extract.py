@@ -8,15 +8,17 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from awpf_ext.clip.backbone import Backbone
 from awpf_ext.clip.prompts import DEFAULT_PROMPT, prompt_templates, text_bank
-from awpf_ext.data.features import FeatureSet, nonfinite_rows
+from awpf_ext.data.features import FeatureSet, ReadTestImage, nonfinite_rows
 from awpf_ext.data.images import ImageDataset, ImageSplit
 from awpf_ext.data.reading import Pixels, prepared_batches
 from awpf_ext.data.store import FeatureStore, Shard, SplitEntry, StoredSplit, read_or_none
@@ -93,6 +95,7 @@ def extract_features(
             **backbone.provenance,
             "prompt": list(templates),
         },
+        read_test_image=_test_image_reader(dataset.test, stored["test"]),
     )
 
 
@@ -177,6 +180,19 @@ class _Encoder:
                 f"{self.backbone.name}, or its weights are damaged"
             )
         return Shard(x, torch.tensor([row for row, _ in readable]), unreadable)
+
+
+def _test_image_reader(images: ImageSplit, stored: StoredSplit) -> ReadTestImage:
+    """Reads the image behind a row of the features; unreadable ones have no row."""
+    skipped = {name for name, _ in stored.unreadable}
+    rows: Sequence[int] = range(len(images.labels))
+    if skipped:
+        rows = [row for row in rows if images.name(row) not in skipped]
+    return partial(_read_row, images, rows)
+
+
+def _read_row(images: ImageSplit, rows: Sequence[int], row: int) -> tuple[str, Image.Image]:
+    return images.name(rows[row]), images.read(rows[row])
 
 
 def _text(

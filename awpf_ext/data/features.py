@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from awpf_ext.errors import DataError
 
+# A row of test_x to its image and the image's name.
+ReadTestImage = Callable[[int], tuple[str, Image.Image]]
 DEFAULT_LOGIT_SCALE = 100.0  # what CLIP's training converges to, where a file does not say
 
 
@@ -34,6 +37,7 @@ class FeatureSet:
     class_names: tuple[str, ...]
     logit_scale: float  # exp(logit_scale) of the backbone; 100.0 where unknown
     provenance: Mapping[str, Any]
+    read_test_image: ReadTestImage | None = None  # None: features that came without images
 
     def __post_init__(self) -> None:
         """DataError where shapes, types or labels contradict each other."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from awpf_ext.data.features import FeatureSet
+from awpf_ext.data.features import FeatureSet, ReadTestImage
 from awpf_ext.errors import DataError, UserError
 
 
@@ -76,6 +76,7 @@ class TaskStream(Sequence[Task]):
         all_rows = torch.cat(test_rows)
         self._test_x = features.test_x[all_rows].to(device, torch.float32)
         self._test_y = test_y[all_rows].to(device)
+        self._test_rows = all_rows
         self._test_ends = np.cumsum([0, *(len(rows) for rows in test_rows)]).tolist()
 
     def __len__(self) -> int:
@@ -117,6 +118,12 @@ class TaskStream(Sequence[Task]):
         """Test features and stream class ids of tasks 0..`index`, task after task."""
         end = self._test_ends[self._checked(index) + 1]
         return self._test_x[:end], self._test_y[:end]
+
+    @property
+    def read_test_image(self) -> ReadTestImage | None:
+        """Of a row of `test_seen` its image's name and the image; None where there are none."""
+        read = self._features.read_test_image
+        return None if read is None else lambda row: read(int(self._test_rows[row]))
 
     def _checked(self, index: int) -> int:
         if not -len(self) <= index < len(self):
@@ -175,15 +182,19 @@ def task_stream(
     if not len(features.train_y):
         raise DataError("the data set has no training images")
     features.check_finite()
-    starts = range(base, count, increment)
-    boundaries = (0, *starts, count) if base else (*starts, count)
     return TaskStream(
         features,
         class_order(order, count),
-        boundaries,
+        task_boundaries(count, base, increment),
         torch.device(device),
         {"base": base, "increment": increment, "class_order": order},
     )
+
+
+def task_boundaries(classes: int, base: int, increment: int) -> tuple[int, ...]:
+    """Where tasks begin among the classes in their order, and the number of classes at the end."""
+    starts = range(base, classes, increment)
+    return (0, *starts, classes) if base else (*starts, classes)
 
 
 def _absent(labels: Tensor, num_classes: int) -> list[int]:
