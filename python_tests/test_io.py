@@ -94,7 +94,7 @@ def test_json_refuses_nan_and_reports_bad_files(tmp_path):
         io.read_json(tmp_path / "missing.json")
 
 
-DTYPES = sorted(io._DTYPES, key=str)
+DTYPES = sorted(io.DTYPES, key=str)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
