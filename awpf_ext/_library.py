@@ -40,6 +40,15 @@ def _instruction_set(library: Path) -> str:
     return str(name().decode())
 
 
+def shuffled_places(seed: int, rows: int, count: int) -> torch.Tensor:
+    """The `count` of `rows` places that a seeded choice takes, as the kernels choose them."""
+    places = torch.empty(count, dtype=torch.int64)
+    choose = ctypes.CDLL(str(_FOLDER / "awpf_cpu.so")).awpf_shuffled_places
+    numbers = (ctypes.c_int64(number) for number in (seed, rows, count))
+    choose(*numbers, ctypes.c_void_p(places.data_ptr()))
+    return places
+
+
 def _check_switch() -> str | None:
     """The library would abort the process on a bad AWPF_CPU_ISA from a C function: refuse it
     here."""

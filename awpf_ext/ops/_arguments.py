@@ -89,9 +89,9 @@ def shape_of(tensor: Tensor) -> tuple[int, ...]:
     return tuple(tensor.shape)
 
 
-def check_points(function: str, name: str, value: Any) -> Tensor:
+def check_points(function: str, name: str, value: Any, *, allow_empty: bool = False) -> Tensor:
     """`value` as points (..., n, d) of a supported type on a supported device, none of them
-    empty."""
+    empty (but for n, where that is allowed)."""
     if not isinstance(value, Tensor):
         raise TypeError(
             f"{name} must be a torch.Tensor or a numpy.ndarray, got {type(value).__name__}"
@@ -102,7 +102,7 @@ def check_points(function: str, name: str, value: Any) -> Tensor:
         raise ValueError(f"{name} must have shape (..., n, d), got {shape_of(value)}")
     if value.shape[-1] == 0:
         raise ValueError(f"{name} must have at least one feature (d >= 1), got {shape_of(value)}")
-    if value.shape[-2] == 0:
+    if value.shape[-2] == 0 and not allow_empty:
         raise ValueError(f"{name} must have at least one row (n >= 1), got {shape_of(value)}")
     require(value.device, function)
     return value

@@ -71,7 +71,7 @@ def pool_ragged(function: str, x: Any, y: Any, x_offsets: Any, y_offsets: Any) -
         raise ValueError("x_offsets and y_offsets must be given together")
     x, y = check_points(function, "x", x), check_points(function, "y", y)
     check_alike(x=x, y=y)
-    _check_width(x, y)
+    check_width(x, y)
     first = _check_offsets("x_offsets", "x", x_offsets, x)
     second = _check_offsets("y_offsets", "y", y_offsets, y)
     if first.shape != second.shape:
@@ -91,7 +91,8 @@ def _owners(offsets: Tensor, count: int) -> Tensor:
     return torch.bucketize(places, offsets[1:], right=True)
 
 
-def _check_width(x: Tensor, y: Tensor) -> None:
+def check_width(x: Tensor, y: Tensor) -> None:
+    """As many features in x as in y."""
     if x.shape[-1] != y.shape[-1]:
         raise ValueError(
             "x and y must have the same number of features d, "
@@ -103,7 +104,7 @@ def pool_batch(function: str, x: Any, y: Any) -> Samples:
     """Samples from x (..., n, d) and y (..., m, d) with broadcast batch dimensions."""
     x, y = check_points(function, "x", x), check_points(function, "y", y)
     check_alike(x=x, y=y)
-    _check_width(x, y)
+    check_width(x, y)
     try:
         shape = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])
     except RuntimeError:

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from awpf_ext.ops._arguments import (
+    FLOATING,
     accepts_numpy,
+    check_alike,
     check_choice,
     check_labels,
     check_points,
@@ -23,11 +25,13 @@ from awpf_ext.ops._samples import (
     MEDIAN_SEED,
     Samples,
     check_unbiased,
+    check_width,
     exponents,
     pool_batch,
     pool_one,
     pool_ragged,
 )
+from awpf_ext.ops._sharded import Ranks, Shard, chosen_rows, shard, sharded_rbf_sums
 
 ESTIMATORS = ("biased", "unbiased")
 
@@ -42,6 +46,7 @@ def mmd(
     estimator: str = "biased",
     x_offsets: Any = None,
     y_offsets: Any = None,
+    group: Any = None,
 ) -> Tensor:
     """Squared MMD between x (..., n, d) and y (..., m, d) under a mixture of RBF kernels.
 
@@ -52,11 +57,17 @@ def mmd(
     (:func:`median_bandwidth`). ``estimator``: "biased" is never negative (but for rounding) and
     zero for equal samples; "unbiased" has mean zero when both samples come from one distribution,
     so it is negative about half of the time then. ``x_offsets``, ``y_offsets``: ragged batches,
-    sample b being the rows ``x[x_offsets[b]:x_offsets[b + 1]]``.
+    sample b being the rows ``x[x_offsets[b]:x_offsets[b + 1]]``. ``group``: a torch.distributed
+    process group over whose ranks the rows are spread; every rank passes its own x (n, d) and
+    y (m, d), either possibly without rows, and gets the value of all of them.
 
     Returns one value a problem: float64 for float64 input, else float32.
     """
     check_choice("estimator", estimator, ESTIMATORS)
+    if group is not None:
+        if x_offsets is not None or y_offsets is not None:
+            raise ValueError("x_offsets and y_offsets cannot be given together with group")
+        return _sharded_mmd(x, y, bandwidth, scales, estimator, group)
     samples = _pool("mmd", x, y, x_offsets, y_offsets)
     check_unbiased(estimator, samples.least)
     gamma = exponents(bandwidth, scales, samples.z, samples.rows, samples.shape)
@@ -71,6 +82,45 @@ def _pool(function: str, x: Any, y: Any, x_offsets: Any, y_offsets: Any) -> Samp
     if x_offsets is None and y_offsets is None:
         return pool_batch(function, x, y)
     return pool_ragged(function, x, y, x_offsets, y_offsets)
+
+
+def _sharded_mmd(
+    x: Any, y: Any, bandwidth: Any, scales: Sequence[float], estimator: str, group: Any
+) -> Tensor:
+    ranks = Ranks(group)
+
+    def check() -> tuple[Tensor, Tensor]:
+        points = [
+            check_points("mmd", name, value, allow_empty=True)
+            for name, value in (("x", x), ("y", y))
+        ]
+        check_alike(x=points[0], y=points[1])
+        for name, value in zip("xy", points, strict=True):
+            if value.dim() != 2:
+                raise ValueError(f"{name} must have shape (n, d) with group, got {shape_of(value)}")
+        check_width(*points)
+        return points[0], points[1]
+
+    own = ranks.agree(check, lambda found: (found[0].shape[1], FLOATING.index(found[0].dtype), 2))
+    samples = shard(ranks, torch.cat(own), torch.tensor([len(own[0]), len(own[1])]))
+    sizes = samples.group_sizes
+    for name, size in zip("xy", sizes.tolist(), strict=True):
+        if size == 0:
+            raise ValueError(f"{name} must have at least one row (n >= 1) over all ranks, got none")
+    check_unbiased(estimator, int(sizes.min()))
+    how = estimate(sizes.to(samples.z.device, torch.float64), estimator)
+    sums = sharded_rbf_sums(samples, _sharded_exponents(samples, bandwidth, scales))
+    value = how.constant + (how.square() * sums[0]).sum()
+    return value.to(result_dtype(own[0].dtype))
+
+
+def _sharded_exponents(samples: Shard, bandwidth: Any, scales: Sequence[float]) -> Tensor:
+    """`exponents` over the rows of all ranks."""
+    if isinstance(bandwidth, str) and bandwidth == "median":
+        z, rows = chosen_rows(samples, MEDIAN_ROWS, MEDIAN_SEED)
+    else:
+        z, rows = samples.z, samples.rows(samples.ranks.rank)
+    return exponents(bandwidth, scales, z, rows, ())
 
 
 class Estimate(NamedTuple):
@@ -111,16 +161,32 @@ def mmd_matrix(
     bandwidth: float | Sequence[float] | Tensor | str = "median",
     scales: Sequence[float] = (1.0,),
     estimator: str = "biased",
+    group: Any = None,
 ) -> Tensor:
     """Squared MMD between every pair of groups of the rows of x (n, d), in one pass: (G, G),
     zero on the diagonal.
 
     ``groups`` (n,) holds each row's group, 0 to G - 1; ``num_groups`` is G, needed under
-    torch.compile and vmap, where labels cannot be looked at. One bandwidth serves all pairs;
-    "median" takes all rows together. Other arguments as in :func:`mmd`.
+    torch.compile and vmap, where labels cannot be looked at, and with ``group``. One bandwidth
+    serves all pairs; "median" takes all rows together. Other arguments as in :func:`mmd`.
     """
     check_choice("estimator", estimator, ESTIMATORS)
-    x = check_points("mmd_matrix", "x", x)
+    if group is not None:
+        return _sharded_matrix(x, groups, num_groups, bandwidth, scales, estimator, group)
+    x, labels, num_groups = _check_groups(x, groups, num_groups)
+    sorted_x, sizes = _sorted(x, labels, num_groups)
+    if not is_traced():
+        _check_sizes(sizes, estimator)
+    ends = sizes.cumsum(0)
+    rows = torch.stack([ends - sizes, ends], dim=-1).unsqueeze(0)
+    gamma = exponents(bandwidth, scales, sorted_x, rows, ())
+    return _matrix(rbf_sums(sorted_x, rows, gamma)[0], sizes, estimator).to(result_dtype(x.dtype))
+
+
+def _check_groups(
+    x: Any, groups: Any, num_groups: int | None, *, allow_empty: bool = False
+) -> tuple[Tensor, Tensor, int]:
+    x = check_points("mmd_matrix", "x", x, allow_empty=allow_empty)
     if x.dim() != 2:
         raise ValueError(f"x must have shape (n, d), got {shape_of(x)}")
     labels = check_labels("groups", groups, x)
@@ -135,22 +201,49 @@ def mmd_matrix(
         num_groups = max(1, int(labels.max()) + 1)
     elif num_groups < 1:
         raise ValueError(f"num_groups must be at least 1, got {num_groups}")
-    if not is_traced():
+    if not is_traced() and len(labels):
         _check_range(labels, num_groups)
+    return x, labels, num_groups
+
+
+def _sorted(x: Tensor, labels: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
+    """The rows by group, and the size of each group."""
     sizes = labels.new_zeros(num_groups).scatter_add(0, labels, torch.ones_like(labels))
-    if not is_traced():
-        _check_sizes(sizes, estimator)
-    ends = sizes.cumsum(0)
-    rows = torch.stack([ends - sizes, ends], dim=-1).unsqueeze(0)
-    sorted_x = x[torch.argsort(labels, stable=True)]
-    gamma = exponents(bandwidth, scales, sorted_x, rows, ())
-    sums = rbf_sums(sorted_x, rows, gamma)[0]
-    within = sums.diagonal()
-    counts = sizes.double()
+    return x[torch.argsort(labels, stable=True)], sizes
+
+
+def _matrix(sums: Tensor, sizes: Tensor, estimator: str) -> Tensor:
+    """(G, G) from the block sums between the groups."""
+    within, counts = sums.diagonal(), sizes.to(sums.device, torch.float64)
     pairs = torch.stack(torch.broadcast_tensors(counts.unsqueeze(1), counts.unsqueeze(0)), dim=-1)
     matrix = estimate(pairs, estimator).value(within.unsqueeze(1), sums, within.unsqueeze(0))
-    off_diagonal = ~torch.eye(num_groups, dtype=torch.bool, device=x.device)
-    return torch.where(off_diagonal, matrix, 0.0).to(result_dtype(x.dtype))
+    off_diagonal = ~torch.eye(len(sums), dtype=torch.bool, device=sums.device)
+    return torch.where(off_diagonal, matrix, 0.0)
+
+
+def _sharded_matrix(
+    x: Any,
+    groups: Any,
+    num_groups: int | None,
+    bandwidth: Any,
+    scales: Sequence[float],
+    estimator: str,
+    group: Any,
+) -> Tensor:
+    ranks = Ranks(group)
+
+    def check() -> tuple[Tensor, Tensor, int]:
+        if num_groups is None:
+            raise ValueError("num_groups must be given with group")
+        return _check_groups(x, groups, num_groups, allow_empty=True)
+
+    own, labels, count = ranks.agree(
+        check, lambda found: (found[0].shape[1], FLOATING.index(found[0].dtype), found[2])
+    )
+    samples = shard(ranks, *_sorted(own, labels, count))
+    _check_sizes(samples.group_sizes, estimator)
+    sums = sharded_rbf_sums(samples, _sharded_exponents(samples, bandwidth, scales))
+    return _matrix(sums[0], samples.group_sizes, estimator).to(result_dtype(own.dtype))
 
 
 def _check_range(labels: Tensor, num_groups: int) -> None:

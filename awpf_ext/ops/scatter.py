@@ -28,6 +28,7 @@ from awpf_ext.ops._autograd import (
     run,
     unfolded,
 )
+from awpf_ext.ops._sharded import Ranks, all_sum
 from awpf_ext.ops.low_rank import low_rank_sum
 
 
@@ -92,9 +93,9 @@ def _(
 
 
 def _check(
-    function: str, x: Any, labels: Any, num_classes: int | None
+    function: str, x: Any, labels: Any, num_classes: int | None, *, allow_empty: bool = False
 ) -> tuple[Tensor, Tensor, int]:
-    x = check_points(function, "x", x)
+    x = check_points(function, "x", x, allow_empty=allow_empty)
     labels = check_labels("labels", labels, x)
     if labels.dim() == 0 or labels.shape[-1] != x.shape[-2]:
         raise ValueError(
@@ -127,20 +128,57 @@ def _scatter64(x: Tensor, labels: Tensor, num_classes: int) -> Scatter:
 
 
 @accepts_numpy
-def scatter(x: Any, labels: Any, num_classes: int | None = None) -> Scatter:
+def scatter(x: Any, labels: Any, num_classes: int | None = None, *, group: Any = None) -> Scatter:
     """Scatter matrices, means and counts of x (..., n, d) under integer labels (..., n), 0 to
     num_classes - 1.
 
     S_W = sum_i (x_i - mu_{y_i})(x_i - mu_{y_i})', S_B = sum_c n_c (mu_c - mu)(mu_c - mu)'.
     Differentiable in x (within, between and means). ``num_classes=None`` takes the largest
-    label plus one; give it under torch.compile and torch.func. float64 for float64 input, else
-    float32.
+    label plus one; give it under torch.compile and torch.func. ``group``: a torch.distributed
+    process group over whose ranks the rows are spread; every rank passes its own x (n, d), possibly
+    without rows, and gets the scatter of all of them. float64 for float64 input, else float32.
     """
-    x, labels, num_classes = _check("scatter", x, labels, num_classes)
-    found = _scatter64(x, labels, num_classes)
+    if group is not None:
+        x, found = _sharded_scatter(x, labels, num_classes, group)
+    else:
+        x, labels, num_classes = _check("scatter", x, labels, num_classes)
+        found = _scatter64(x, labels, num_classes)
     dtype = result_dtype(x.dtype)
     within, between, means = (part.to(dtype) for part in found[:3])
     return Scatter(within, between, means, found.counts)
+
+
+def _sharded_scatter(
+    x: Any, labels: Any, num_classes: int | None, group: Any
+) -> tuple[Tensor, Scatter]:
+    """This rank's points, and the scatter of all ranks' in float64."""
+    ranks = Ranks(group)
+
+    def check() -> tuple[Tensor, Scatter]:
+        if num_classes is None:
+            raise ValueError("num_classes must be given with group")
+        points, checked, count = _check("scatter", x, labels, num_classes, allow_empty=True)
+        if points.dim() != 2:
+            raise ValueError(f"x must have shape (n, d) with group, got {shape_of(points)}")
+        return points, _scatter64(points, checked, count)  # looks at the values too
+
+    points, own = ranks.agree(
+        check,
+        lambda found: (found[0].shape[1], FLOATING.index(found[0].dtype), len(found[1].counts)),
+    )
+    counts = ranks.total(own.counts)
+    own_rows, rows = own.counts.double(), counts.double()
+    means = all_sum(own_rows.unsqueeze(-1) * own.means, ranks) / rows.clamp(min=1).unsqueeze(-1)
+    shift = (own.means - means).mT.unsqueeze(0)
+    within = all_sum(low_rank_sum(shift, own_rows.unsqueeze(0), shift, base=own.within), ranks)
+    return points, Scatter(within, _between(means, rows), means, counts)
+
+
+def _between(means: Tensor, rows: Tensor) -> Tensor:
+    """Between-class scatter of class means with so many rows each."""
+    grand = (rows.unsqueeze(-1) * means).sum(0) / rows.sum().clamp(min=1)
+    spread = (means - grand).mT.unsqueeze(0)
+    return low_rank_sum(spread, rows.unsqueeze(0), spread)
 
 
 class ScatterAccumulator:
@@ -207,10 +245,7 @@ class ScatterAccumulator:
 
     def result(self) -> Scatter:
         """The scatter of everything seen, in float64."""
-        rows = self.counts.double()
-        grand = (rows.unsqueeze(-1) * self.means).sum(0) / rows.sum().clamp(min=1)
-        spread = (self.means - grand).mT.unsqueeze(0)
-        between = low_rank_sum(spread, rows.unsqueeze(0), spread)
+        between = _between(self.means, self.counts.double())
         return Scatter(self.within.clone(), between, self.means.clone(), self.counts.clone())
 
 

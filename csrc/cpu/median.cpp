@@ -2,7 +2,7 @@
 // that one rule holds for every input type and device. The lower of the two middle values where the count is even.
 #include <algorithm>
 
-#include "ops.h"
+#include "../common/ops.h"
 #include "pooled.h"
 
 namespace awpf {
@@ -108,3 +108,10 @@ Tensor median_square_distance(Tensor z, Tensor rows, int64_t max_rows, int64_t s
 }
 
 }  // namespace awpf
+
+// The places that the median looks at in a pool of more than `count` rows, for pools spread over several processes.
+extern "C" __attribute__((visibility("default"))) void awpf_shuffled_places(int64_t seed, int64_t rows, int64_t count,
+                                                                            int64_t* places) {
+  const awpf::ShuffleKey key = awpf::shuffle_key(uint64_t(seed), 0, uint64_t(rows));
+  for (int64_t k = 0; k < count; ++k) places[k] = awpf::shuffled(uint32_t(k), uint32_t(rows), key);
+}
