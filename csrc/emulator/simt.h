@@ -1,0 +1,177 @@
+// The names of ../cuda/simt.h on a CPU: a small SIMT machine for tests.
+//
+// Every thread of a block is a fiber with its own stack. A barrier or warp instruction suspends the fiber until all it
+// waits for have come; blocks run one after the other. Device memory is host memory. What a GPU would not forgive is an
+// error or shows in the results:
+// - a barrier that some threads never reach, lanes of a warp at different instructions: an error that says who waits;
+// - shared memory starts as NaNs; zones around it are checked for stray writes after every block, and the addresses
+//   given to copies and matrix loads at once;
+// - asynchronous copies arrive only when they are waited for, and leave NaNs until then;
+// - blocks, and threads between barriers, run in an order that tests choose (awpf_emulator_order): results must not
+//   depend on it;
+// - tensor cores add products as coarsely as any hardware in use does, and exp2_approx is off by as much as it may be.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <tuple>
+#include <utility>
+
+#include "number_formats.h"
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+
+struct dim3 {
+  unsigned x = 1, y = 1, z = 1;
+  dim3() = default;
+  dim3(unsigned x_, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+};
+
+namespace awpf {
+
+using Stream = void*;
+
+namespace emulator {
+
+struct Position {
+  dim3 thread, block, block_size, grid_size;
+};
+
+// Of the fiber that runs.
+extern Position* current;
+int lane();
+
+void run_grid(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel);
+void* shared_base();
+[[noreturn]] void fail(const char* what);
+void check_shared(const void* p, size_t bytes, size_t alignment, const char* what);
+
+void block_barrier(int id, int count, const char* what);
+// Suspends the lane until all 32 have come with the same `what`; the last one calls `compute`.
+using WarpWork = void (*)(void* const* in, void* const* out);
+void warp_collective(const char* what, void* in, void* out, WarpWork compute);
+
+void copy_async(void* to, const void* from, size_t bytes, bool valid);
+void copy_async_commit();
+void copy_async_wait(int newest_allowed);
+
+template <class In, class Out, class F>
+Out collective(const char* what, In in, F) {
+  Out out{};
+  warp_collective(what, &in, &out, [](void* const* all_in, void* const* all_out) {
+    F{}(reinterpret_cast<In* const*>(all_in), reinterpret_cast<Out* const*>(all_out));
+  });
+  return out;
+}
+
+template <class T>
+struct Shuffled {
+  T value;
+  int source;
+};
+
+template <class T>
+T shuffle(const char* what, unsigned mask, T value, int source) {
+  if (mask != 0xffffffffu) fail("a shuffle must be of whole warps");
+  struct Take {
+    void operator()(Shuffled<T>* const* in, T* const* out) const {
+      for (int l = 0; l < 32; ++l) *out[l] = in[in[l]->source & 31]->value;
+    }
+  };
+  return collective<Shuffled<T>, T>(what, Shuffled<T>{value, source}, Take{});
+}
+
+struct Vote {
+  void operator()(const bool* const* in, unsigned* const* out) const {
+    unsigned ballot = 0;
+    for (int l = 0; l < 32; ++l) ballot |= unsigned(*in[l]) << l;
+    for (int l = 0; l < 32; ++l) *out[l] = ballot;
+  }
+};
+
+}  // namespace emulator
+
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, Stream,
+            Arguments&&... arguments) {
+  const std::tuple<Parameters...> bound(static_cast<Parameters>(arguments)...);
+  emulator::run_grid(grid, block, shared_bytes, [&] { std::apply(kernel, bound); });
+}
+
+// Few, so that grids stay small and loops over tiles are really walked.
+inline int multiprocessors() { return 3; }
+
+template <class T>
+T* shared_memory() {
+  return static_cast<T*>(emulator::shared_base());
+}
+
+inline void copy_async_16(void* to, const void* from, bool valid) { emulator::copy_async(to, from, 16, valid); }
+inline void copy_async_commit() { emulator::copy_async_commit(); }
+template <int N>
+inline void copy_async_wait() {
+  emulator::copy_async_wait(N);
+}
+
+void load_matrix_x4(uint32_t (&to)[4], const void* row);
+void load_matrix_x4_transposed(uint32_t (&to)[4], const void* row);
+void mma_f16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+void mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+void mma_f64(double (&c)[2], double a, double b);
+float exp2_approx(float x);
+
+}  // namespace awpf
+
+#define threadIdx (::awpf::emulator::current->thread)
+#define blockIdx (::awpf::emulator::current->block)
+#define blockDim (::awpf::emulator::current->block_size)
+#define gridDim (::awpf::emulator::current->grid_size)
+
+#define AWPF_TEXT_(x) #x
+#define AWPF_TEXT(x) AWPF_TEXT_(x)
+#define AWPF_PLACE(name) name " at " __FILE__ ":" AWPF_TEXT(__LINE__)
+#define __syncthreads() ::awpf::emulator::block_barrier(0, 0, AWPF_PLACE("__syncthreads"))
+#define __shfl_sync(mask, value, source) ::awpf::emulator::shuffle(AWPF_PLACE("__shfl_sync"), mask, value, source)
+#define __shfl_xor_sync(mask, value, bits) \
+  ::awpf::emulator::shuffle(AWPF_PLACE("__shfl_xor_sync"), mask, value, ::awpf::emulator::lane() ^ (bits))
+#define __shfl_down_sync(mask, value, delta)                             \
+  ::awpf::emulator::shuffle(AWPF_PLACE("__shfl_down_sync"), mask, value, \
+                            std::min(31, ::awpf::emulator::lane() + int(delta)))
+#define __shfl_up_sync(mask, value, delta)                             \
+  ::awpf::emulator::shuffle(AWPF_PLACE("__shfl_up_sync"), mask, value, \
+                            std::max(0, ::awpf::emulator::lane() - int(delta)))
+#define __ballot_sync(mask, predicate)                                                                     \
+  ::awpf::emulator::collective<bool, unsigned>(AWPF_PLACE("__ballot_sync"), (void(mask), bool(predicate)), \
+                                               ::awpf::emulator::Vote{})
+#define __any_sync(mask, predicate) (__ballot_sync(mask, predicate) != 0)
+#define __all_sync(mask, predicate) (__ballot_sync(mask, predicate) == 0xffffffffu)
+#define __syncwarp() void(::awpf::emulator::shuffle(AWPF_PLACE("__syncwarp"), 0xffffffffu, 0, 0))
+
+inline void __threadfence() {}
+inline float __uint_as_float(uint32_t bits) { return awpf::bit_cast<float>(bits); }
+inline uint32_t __float_as_uint(float value) { return awpf::bit_cast<uint32_t>(value); }
+inline int64_t __double_as_longlong(double value) { return awpf::bit_cast<int64_t>(value); }
+inline double __longlong_as_double(int64_t bits) { return awpf::bit_cast<double>(bits); }
+inline int __popc(uint32_t bits) { return __builtin_popcount(bits); }
+template <class T>
+inline T __ldg(const T* p) {
+  return *p;
+}
+template <class T>
+inline T atomicAdd(T* to, T value) {
+  const T before = *to;
+  *to = before + value;
+  return before;
+}
+template <class T>
+inline T atomicMax(T* to, T value) {
+  const T before = *to;
+  *to = std::max(before, value);
+  return before;
+}
