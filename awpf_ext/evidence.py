@@ -115,7 +115,8 @@ def hardest_pairs(labels: Tensor, predictions: Tensor) -> list[Pair]:
     if not both.numel():
         return []
     pairs, counts = torch.unique(both.sort(dim=0).values, dim=1, return_counts=True)
-    found = [Pair(*pair, n) for pair, n in zip(pairs.T.tolist(), counts.tolist(), strict=True)]
+    listed = zip(*pairs.tolist(), counts.tolist(), strict=True)
+    found = [Pair(first, second, confused) for first, second, confused in listed]
     return sorted(found, key=lambda pair: (-pair.confused, pair.first, pair.second))
 
 
