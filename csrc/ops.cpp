@@ -1,7 +1,9 @@
 // Every operation of the package, one line each. Schemas are part of the public contract (README, "Versions").
 #include <torch/csrc/stable/library.h>
 
-STABLE_TORCH_LIBRARY(awpf, m) {
+#include "common/ops.h"
+
+STABLE_TORCH_LIBRARY(AWPF_LIBRARY, m) {
   // S[p, g, h]: sums of mean_s exp(-gamma[p, s] |z_i - z_j|^2) over row group g and column group h of problem p. Groups
   // are ranges of rows of z: rows (p, G, 2), columns (p, H, 2) or, without them, the rows against themselves. float64.
   m.def("rbf_sums(Tensor z, Tensor rows, Tensor? columns, Tensor gamma, Tensor? centre) -> Tensor");

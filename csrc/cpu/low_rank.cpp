@@ -4,7 +4,7 @@
 // Trick: the terms are consecutive pieces of the depth, and c is folded into U while it is packed.
 #include <algorithm>
 
-#include "ops.h"
+#include "../common/ops.h"
 #include "pooled.h"
 
 namespace awpf {

@@ -5,7 +5,7 @@
 // its columns. Memory: three packed copies of the points and the gradient, O(n d).
 // Trick: panels are paired as teams in a tournament. In a round every panel plays once, so that its gradient has one
 // writer; rounds follow each other, so that the order of additions is fixed. No atomics, no copies to merge.
-#include "ops.h"
+#include "../common/ops.h"
 #include "request.h"
 
 namespace awpf {

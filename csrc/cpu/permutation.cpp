@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "ops.h"
+#include "../common/ops.h"
 #include "request.h"
 
 namespace awpf {

@@ -1,7 +1,7 @@
 #include <torch/csrc/stable/library.h>
 
+#include "../common/ops.h"
 #include "hot_loops.h"
-#include "ops.h"
 
 STABLE_TORCH_LIBRARY_IMPL(awpf, CPU, m) {
   m.impl("rbf_sums", TORCH_BOX(&awpf::rbf_sums));

@@ -1,10 +1,15 @@
-// The CPU implementations behind the schemas of ../ops.cpp.
+// The implementations behind the schemas of ../ops.cpp: one set of these functions in each library of kernels.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
 
 #include <optional>
 #include <tuple>
+
+// The namespace of the operations in torch. Tests build the CUDA kernels for the CPU under another one.
+#ifndef AWPF_LIBRARY
+#define AWPF_LIBRARY awpf
+#endif
 
 namespace awpf {
 
