@@ -69,6 +69,15 @@ class Reporter:
         if not self.quiet:
             self._console.print(Text(text, style="dim"))
 
+    @contextmanager
+    def working(self, text: str) -> Iterator[None]:
+        """Say what is going on while a block takes its seconds."""
+        if self.quiet or not self._console.is_terminal:
+            yield
+            return
+        with self._console.status(Text(text)):
+            yield
+
     def __call__(self, event: Progress | ExtractProgress) -> None:
         if isinstance(event, ExtractProgress):
             self._extracting(event)

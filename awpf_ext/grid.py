@@ -73,9 +73,18 @@ class Grid:
     def spread(self, arm: str, metric: str) -> Spread:
         return Spread(*_mean_std(self.values(arm, metric)))
 
+    def paired(self, arm: str) -> list[tuple[Result, Result]]:
+        """Runs of `arm` and of the first one on the same order and seed."""
+        by_arm: dict[str, dict[tuple[str, int], Result]] = {arm: {}, self.arms[0]: {}}
+        for cell, result in zip(self.cells, self.results, strict=True):
+            if cell.arm in by_arm:
+                by_arm[cell.arm][cell.order, cell.seed] = result
+        first = by_arm[self.arms[0]]
+        return [(here, first[key]) for key, here in by_arm[arm].items() if key in first]
+
     def difference(self, arm: str, metric: str) -> Difference:
-        pairs = zip(self.values(arm, metric), self.values(self.arms[0], metric), strict=True)
-        differences = [here - first for here, first in pairs]
+        pairs = self.paired(arm)
+        differences = [float(getattr(a, metric) - getattr(b, metric)) for a, b in pairs]
         higher = sum(difference > 0 for difference in differences)
         return Difference(*_mean_std(differences), higher, len(differences))
 

@@ -1,0 +1,72 @@
+"""The two kinds of report, put together from their sections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from awpf_ext.report.blocks import Section
+from awpf_ext.report.load import FinishedRun, RunGroup
+from awpf_ext.report.names import Fonts, short
+from awpf_ext.report.page import write_page
+from awpf_ext.report.sections.group_runs import write_tables
+from awpf_ext.report.style import drawing
+from awpf_ext.tables import counted
+
+
+def report_of_run(run: FinishedRun, folder: Path) -> Path:
+    from awpf_ext.report.sections import OF_A_RUN
+
+    facts = run.result.provenance
+    lead = (
+        f"{counted(len(run.class_names), 'class')} in {counted(len(run.seen), 'task')}, "
+        f"class order {facts['class_order']}, seed {facts['seed']}"
+    )
+    substitutes = {short(name): f"class {place + 1}" for place, name in enumerate(run.labels)}
+    return _write(
+        folder,
+        f"{run.method} on {run.dataset}",
+        lead,
+        lambda: [section(run) for section in OF_A_RUN],
+        [*run.labels, run.method],
+        substitutes,
+    )
+
+
+def report_of_group(group: RunGroup, folder: Path) -> Path:
+    from awpf_ext.report.sections import OF_A_GROUP
+
+    arms = group.grid.arms
+    datasets = list(dict.fromkeys(run.dataset for run in group.runs))
+    lead = f"{counted(len(group.runs), 'run')} of {counted(len(arms), 'setting')}"
+    page = _write(
+        folder,
+        f"{group.varied} on {', '.join(datasets)}",
+        lead,
+        lambda: [section(group) for section in OF_A_GROUP],
+        [*arms, group.varied],
+        {short(arm): f"setting {place + 1}" for place, arm in enumerate(arms)},
+    )
+    write_tables(group, folder)
+    return page
+
+
+def _write(
+    folder: Path,
+    title: str,
+    lead: str,
+    sections: Callable[[], Sequence[Section | None]],
+    names: Sequence[str],
+    substitutes: dict[str, str],
+) -> Path:
+    with drawing():
+        fonts = Fonts()
+        with fonts.used_for(names):
+            return write_page(
+                folder,
+                title=title,
+                lead=lead,
+                sections=[section for section in sections() if section is not None],
+                drawable=fonts.drawable,
+                substitutes=substitutes,
+            )

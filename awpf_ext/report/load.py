@@ -1,0 +1,200 @@
+"""Finished runs, read from their folders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from awpf_ext import io
+from awpf_ext.config import RunConfig
+from awpf_ext.data.stream import task_boundaries
+from awpf_ext.errors import AwpfError, CheckpointError, DataError, UserError
+from awpf_ext.evidence import Evidence, read_evidence
+from awpf_ext.grid import Cell, Grid
+from awpf_ext.record import read_result, saved_config
+from awpf_ext.report.names import class_labels, plain
+from awpf_ext.result import Result
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedRun:
+    """All that a report is made of."""
+
+    folder: Path
+    config: RunConfig
+    result: Result
+    class_names: tuple[str, ...]  # in the order of learning
+    class_order: tuple[int, ...]  # their labels in the data set
+    text: Tensor  # (C, d)
+    evidence: Evidence | None
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """Class names fit for a page, in the order of learning."""
+        return class_labels(self.class_names)
+
+    @cached_property
+    def boundaries(self) -> tuple[int, ...]:
+        """Where tasks begin among the classes, and the number of classes."""
+        facts = self.result.provenance
+        return task_boundaries(len(self.class_names), facts["base"], facts["increment"])
+
+    @property
+    def seen(self) -> list[int]:
+        """Classes seen after each task."""
+        return list(self.boundaries[1:])
+
+    @property
+    def method(self) -> str:
+        return plain(self.result.provenance["method"])
+
+    @property
+    def dataset(self) -> str:
+        return plain(self.result.provenance["dataset"])
+
+
+@dataclass(frozen=True, eq=False)
+class RunGroup:
+    """Runs side by side: those of a comparison, of a sweep, or any that were named."""
+
+    grid: Grid
+    runs: tuple[FinishedRun, ...]  # as the grid's cells
+    varied: str  # what tells the arms apart
+    unfinished: tuple[str, ...] = ()  # folders left out
+
+    def of(self, arm: str) -> list[FinishedRun]:
+        pairs = zip(self.grid.cells, self.runs, strict=True)
+        return [run for cell, run in pairs if cell.arm == arm]
+
+
+def read_run(folder: str | Path) -> FinishedRun:
+    """The finished run in a folder; UserError where there is none or it is under way."""
+    folder = Path(folder).expanduser()
+    config = saved_config(folder)
+    if not (folder / "result.json").exists():
+        done = len(list(folder.glob("task_*.json")))
+        raise UserError(
+            f"{folder} holds an unfinished run ({done} tasks done); finish it with "
+            "`awpf run ... --resume`, then there is something to report"
+        )
+    result = read_result(folder)
+    try:
+        tensors, metadata = io.load_tensors(folder / "bank.safetensors")
+        bank: dict[str, Any] = json.loads(metadata["awpf_ext"])
+        names, order = tuple(bank["class_names"]), tuple(bank["class_order"])
+    except (DataError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{folder}: {error}") from None
+    return FinishedRun(folder, config, result, names, order, tensors["text"], read_evidence(folder))
+
+
+def read_group(folders: Sequence[str | Path]) -> RunGroup:
+    """Several runs: folders of runs, and of `awpf compare` and `awpf sweep`, in any mixture."""
+    found: list[tuple[Path, str | None]] = []
+    varied: list[str] = []
+    unfinished: list[str] = []
+    for folder in (Path(folder).expanduser() for folder in folders):
+        if (folder / "config.yaml").exists():
+            found.append((folder, None))
+            continue
+        below, what, left_out = _runs_below(folder)
+        found += below
+        varied += [what] if what else []
+        unfinished += left_out
+    runs = tuple(read_run(folder) for folder, _ in found)
+    if len(dict.fromkeys(folder.resolve() for folder, _ in found)) < len(found):
+        raise UserError("the same run is given twice")
+    if not runs:
+        raise UserError("there is no finished run in " + ", ".join(map(str, folders)))
+    given = [arm for _, arm in found]
+    one_grid = len(folders) == 1 and len(varied) == 1 and None not in given
+    arms, differing = _arms(runs)
+    if one_grid:
+        arms, differing = [str(arm) for arm in given], varied[0]
+    cells = [
+        Cell(plain(arm), run.config.order, run.config.seed, run.config, run.folder)
+        for arm, run in zip(arms, runs, strict=True)
+    ]
+    by_arm = sorted(range(len(runs)), key=lambda i: list(dict.fromkeys(arms)).index(arms[i]))
+    grid = Grid(tuple(cells[i] for i in by_arm), tuple(runs[i].result for i in by_arm))
+    return RunGroup(grid, tuple(runs[i] for i in by_arm), plain(differing), tuple(unfinished))
+
+
+def is_group(folder: Path) -> bool:
+    """Whether a folder holds the runs of a comparison or a sweep rather than one run."""
+    return not (folder / "config.yaml").exists() and bool(_run_folders(folder))
+
+
+def _run_folders(folder: Path) -> list[Path]:
+    return sorted(marker.parent for marker in folder.glob("*/config.yaml"))
+
+
+def _runs_below(folder: Path) -> tuple[list[tuple[Path, str | None]], str | None, list[str]]:
+    """(run, its arm) of a grid's folder in the grid's sequence, what was varied, what is undone.
+
+    grid.json is written at the end; without it whatever runs are there are taken.
+    """
+    inside = _run_folders(folder)
+    if not inside:
+        raise UserError(
+            f"{folder} holds neither a run of `awpf run` nor runs of `awpf compare` or `awpf sweep`"
+        )
+    unfinished = [path.name for path in inside if not (path / "result.json").exists()]
+    finished = [path for path in inside if (path / "result.json").exists()]
+    if not (folder / "grid.json").exists():
+        return [(path, None) for path in finished], None, unfinished
+    try:
+        saved = io.read_json(folder / "grid.json")
+        arms = {Path(run["folder"]).name: str(run["arm"]) for run in saved["runs"]}
+        varied = str(saved["varied"])
+    except (AwpfError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder}/grid.json is damaged ({error})") from None
+    by_name = {path.name: path for path in finished}
+    listed: list[tuple[Path, str | None]] = [
+        (by_name[name], arm) for name, arm in arms.items() if name in by_name
+    ]
+    return listed, varied, unfinished
+
+
+def _arms(runs: Sequence[FinishedRun]) -> tuple[list[str], str]:
+    """For each run what it differs in from others, order and seed apart; and those keys' names."""
+    identities = []
+    for run in runs:
+        facts = run.result.provenance
+        settings = facts.get("config", {})
+        kept = {k: v for k, v in run.config.identity().items() if "." not in k}
+        kept = {k: v for k, v in kept.items() if k not in ("order", "seed", "dataset")}
+        content = {"dataset": facts.get("content_hash", facts["dataset"])}
+        identities.append({**content, **kept, **settings})
+    keys = list(dict.fromkeys(key for identity in identities for key in identity))
+    by_method = len({identity["method"] for identity in identities}) > 1
+
+    def told(key: str) -> bool:
+        """Whether runs differ in it; a setting only where runs of one method do."""
+        groups: dict[str, set[str]] = {}
+        for identity in identities:
+            if key in identity:
+                value = json.dumps(identity[key], sort_keys=True, default=str)
+                groups.setdefault(str(identity["method"]), set()).add(value)
+        own = any(len(values) > 1 for values in groups.values())
+        shared = all(key in identity for identity in identities) and key in identities[0]
+        top = key in ("dataset", "base", "increment", "model", "pretrained", "precision", "prompt")
+        everywhere = len(set().union(*groups.values())) > 1 and shared and top
+        return own or everywhere
+
+    differing = [key for key in keys if key != "method" and told(key)]
+    arms = []
+    for run, identity in zip(runs, identities, strict=True):
+        parts = [run.method] if by_method or not differing else []
+        for key in differing:
+            if key in identity:
+                value = run.dataset if key == "dataset" else identity[key]
+                parts.append(f"{key} {value}" if by_method or len(differing) > 1 else str(value))
+        arms.append(" ".join(parts))
+    names = (["method"] if by_method else []) + differing
+    return arms, ", ".join(names) or "method"

@@ -1,0 +1,120 @@
+"""Sections to files: one HTML page that needs nothing else, and every figure as PNG and SVG."""
+
+from __future__ import annotations
+
+import io as bytes_io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from awpf_ext import __version__, io
+from awpf_ext.report.blocks import Drawing, Section
+from awpf_ext.report.names import replaced
+from awpf_ext.report.style import css_variables, themed
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from matplotlib.figure import Figure
+
+HERE = Path(__file__).parent
+PAGE = "report.html"
+FIGURES = "figures"
+
+
+def write_page(
+    folder: Path,
+    *,
+    title: str,
+    lead: str,
+    sections: Sequence[Section],
+    drawable: Callable[[str], bool],
+    substitutes: Mapping[str, str],
+) -> Path:
+    """Write folder/figures/* and then folder/report.html, which comes last: it says all is there.
+
+    substitutes: for names that image files cannot show, since no installed font has the letters.
+    """
+    drawings = [b for section in sections for b in section.blocks if isinstance(b, Drawing)]
+    inline: dict[str, str] = {}
+    for drawing in drawings:
+        svg = _svg(drawing.figure)
+        inline[drawing.name] = _for_page(svg, drawing.name, drawing.caption)
+        io.write_atomic(folder / FIGURES / f"{drawing.name}.svg", svg.encode())
+        png = _png(drawing.figure, drawable, substitutes)
+        io.write_atomic(folder / FIGURES / f"{drawing.name}.png", png)
+    html = (
+        _environment()
+        .get_template("page.html")
+        .render(
+            title=title,
+            lead=lead,
+            sections=sections,
+            inline=inline,
+            variables=css_variables(),
+            version=__version__,
+            figures=FIGURES,
+        )
+    )
+    io.write_atomic(folder / PAGE, html.encode(errors="replace"))
+    return folder / PAGE
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["drawn"] = Markup  # SVG made by `_for_page`, never a user's text
+    return environment
+
+
+def _svg(figure: Figure) -> str:
+    buffer = bytes_io.BytesIO()
+    nothing: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(buffer, format="svg", metadata=nothing)
+    return buffer.getvalue().decode()
+
+
+def _png(figure: Figure, drawable: Callable[[str], bool], substitutes: Mapping[str, str]) -> bytes:
+    """After `_svg`: the layout is found already, and what letters need is put in their place."""
+    from matplotlib.text import Text
+
+    figure.set_layout_engine("none")
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        if not drawable(text.get_text()):
+            text.set_text(replaced(text.get_text(), substitutes))
+    buffer = bytes_io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _for_page(svg: str, name: str, description: str) -> str:
+    """The drawing inside the page: its own ids, the page's colours and fonts, any width."""
+    from markupsafe import escape
+
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
+    svg = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', svg)
+    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
+    svg = re.sub(r'^<svg[^>]*?viewBox="([^"]+)"[^>]*>', _opening(r"\1", escape(description)), svg)
+    return themed(svg).strip()
+
+
+def _opening(box: str, description: str) -> str:
+    described = str(description).replace("\\", "\\\\")
+    return (
+        f'<svg viewBox="{box}" role="img" aria-label="{described}" '
+        'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
+    )

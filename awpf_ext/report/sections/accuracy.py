@@ -1,0 +1,89 @@
+"""Accuracy after each task, beside zero-shot CLIP's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from awpf_ext.report.blocks import Block, Drawing, Section, Table, Text
+from awpf_ext.report.load import FinishedRun
+from awpf_ext.report.names import short
+from awpf_ext.report.style import MUTED, Colour, end_labels, new_figure, series
+from awpf_ext.tables import percent
+
+Line = tuple[str, Sequence[float], Colour, str]  # label, fractions, colour, line style
+
+
+def accuracy(run: FinishedRun) -> Section:
+    result = run.result
+    zero_shot = None if run.evidence is None else run.evidence.zero_shot_accuracy
+    if run.method == "zero_shot":
+        zero_shot = None
+    lines: list[Line] = [(short(run.method), result.accuracy, series(0), "-")]
+    caption = "Accuracy (%) over all classes seen, after each task"
+    blocks: list[Block] = []
+    if zero_shot is not None:
+        lines.append(("zero-shot", zero_shot, MUTED, "--"))
+        caption += "; dashed: zero-shot CLIP on the same images and classes"
+    blocks.append(Drawing("accuracy", f"{caption}.", lines_by_classes(run.seen, lines)))
+    if len(result.tasks) > 1:
+        split: list[Line] = [
+            ("earlier classes", result.old, series(1), "-"),
+            ("new classes", result.new, series(2), "-"),
+        ]
+        told = (
+            "Accuracy (%) after each task, on classes of earlier tasks and on those just learned."
+        )
+        blocks.append(Drawing("earlier_and_new", told, lines_by_classes(run.seen, split)))
+    if run.evidence is None:
+        blocks.append(
+            Text("This run was made before runs kept what zero-shot accuracy is computed from.")
+        )
+    columns = ["task", "classes seen", "test images", "seen", "earlier", "new"]
+    rows = []
+    for index, seen in enumerate(run.seen):
+        row = [str(index + 1), f"{seen:,}", f"{result.test_images[index]:,}"]
+        row += map(percent, (result.accuracy[index], result.old[index], result.new[index]))
+        rows.append(row + ([] if zero_shot is None else [percent(zero_shot[index])]))
+    if zero_shot is not None:
+        columns.append("zero-shot")
+    blocks.append(Table(columns, rows, title="The numbers"))
+    return Section("Accuracy after each task", blocks)
+
+
+def lines_by_classes(seen: Sequence[int], lines: Sequence[Line]) -> Figure:
+    """Lines over the number of classes seen, named at their ends."""
+    figure, axes = new_figure()
+    ends = []
+    marker = "o" if len(seen) <= 30 else ""
+    for label, values, colour, style in lines:
+        heights = [100 * value for value in values]
+        axes.plot(seen, heights, style, color=colour.light, marker=marker)
+        known = [(x, y) for x, y in zip(seen, heights, strict=True) if not math.isnan(y)]
+        if known:
+            ends.append((*known[-1], label, colour))
+    finish_axes(figure, seen, ends)
+    return figure
+
+
+def finish_axes(
+    figure: Figure, seen: Sequence[int], ends: Sequence[tuple[float, float, str, Colour]]
+) -> None:
+    """Ticks at tasks where they fit, room for at least ten points, names at the ends."""
+    axes = figure.axes[0]
+    low, high = axes.get_ylim()
+    middle = (low + high) / 2
+    low, high = min(low, middle - 5), max(high, middle + 5)
+    axes.set_ylim(max(low, -2), min(high, 102) if low < 102 else high)
+    if len(seen) <= 12 and len(set(seen)) == len(seen):
+        axes.set_xticks(list(seen))
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if len(seen) == 1:
+        axes.set_xlim(seen[0] - 1, seen[0] + 1)
+    axes.set_xlabel("classes seen")
+    gap = (axes.get_xlim()[1] - axes.get_xlim()[0]) * 0.03
+    end_labels(axes, [(x + gap, y, label, colour) for x, y, label, colour in ends])

@@ -1,0 +1,86 @@
+"""What AWPF weighed each task by: MMD, J, tau and the weight, from the method's records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from awpf_ext.report.blocks import Drawing, Section, Table, Text
+from awpf_ext.report.load import FinishedRun
+from awpf_ext.report.style import Colour, end_labels, new_figure, series
+
+KEYS = ("mmd", "separability", "tau", "weight")
+
+
+def balance(run: FinishedRun) -> Section | None:
+    records = [record for record in run.result.records if all(key in record for key in KEYS)]
+    if not records:
+        return None
+    tasks = [record["task"] + 1 for record in records]
+
+    def line(key: str, label: str, colour: Colour) -> tuple[str, Sequence[float], Colour]:
+        return label, [record[key] for record in records], colour
+
+    shares = [
+        line("separability", "J", series(2)),
+        line("tau", "τ", series(0)),
+        line("weight", "weight", series(1)),
+    ]
+    columns = ["task", "MMD²", "J", "M", "τ", "weight"]
+    rows = [[str(record["task"] + 1), *map(_shown, _values(record))] for record in records]
+    return Section(
+        "How tasks were weighed",
+        [
+            Text(
+                "Before a task's adapter is added to the one before, two sides are compared: by "
+                "MMD, how far apart their features are, and by LDA's J, how well their classes are "
+                "separated. M is the MMD brought to 0 to 1, τ = M / (M + 1 - J), and the weight is "
+                "λτ, at most 1: the share of the new task's change that is kept."
+            ),
+            Drawing(
+                "weights",
+                "J, τ and the weight at each fusion step.",
+                _lines(tasks, shares, 0.0),
+            ),
+            Drawing(
+                "mmd",
+                "Squared MMD between replayed features of old classes and those of the new task.",
+                _lines(tasks, [line("mmd", "MMD²", series(3))], None),
+            ),
+            Table(columns, rows, title="The numbers"),
+        ],
+    )
+
+
+def _values(record: dict[str, Any]) -> list[float | None]:
+    return [record.get(key) for key in ("mmd", "separability", "alignment", "tau", "weight")]
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _lines(
+    tasks: Sequence[int],
+    lines: Sequence[tuple[str, Sequence[float], Colour]],
+    bottom: float | None,
+) -> Figure:
+    figure, axes = new_figure(height=2.7)
+    marker = "o" if len(tasks) <= 30 else ""
+    for _, values, colour in lines:
+        axes.plot(tasks, values, color=colour.light, marker=marker)
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, -0.03) if bottom == 0 else max(0.0, low), max(high, 1.05 * high))
+    if len(tasks) <= 12:
+        axes.set_xticks(list(tasks))
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if len(tasks) == 1:
+        axes.set_xlim(tasks[0] - 1, tasks[0] + 1)
+    axes.set_xlabel("task")
+    gap = (axes.get_xlim()[1] - axes.get_xlim()[0]) * 0.03
+    end_labels(axes, [(tasks[-1] + gap, v[-1], label, c) for label, v, c in lines], height=2.7)
+    return figure

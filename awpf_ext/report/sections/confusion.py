@@ -1,0 +1,126 @@
+"""Which classes are taken for one another, with pictures; and the classes that are hardest."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+from awpf_ext.evidence import PICTURED_PAIRS, Evidence, Pair, Picture, hardest_pairs
+from awpf_ext.report.blocks import Block, Drawing, Pictures, Section, Shown, Table, Text
+from awpf_ext.report.load import FinishedRun
+from awpf_ext.report.names import plain, short
+from awpf_ext.report.style import MUTED, SMALL, new_figure, series
+from awpf_ext.tables import counted, percent
+
+PAIRS = 10
+CLASSES = 12
+TINY = 64  # pixels; smaller pictures are shown pixel by pixel
+
+
+def confusion(run: FinishedRun) -> Section | None:
+    evidence = run.evidence
+    if evidence is None:
+        return None
+    pairs = hardest_pairs(evidence.labels, evidence.predictions)[:PAIRS]
+    if not pairs:
+        return Section("Confusions", [Text("No test image was taken for another class.")])
+    wrong = int((evidence.labels != evidence.predictions).sum())
+    told = (
+        f"{counted(wrong, 'test image')} of {len(evidence.labels):,} "
+        f"{'was' if wrong == 1 else 'were'} taken for another class after the last task."
+    )
+    if evidence.share < 1:
+        told += " Counts are of evenly spaced test images: there are too many to keep all."
+    blocks: list[Block] = [Text(told)]
+    caption = "Test images of one class taken for the other, both ways, after the last task"
+    if run.method != "zero_shot":
+        caption += " (dot) and by zero-shot CLIP (ring)"
+    blocks.append(Drawing("confused_pairs", f"{caption}.", _pairs_figure(run, evidence, pairs)))
+    blocks.append(_weakest(run, evidence))
+    if evidence.pictures:
+        blocks.append(_pictures(run, evidence, pairs))
+    else:
+        blocks.append(Text(f"No sample images: {plain(evidence.pictures_missing)}."))
+    return Section("Confusions", blocks)
+
+
+def _pairs_figure(run: FinishedRun, evidence: Evidence, pairs: list[Pair]) -> Figure:
+    figure, axes = new_figure(height=0.9 + 0.27 * len(pairs))
+    counted_before = {
+        (pair.first, pair.second): pair.confused
+        for pair in hardest_pairs(evidence.labels, evidence.zero_shot)
+    }
+    for row, pair in enumerate(pairs):
+        before = counted_before.get((pair.first, pair.second), 0)
+        if run.method != "zero_shot":
+            axes.plot([before, pair.confused], [row, row], color=MUTED.light, linewidth=1, zorder=2)
+            axes.scatter(
+                before, row, s=34, facecolors="none", edgecolors=MUTED.light, zorder=3,
+                linewidths=1.2,
+            )  # fmt: skip
+        axes.scatter(pair.confused, row, s=34, color=series(0).light, zorder=4)
+    names = [
+        f"{short(run.labels[pair.first], 17)} / {short(run.labels[pair.second], 17)}"
+        for pair in pairs
+    ]
+    axes.set_yticks(range(len(pairs)), names)
+    axes.set_ylim(len(pairs) - 0.4, -0.6)
+    axes.set_xlim(left=-0.03 * axes.get_xlim()[1])
+    axes.grid(True, axis="x")
+    axes.grid(False, axis="y")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("test images confused")
+    axes.tick_params(axis="y", labelsize=SMALL)
+    return figure
+
+
+def _weakest(run: FinishedRun, evidence: Evidence) -> Table:
+    """The classes with the lowest accuracy, and what zero-shot had on them."""
+    count = len(run.labels)
+    images = torch.bincount(evidence.labels, minlength=count)
+    shares = []
+    for predictions in (evidence.predictions, evidence.zero_shot):
+        right = evidence.labels[predictions == evidence.labels]
+        shares.append(torch.bincount(right, minlength=count) / images)
+    known = [label for label in range(count) if images[label]]
+    weakest = sorted(known, key=lambda label: float(shares[0][label]))[:CLASSES]
+    rows = []
+    for label in weakest:
+        wrong = evidence.predictions[(evidence.labels == label)]
+        wrong = wrong[wrong != label]
+        other = run.labels[int(torch.bincount(wrong).argmax())] if len(wrong) else "-"
+        task = next(i for i, end in enumerate(run.seen) if label < end) + 1
+        rows.append(
+            [run.labels[label], other, str(task), f"{int(images[label]):,}"]
+            + [percent(float(share[label])) for share in shares]
+        )
+    columns = ["class", "most often taken for", "task", "test images", "accuracy", "zero-shot"]
+    return Table(columns, rows, words=2, title="The weakest classes")
+
+
+def _pictures(run: FinishedRun, evidence: Evidence, pairs: list[Pair]) -> Pictures:
+    groups = []
+    for pair in pairs[:PICTURED_PAIRS]:
+        both = {pair.first, pair.second}
+        own = [
+            picture for picture in evidence.pictures if {picture.label, picture.taken_for} == both
+        ]
+        shown = [_shown(run, picture) for picture in own]
+        if shown:
+            title = f"{run.labels[pair.first]} / {run.labels[pair.second]}: {pair.confused}"
+            groups.append((title, shown))
+    return Pictures(groups)
+
+
+def _shown(run: FinishedRun, picture: Picture) -> Shown:
+    kind = "png" if picture.content.startswith(b"\x89PNG") else "jpeg"
+    with Image.open(io.BytesIO(picture.content)) as opened:
+        tiny = max(opened.size) < TINY
+    data = f"data:image/{kind};base64,{base64.b64encode(picture.content).decode()}"
+    label, other = run.labels[picture.label], run.labels[picture.taken_for]
+    return Shown(data, f"{label}, taken for {other}", tiny)

@@ -1,0 +1,114 @@
+"""Test images of some classes on a plane, as CLIP sees them and after what was learned."""
+
+from __future__ import annotations
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from awpf_ext.evidence import Evidence, hardest_pairs
+from awpf_ext.report.blocks import Block, Drawing, Section, Text
+from awpf_ext.report.load import FinishedRun
+from awpf_ext.report.names import short
+from awpf_ext.report.style import INK, MARKERS, SMALL, SURFACE, WIDTH, new_figure, series
+from awpf_ext.tables import percent
+
+
+def feature_map(run: FinishedRun) -> Section | None:
+    evidence = run.evidence
+    if evidence is None:
+        return None
+    classes = list(dict.fromkeys(evidence.map_labels.tolist()))
+    if len(classes) < 2:
+        return None
+    text = torch.nn.functional.normalize(run.text.float(), dim=-1)[classes]
+    plane = _plane(text)
+    sides = {"before": evidence.before, "after": evidence.after}
+    if torch.equal(evidence.before, evidence.after):
+        sides = {"before": evidence.before}
+    spots = {side: (x - x.mean(0)) @ plane for side, x in sides.items()}
+    texts = (text - text.mean(0)) @ plane
+    limits = _limits(torch.cat([*spots.values(), texts]))
+    captions = {
+        "before": "As CLIP encodes them",
+        "after": "After the last task, through what was learned",
+    }
+    blocks: list[Block] = [Text(_explanation(run, evidence, classes, len(sides)))]
+    for side, places in spots.items():
+        right = _nearest(sides[side], evidence.map_labels, text, classes)
+        told = f"{captions[side]}: {percent(right)} % have the nearest text among these classes."
+        figure = _scatter(run, places, texts, evidence.map_labels, classes, limits)
+        blocks.append(Drawing(f"map_{side}", told, figure))
+    return Section("A map of features", blocks)
+
+
+def _explanation(run: FinishedRun, evidence: Evidence, classes: list[int], sides: int) -> str:
+    pairs = hardest_pairs(evidence.labels, evidence.predictions)
+    hard = {label for pair in pairs for label in (pair.first, pair.second)}
+    chosen = (
+        "those most often confused after the last task"
+        if set(classes) <= hard
+        else "those most often confused after the last task, and some others"
+    )
+    told = (
+        f"Test images of {len(classes)} classes ({chosen}). Stars are the classes' texts, with "
+        "which images are compared. The plane is the one in which these texts differ most (their "
+        "first two principal components), so that it favours no side; images and texts are each "
+        "centred on their mean."
+    )
+    same = "" if sides == 2 else f" {run.method} leaves CLIP's features as they are."
+    return told + same
+
+
+def _plane(text: Tensor) -> Tensor:
+    """(d, 2): the principal directions of the texts, signs fixed."""
+    _, _, directions = torch.linalg.svd((text - text.mean(0)).double(), full_matrices=False)
+    directions = directions[:2]
+    largest = directions.abs().argmax(dim=1, keepdim=True)
+    signed: Tensor = directions * directions.gather(1, largest).sign()
+    return signed.T.float()
+
+
+def _limits(spots: Tensor) -> tuple[float, float, float, float]:
+    """Left, right, bottom, top, with room for names."""
+    low, high = spots.min(0).values, spots.max(0).values
+    margin = (high - low).clamp_min(1e-3) * 0.09
+    (left, bottom), (right, top) = (low - margin).tolist(), (high + margin).tolist()
+    return left, right, bottom, top
+
+
+def _nearest(x: Tensor, labels: Tensor, text: Tensor, classes: list[int]) -> float:
+    chosen = torch.tensor(classes)[(x @ text.T).argmax(1)]
+    return float((chosen == labels).double().mean())
+
+
+def _scatter(
+    run: FinishedRun,
+    places: Tensor,
+    texts: Tensor,
+    labels: Tensor,
+    classes: list[int],
+    limits: tuple[float, float, float, float],
+) -> Figure:
+    figure, axes = new_figure(WIDTH, WIDTH * 0.96)
+    for index, label in enumerate(classes):
+        own = places[labels == label]
+        axes.scatter(
+            own[:, 0].numpy(), own[:, 1].numpy(), s=13, alpha=0.62, linewidths=0,
+            color=series(index).light, marker=MARKERS[index % len(MARKERS)],
+        )  # fmt: skip
+    for index, label in enumerate(classes):
+        axes.scatter(
+            float(texts[index, 0]), float(texts[index, 1]),
+            s=170, marker="*", linewidths=0.8, zorder=4,
+            color=series(index).light, edgecolors=INK.light,
+            label=short(run.labels[label], 22),
+        )  # fmt: skip
+    axes.set(xlim=limits[:2], ylim=limits[2:], xticks=[], yticks=[])
+    axes.grid(False)
+    axes.spines[["bottom"]].set_visible(False)
+    figure.legend(
+        loc="outside lower left", ncols=2, frameon=False, fontsize=SMALL, facecolor=SURFACE.light,
+        handletextpad=0.3, columnspacing=1.5, labelspacing=0.35,
+    )  # fmt: skip
+    return figure

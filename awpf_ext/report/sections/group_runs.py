@@ -1,0 +1,66 @@
+"""Run by run: every order and seed with its numbers and its time; as Markdown and CSV too."""
+
+from __future__ import annotations
+
+import csv
+import io as text_io
+from pathlib import Path
+
+from awpf_ext import io
+from awpf_ext.grid import METRICS
+from awpf_ext.report.blocks import Section, Table, Text
+from awpf_ext.report.load import RunGroup
+from awpf_ext.report.names import plain
+from awpf_ext.tables import percent
+
+TABLE = "table"  # .csv: every run in full precision; .md: the rows of the settings
+
+
+def group_runs(group: RunGroup) -> Section:
+    columns = [group.varied, "class order", "seed", *METRICS, "seconds", "folder"]
+    rows = []
+    for cell, run in zip(group.grid.cells, group.runs, strict=True):
+        result = run.result
+        numbers = [percent(getattr(result, metric)) for metric in METRICS]
+        seconds = f"{sum(result.seconds.values()):.1f}"
+        rows.append(
+            [cell.arm, plain(cell.order), str(cell.seed), *numbers, seconds, plain(run.folder.name)]
+        )
+    return Section(
+        "Run by run",
+        [
+            Table(columns, rows, title=f"{len(rows)} rows"),
+            Text(f"In full precision in {TABLE}.csv beside this file; the summary in {TABLE}.md."),
+        ],
+    )
+
+
+def write_tables(group: RunGroup, folder: Path) -> None:
+    """table.csv, a row a run, and table.md, a row a setting."""
+    buffer = text_io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([group.varied, "dataset", "order", "seed", *METRICS, "seconds", "folder"])
+    for cell, run in zip(group.grid.cells, group.runs, strict=True):
+        result = run.result
+        metrics = [repr(float(getattr(result, metric))) for metric in METRICS]
+        seconds = f"{sum(result.seconds.values()):.3f}"
+        writer.writerow(
+            [
+                *(cell.arm, run.dataset, plain(cell.order), cell.seed),
+                *(*metrics, seconds, plain(run.folder.name)),
+            ]
+        )
+    io.write_atomic(folder / f"{TABLE}.csv", buffer.getvalue().encode())
+
+    lines = [f"| {_cell(group.varied)} | runs | {' | '.join(METRICS)} |", "|---|---|---|---|---|"]
+    for arm in group.grid.arms:
+        cells = [_cell(arm), str(len(group.of(arm)))]
+        for metric in METRICS:
+            mean, deviation = group.grid.spread(arm, metric)
+            cells.append(percent(mean) + ("" if deviation is None else f" ± {percent(deviation)}"))
+        lines.append(f"| {' | '.join(cells)} |")
+    io.write_atomic(folder / f"{TABLE}.md", ("\n".join(lines) + "\n").encode())
+
+
+def _cell(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|")

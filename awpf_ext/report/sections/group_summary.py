@@ -1,0 +1,117 @@
+"""Several runs in one table: mean, deviation, and the difference from the first setting."""
+
+from __future__ import annotations
+
+from awpf_ext.grid import METRICS, Difference, Spread
+from awpf_ext.report.blocks import Block, Drawing, Section, Table, Text
+from awpf_ext.report.load import RunGroup
+from awpf_ext.report.names import short
+from awpf_ext.report.style import INK, MUTED, SMALL, new_figure, series
+from awpf_ext.tables import counted, percent
+
+MOST_DOTS = 24  # settings whose runs are drawn one by one
+
+
+def group_summary(group: RunGroup) -> Section:
+    grid = group.grid
+    first = grid.arms[0]
+    compared = [arm for arm in grid.arms if arm != first and grid.paired(arm)]
+    columns = [group.varied, "runs", *METRICS]
+    if compared:
+        columns += ["average, diff.", "last, diff."]
+    best = {metric: max(grid.spread(arm, metric).mean for arm in grid.arms) for metric in METRICS}
+    strong = set()
+    rows = []
+    for line, arm in enumerate(grid.arms):
+        row = [arm, str(len(group.of(arm)))]
+        for metric in METRICS:
+            spread = grid.spread(arm, metric)
+            if metric != "forgetting" and len(grid.arms) > 1 and spread.mean == best[metric]:
+                strong.add((line, len(row)))
+            row.append(_spread(spread))
+        if compared:
+            for metric in ("average", "last"):
+                told = _difference(grid.difference(arm, metric)) if arm in compared else "-"
+                row.append(told)
+        rows.append(row)
+    blocks: list[Block] = [
+        Text(_made_of(group)),
+        Table(columns, rows, strong=frozenset(strong)),
+    ]
+    if compared:
+        blocks.append(
+            Text(
+                f"diff.: less {first} on the same class order and seed, mean ± standard deviation, "
+                "and in how many of those pairs it is positive."
+            )
+        )
+    if 1 < len(grid.arms) <= MOST_DOTS:
+        blocks += [_dots(group, "average"), _dots(group, "last")]
+    return Section("Summary", blocks)
+
+
+def _made_of(group: RunGroup) -> str:
+    """What the numbers are made of."""
+    grid = group.grid
+    orders = list(dict.fromkeys(cell.order for cell in grid.cells))
+    seeds = list(dict.fromkeys(cell.seed for cell in grid.cells))
+    images = {sum(run.result.test_images) for run in group.runs}
+    datasets = list(dict.fromkeys(run.dataset for run in group.runs))
+    contents = {run.result.provenance.get("content_hash") for run in group.runs}
+    told = (
+        f"Percent, mean ± sample standard deviation over the runs of a setting. "
+        f"Data: {', '.join(datasets)}, {' or '.join(f'{n:,}' for n in sorted(images))} test "
+        f"images. Class orders: {', '.join(orders)}. Seeds: {', '.join(map(str, seeds))}."
+    )
+    if len(contents) > 1:
+        told += (
+            " These runs are not all on the same data: numbers of different data sets, backbones "
+            "or prompts do not compare methods."
+        )
+    shapes = {(len(run.class_names), tuple(run.seen)) for run in group.runs}
+    if len(shapes) > 1:
+        told += (
+            " Nor are they cut into the same tasks."
+            if len(contents) > 1
+            else (" They are not all cut into the same tasks.")
+        )
+    if group.unfinished:
+        told += f" Left out, since unfinished: {counted(len(group.unfinished), 'run')}."
+    return told
+
+
+def _dots(group: RunGroup, metric: str) -> Drawing:
+    """Each run a dot, the mean a bar across."""
+    grid = group.grid
+    figure, axes = new_figure(height=0.75 + 0.3 * len(grid.arms))
+    for row, arm in enumerate(grid.arms):
+        values = [100 * value for value in grid.values(arm, metric)]
+        colour = series(row).light if len(grid.arms) <= 8 else series(0).light
+        axes.scatter(values, [row] * len(values), s=30, color=colour, alpha=0.7, linewidths=0)
+        mean = sum(values) / len(values)
+        axes.plot([mean, mean], [row - 0.3, row + 0.3], color=INK.light, linewidth=1.6)
+        axes.annotate(
+            f"{mean:.1f}", (mean, row - 0.3), xytext=(0, 1), textcoords="offset points",
+            ha="center", va="bottom", fontsize=SMALL - 1, color=MUTED.light,
+        )  # fmt: skip
+    axes.set_yticks(range(len(grid.arms)), [short(arm, 22) for arm in grid.arms])
+    axes.set_ylim(len(grid.arms) - 0.4, -0.8)
+    low, high = axes.get_xlim()
+    if high - low < 2:
+        axes.set_xlim((low + high) / 2 - 1, (low + high) / 2 + 1)
+    axes.grid(True, axis="x")
+    axes.grid(False, axis="y")
+    axes.set_xlabel(f"{metric} accuracy (%)")
+    caption = (
+        f"{metric.capitalize()} accuracy: a dot for every run, the line across for their mean."
+    )
+    return Drawing(f"runs_{metric}", caption, figure)
+
+
+def _spread(spread: Spread) -> str:
+    return percent(spread.mean) + ("" if spread.std is None else f" ± {percent(spread.std)}")
+
+
+def _difference(difference: Difference) -> str:
+    deviation = "" if difference.std is None else f" ± {percent(difference.std)}"
+    return f"{100 * difference.mean:+.1f}{deviation} ({difference.higher}/{difference.runs})"

@@ -1,0 +1,82 @@
+"""A setting swept over numbers, as in the AWPF paper's Figure 4: accuracy against its value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from awpf_ext.report.blocks import Drawing, Section, Text
+from awpf_ext.report.load import RunGroup
+from awpf_ext.report.names import short
+from awpf_ext.report.style import MUTED, end_labels, new_figure, series
+
+SYMBOLS = {"balance_scale": "λ (balance_scale)"}
+
+
+def group_sweep(group: RunGroup) -> Section | None:
+    values = _numbers(group.grid.arms)
+    if values is None or len(values) < 2:
+        return None
+    blocks = [
+        Drawing(
+            f"sweep_{metric}",
+            f"{metric.capitalize()} accuracy (%) against "
+            f"{SYMBOLS.get(group.varied, group.varied)}: mean, bars of one standard deviation, "
+            "and thin lines for single orders and seeds.",
+            _sweep(group, values, metric),
+        )
+        for metric in ("average", "last")
+    ]
+    mean = {arm: group.grid.spread(arm, "last").mean for arm in group.grid.arms}
+    best = max(mean, key=lambda arm: mean[arm])
+    spread = 100 * (max(mean.values()) - min(mean.values()))
+    told = (
+        f"Last accuracy is highest at {best}; over all values it varies by {spread:.1f} points. "
+        "A value that is chosen by looking at these test images will look better than it is."
+    )
+    return Section("The sweep", [Text(told), *blocks])
+
+
+def _numbers(arms: Sequence[str]) -> list[float] | None:
+    try:
+        return [float(arm) for arm in arms]
+    except ValueError:
+        return None
+
+
+def _sweep(group: RunGroup, values: Sequence[float], metric: str) -> Figure:
+    grid = group.grid
+    figure, axes = new_figure()
+    order = sorted(range(len(values)), key=lambda place: values[place])
+    places = [values[place] for place in order]
+    arms = [grid.arms[place] for place in order]
+    single: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    for cell, result in zip(grid.cells, grid.results, strict=True):
+        point = (float(cell.arm), 100 * float(getattr(result, metric)))
+        single.setdefault((cell.order, cell.seed), []).append(point)
+    ends = []
+    if len(single) > 1:
+        for (order_name, seed), points in single.items():
+            points.sort()
+            axes.plot(*zip(*points, strict=True), color=MUTED.light, linewidth=0.8, alpha=0.6)
+            if len(single) <= 6:
+                seeds = {cell.seed for cell in grid.cells}
+                name = order_name if len(seeds) == 1 else f"{order_name}, {seed}"
+                ends.append((*points[-1], short(name, 16), MUTED))
+    spreads = [grid.spread(arm, metric) for arm in arms]
+    axes.errorbar(
+        places, [100 * spread.mean for spread in spreads],
+        yerr=[100 * (spread.std or 0.0) for spread in spreads] if len(single) > 1 else None,
+        color=series(0).light, marker="o", capsize=2.5, elinewidth=1.1, zorder=4,
+    )  # fmt: skip
+    if len(places) <= 10:
+        axes.set_xticks(places, [f"{place:g}" for place in places])
+    low, high = axes.get_ylim()
+    if high - low < 2:
+        axes.set_ylim((low + high) / 2 - 1, (low + high) / 2 + 1)
+    axes.set_xlabel(SYMBOLS.get(group.varied, short(group.varied)))
+    gap = (axes.get_xlim()[1] - axes.get_xlim()[0]) * 0.025
+    ends.append((places[-1], 100 * spreads[-1].mean, "mean", series(0)))
+    end_labels(axes, [(x + gap, y, label, colour) for x, y, label, colour in ends])
+    return figure

@@ -1,0 +1,90 @@
+"""What the numbers follow from, and how to have them again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from awpf_ext.config import RUN_KEYS, RunConfig
+from awpf_ext.report.blocks import Block, Code, Section, Table, Text
+from awpf_ext.report.load import FinishedRun
+from awpf_ext.report.names import plain
+from awpf_ext.tables import yaml_text
+
+PLACES = ("store", "cache_dir", "device", "threads", "workers", "encode_batch")
+
+
+def provenance(run: FinishedRun) -> Section:
+    blocks: list[Block] = [
+        Text("To make this run again:"),
+        Code(command(run.config)),
+        Text(
+            "The same settings are in config.yaml in the run's folder (awpf run --config). Last "
+            "digits may change with threads, device, instruction set and version of torch."
+        ),
+        Table(["key", "value"], facts_table(run.result.provenance), words=2),
+        Table(
+            ["task", "classes, in the order of learning"],
+            [
+                [str(task + 1), ", ".join(run.labels[start:end])]
+                for task, (start, end) in enumerate(
+                    zip(run.boundaries, run.boundaries[1:], strict=False)
+                )
+            ],
+            words=2,
+            title="Class order",
+        ),
+    ]
+    return Section("Provenance", blocks)
+
+
+def command(config: RunConfig) -> str:
+    """The command of a run: every key that is not as it would be without being given."""
+    given: list[str] = []
+    for key in RUN_KEYS:
+        value, default = getattr(config, key), RunConfig.model_fields[key].default
+        if (value == default and key != "method") or key in PLACES:
+            continue
+        if key == "prompt" and not isinstance(value, str):
+            for template in value:
+                given += ["--prompt", template]
+        elif key == "on_unreadable":
+            given += ["--set", f"{key}={value}"]
+        else:
+            given += [f"--{key.replace('_', '-')}", str(value)]
+    return shlex.join(["awpf", "run", *given, *settings_arguments(config)])
+
+
+def settings_arguments(config: RunConfig) -> list[str]:
+    """The method's settings that are not its defaults; with a preset all, as both may differ."""
+    given: list[str] = []
+    own = config.settings.model_dump(mode="json")
+    for key, field in type(config.settings).model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        plain_default = list(default) if isinstance(default, tuple) else default
+        if config.preset is not None or own[key] != plain_default:
+            given += ["--set", f"{key}={yaml_text(own[key])}"]
+    return given
+
+
+def facts_table(facts: Mapping[str, Any]) -> list[list[str]]:
+    """Every key that identifies a run; a method's settings one by one, long lists cut."""
+    rows = []
+    for key, value in facts.items():
+        if isinstance(value, Mapping):
+            rows += [[plain(f"{key}.{name}"), _told(item)] for name, item in value.items()]
+        else:
+            rows.append([plain(key), _told(value)])
+    return rows
+
+
+def _told(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        shown = ", ".join(plain(item) for item in value[:20])
+        return f"{shown}, … ({len(value)})" if len(value) > 20 else shown or "none"
+    return plain(value)

@@ -1,0 +1,71 @@
+"""The numbers that matter most, and what they say in words."""
+
+from __future__ import annotations
+
+import math
+
+from awpf_ext.report.blocks import Section, Text, Tile, Tiles
+from awpf_ext.report.load import FinishedRun
+from awpf_ext.tables import counted, percent
+
+
+def summary(run: FinishedRun) -> Section:
+    result, evidence = run.result, run.evidence
+    zero_shot = None if evidence is None else evidence.zero_shot_accuracy
+    tiles = [
+        Tile("average", percent(result.average), "accuracy, mean over the tasks"),
+        Tile("last", percent(result.last), "accuracy after the last task"),
+        Tile("forgetting", percent(result.forgetting), "points lost from each task's best"),
+    ]
+    if zero_shot is not None and run.method != "zero_shot":
+        tiles += [
+            Tile("zero-shot, last", percent(zero_shot[-1]), "CLIP without learning"),
+            Tile("gain", _points(result.last - zero_shot[-1]), "last, over zero-shot"),
+        ]
+    return Section("Summary", [Tiles(tiles), Text(_in_words(run))])
+
+
+def _in_words(run: FinishedRun) -> str:
+    result, evidence = run.result, run.evidence
+    images = sum(result.test_images)
+    told = [
+        f"{run.method} learned {counted(len(run.class_names), 'class')} of {run.dataset} in "
+        f"{counted(len(result.tasks), 'task')}. After the last task it names the class of "
+        f"{percent(result.last)} % of the {images:,} test images, among all classes."
+    ]
+    if evidence is not None and run.method != "zero_shot":
+        before = evidence.zero_shot_accuracy[-1]
+        told.append(_against_zero_shot(result.last - before, before))
+    if len(result.tasks) > 1 and run.method != "zero_shot":
+        told.append(_forgotten(result.forgetting))
+    elif run.method == "zero_shot":
+        told.append("Nothing was learned: each task only brings its class names.")
+    if any(math.isnan(value) for value in result.per_task):
+        without = sum(math.isnan(value) for value in result.per_task)
+        told.append(
+            f"{counted(without, 'task')} without test images: left out of means, a gap in figures."
+        )
+    told.append("All accuracies are in percent, on test images that no training saw.")
+    return " ".join(told)
+
+
+def _against_zero_shot(gain: float, before: float) -> str:
+    start = f"CLIP alone, given the class names and nothing else, names {percent(before)} %"
+    if abs(gain) < 0.0005:
+        return f"{start}: as many."
+    return f"{start}: {_points(abs(gain), sign=False)} points {'fewer' if gain > 0 else 'more'}."
+
+
+def _forgotten(value: float) -> str:
+    if value < 0.0005:
+        return (
+            "Over the sequence nothing was forgotten: tasks end no lower than their earlier best."
+        )
+    return (
+        f"While later tasks were learned, accuracy on earlier ones fell by {percent(value)} points "
+        "from its best, on average; part of that comes from having more classes to choose among."
+    )
+
+
+def _points(value: float, sign: bool = True) -> str:
+    return f"{100 * value:+.1f}" if sign else f"{100 * value:.1f}"
