@@ -46,6 +46,11 @@ struct Position {
 // Of the fiber that runs.
 extern Position* current;
 int lane();
+// The lane `by` further on, or this one where there is none.
+inline int neighbour(int by) {
+  const int other = lane() + by;
+  return other < 0 || other > 31 ? lane() : other;
+}
 
 void run_grid(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel);
 void* shared_base();
@@ -140,12 +145,10 @@ float exp2_approx(float x);
 #define __shfl_sync(mask, value, source) ::awpf::emulator::shuffle(AWPF_PLACE("__shfl_sync"), mask, value, source)
 #define __shfl_xor_sync(mask, value, bits) \
   ::awpf::emulator::shuffle(AWPF_PLACE("__shfl_xor_sync"), mask, value, ::awpf::emulator::lane() ^ (bits))
-#define __shfl_down_sync(mask, value, delta)                             \
-  ::awpf::emulator::shuffle(AWPF_PLACE("__shfl_down_sync"), mask, value, \
-                            std::min(31, ::awpf::emulator::lane() + int(delta)))
-#define __shfl_up_sync(mask, value, delta)                             \
-  ::awpf::emulator::shuffle(AWPF_PLACE("__shfl_up_sync"), mask, value, \
-                            std::max(0, ::awpf::emulator::lane() - int(delta)))
+#define __shfl_down_sync(mask, value, delta) \
+  ::awpf::emulator::shuffle(AWPF_PLACE("__shfl_down_sync"), mask, value, ::awpf::emulator::neighbour(int(delta)))
+#define __shfl_up_sync(mask, value, delta) \
+  ::awpf::emulator::shuffle(AWPF_PLACE("__shfl_up_sync"), mask, value, ::awpf::emulator::neighbour(-int(delta)))
 #define __ballot_sync(mask, predicate)                                                                     \
   ::awpf::emulator::collective<bool, unsigned>(AWPF_PLACE("__ballot_sync"), (void(mask), bool(predicate)), \
                                                ::awpf::emulator::Vote{})

@@ -1,0 +1,54 @@
+// Adds the kernel values of one tile up by groups of rows and columns, into the slots of its strip and segment.
+#pragma once
+
+#include "mixture.h"
+
+namespace awpf {
+
+// Which pairs of a tile count.
+struct Wanted {
+  int64_t row_begin, rows, column_begin, columns;  // first of the tile, and how many the problem has
+  bool below_diagonal;
+
+  __device__ __forceinline__ bool operator()(int row, int column) const {
+    const int64_t i = row_begin + row, j = column_begin + column;
+    return i < rows && j < columns && (!below_diagonal || j < i);
+  }
+};
+
+// `value` is zero where not wanted; `largest` bounds it. All threads.
+template <class T>
+__device__ __forceinline__ void add_to_slots(const Plan& plan, int64_t problem, const TileRun& run, int64_t tile,
+                                             const Wanted& wanted, TilePlaces<T>& places, const Fragment<T>& value,
+                                             T largest) {
+  const int last_row = int(smaller(kStripRows, wanted.rows - wanted.row_begin)) - 1;
+  const int last_column = int(smaller(kTileColumns, wanted.columns - wanted.column_begin)) - 1;
+  const int first_g = places.group[0], last_g = places.group[last_row];
+  const int first_h = places.group[kStripRows], last_h = places.group[kStripRows + last_column];
+  const bool one_cell = first_g == last_g && first_h == last_h;
+  const SlotTable table = plan.slot_table();
+  for (int g = first_g; g <= last_g; ++g)
+    for (int h = first_h; h <= last_h; ++h) {
+      typename SumOf<T>::Type sum(largest);
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            const bool inside = one_cell || (places.group[fragment_row(i)] == g &&
+                                             places.group[kStripRows + fragment_column(j, e)] == h);
+            sum.add(inside ? value[i][j][e] : T(0));
+          }
+      const double total = block_sum(sum.total(), places.scratch);
+      if (threadIdx.x == 0) {
+        // The first of the segment, or the first to meet this group of columns.
+        const bool fresh = tile == run.begin || plan.group_start(1, problem, h) >= wanted.column_begin;
+        double* const slot =
+            plan.slots + table.slot(plan.start[problem].strip[0], problem, run.strip, g, run.segment, h);
+        *slot = fresh ? total : *slot + total;
+      }
+    }
+}
+
+}  // namespace awpf
