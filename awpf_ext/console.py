@@ -84,9 +84,9 @@ class Reporter:
         else:
             self._training(event)
 
-    def counting(self, done: int, total: int) -> None:
-        """Progress of images that are classified."""
-        self._show("images", done, total, f"{done:,}/{total:,}")
+    def counting(self, done: int, total: int, what: str = "images") -> None:
+        """Progress of images that are classified, or of other things."""
+        self._show(what, done, total, f"{done:,}/{total:,}")
 
     def _extracting(self, event: ExtractProgress) -> None:
         what = "prompts" if event.stage == "text" else f"{event.stage} images"

@@ -6,7 +6,7 @@ import inspect
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from rich.text import Text
 
 from awpf_ext.config import RUN_KEYS, RunConfig
 from awpf_ext.grid import METRICS, Difference, Grid, Spread
+from awpf_ext.lora import MergedLayer, MergeReport
 from awpf_ext.methods import Method
 from awpf_ext.predict import Prediction
 from awpf_ext.result import Result
@@ -108,6 +109,36 @@ def print_predictions(predictions: Sequence[Prediction]) -> None:
             say(f"  {100 * likely.probability:5.1f}%  {likely.name}")
 
 
+def print_merge(report: MergeReport) -> None:
+    """A row a kind of module: layers, ranks, and what cutting to the rank has left."""
+    say(
+        (report.method, "bold"),
+        f" of {counted(len(report.sources), 'adapter')}"
+        f" of {report.base_model or 'an unnamed model'}: {counted(len(report.layers), 'layer')}\n",
+    )
+    kinds: dict[str, list[MergedLayer]] = {}
+    for layer in report.layers:
+        kinds.setdefault(layer.name.rpartition(".")[2], []).append(layer)
+    table = _table("module", "layers", "ranks", "rank of the merge", "energy kept")
+    for kind, layers in kinds.items():
+        table.add_row(
+            kind,
+            f"{len(layers):,}",
+            _range({rank for layer in layers for rank in layer.ranks}),
+            _range({layer.rank for layer in layers}),
+            _range({percent(layer.kept) for layer in layers}, key=float),
+        )
+    _console().print(table)
+    memory = report.peak_memory
+    told = "" if memory is None else f", {memory / 1e6:,.0f} MB at the peak"
+    say(
+        "\nenergy kept ",
+        (percent(report.kept), "bold"),
+        (f"   {report.seconds:.1f} s{told}", "dim"),
+    )
+    say((str(report.out), "dim"))
+
+
 def print_methods(methods: Mapping[str, type[Method]], presets: Iterable[str]) -> None:
     """A line a method, the names of the presets, and the keys that no method has."""
     width = max(map(len, methods))
@@ -175,6 +206,13 @@ def _spread(spread: Spread) -> str:
 def _difference(difference: Difference) -> str:
     deviation = "" if difference.std is None else f" ± {percent(difference.std)}"
     return f"{100 * difference.mean:+.1f}{deviation} {difference.higher}/{difference.runs}"
+
+
+def _range(values: Iterable[Any], key: Callable[[Any], Any] | None = None) -> str:
+    """ "8" or "8-16"."""
+    ordered = sorted(values, key=key)
+    ends = [str(ordered[0]), str(ordered[-1])]
+    return "-".join(dict.fromkeys(ends))
 
 
 def _shown(count: int) -> Iterator[int | None]:

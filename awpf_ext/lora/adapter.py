@@ -1,0 +1,200 @@
+"""A PEFT LoRA adapter on the disk: what is in it, checked, and read a layer at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from awpf_ext.errors import DataError, UserError
+from awpf_ext.io import DTYPES
+from awpf_ext.lora.config import FILE as CONFIG
+from awpf_ext.lora.config import AdapterConfig, read_config
+
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."  # PEFT's, before a module's name in the base model
+
+_FACTOR = re.compile(
+    r"(?P<module>.+)\.(?:lora_(?P<linear>[AB])(?:\.[^.]+)?\.weight"
+    r"|lora_embedding_(?P<embedding>[AB])(?:\.[^.]+)?)"
+)
+_TYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+
+
+class Layer(NamedTuple):
+    """The factors of one module: their keys in the file and their shapes.
+
+    A is (r, in), of a convolution (r, in, kernel...); B is (out, r), of a convolution
+    (out, r, 1...). An embedding has (r, entries) and (width, r).
+    """
+
+    a_key: str
+    b_key: str
+    a_shape: tuple[int, ...]
+    b_shape: tuple[int, ...]
+    embedding: bool
+    scaling: float
+
+    @property
+    def rank(self) -> int:
+        return self.a_shape[0]
+
+    @property
+    def shape(self) -> tuple[tuple[int, ...], tuple[int, ...], bool]:
+        """All but the rank: what adapters of one model have in common."""
+        return self.a_shape[1:], (self.b_shape[0], *self.b_shape[2:]), self.embedding
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """An adapter that is open for reading."""
+
+    folder: Path
+    config: AdapterConfig
+    layers: Mapping[str, Layer]  # by the module's name in the base model
+    others: Mapping[str, str]  # what is no factor: its name, and its key in the file
+    dtype: torch.dtype
+    sha256: str  # of the tensors' file
+    _file: Any
+
+    @property
+    def name(self) -> str:
+        return str(self.folder)
+
+    def read(self, key: str) -> Tensor:
+        """One tensor; DataError where it holds a NaN or an infinity."""
+        path = self.folder / WEIGHTS
+        try:
+            tensor: Tensor = self._file.get_tensor(key)
+        except Exception as error:  # safetensors raises what it likes where a file has changed
+            raise DataError(f"cannot read {key} from {path}: {error}") from None
+        if tensor.dtype not in DTYPES:
+            raise DataError(f"{path}: {key} has type {tensor.dtype}, which cannot be carried over")
+        if not bool(tensor.isfinite().all()):
+            raise DataError(f"{path}: {key} holds a NaN or an infinity")
+        return tensor
+
+
+@contextmanager
+def open_adapter(folder: str | Path) -> Iterator[Adapter]:
+    """Check a folder's config and tensors, and hold the file open; nothing is unpickled."""
+    from safetensors import SafetensorError, safe_open
+
+    folder = Path(folder).expanduser()
+    path = _weights_file(folder)
+    config = read_config(folder)
+    try:
+        digest = _sha256(path)
+        opened = safe_open(path, framework="pt")
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"cannot read {path}: {reason}") from None
+    with opened as file:
+        factors, others = _sorted_keys(path, list(file.keys()))
+        types: set[torch.dtype] = set()
+        layers = {}
+        for module, keys in factors.items():
+            layers[module] = _layer(path, module, keys, file, config, types)
+        if not layers:
+            raise DataError(f"{path} has no LoRA factors (no keys with lora_A and lora_B)")
+        dtype = next(iter(types))
+        for other in types:
+            dtype = torch.promote_types(dtype, other)
+        yield Adapter(folder, config, layers, others, dtype, digest, file)
+
+
+def _weights_file(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise UserError(
+            f"there is no folder {folder}; expected an adapter's folder with {CONFIG} and {WEIGHTS}"
+        )
+    path = folder / WEIGHTS
+    if not path.is_file() and (folder / "adapter_model.bin").exists():
+        raise UserError(
+            f"{folder} has adapter_model.bin, a pickle, which is not opened here; load the "
+            "adapter with PEFT and save it again: save_pretrained(FOLDER) writes safetensors"
+        )
+    for needed in (path, folder / CONFIG):
+        if not needed.is_file():
+            raise UserError(f"{folder} is no LoRA adapter: it has no file {needed.name}")
+    return path
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _sorted_keys(path: Path, keys: list[str]) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+    """Keys of the factors by module and side, and the others without PEFT's prefix."""
+    factors: dict[str, dict[str, str]] = {}
+    others = {}
+    for key in sorted(keys):
+        found = _FACTOR.fullmatch(key)
+        if found is None:
+            if ".lora_" in key:
+                raise UserError(f"{path} has {key}: only factors lora_A and lora_B can be merged")
+            others[key.removeprefix(PREFIX)] = key
+            continue
+        embedding = found["linear"] is None
+        side = found["embedding" if embedding else "linear"] + ("e" if embedding else "")
+        sides = factors.setdefault(found["module"].removeprefix(PREFIX), {})
+        if side in sides:
+            raise DataError(f"{path} has two tensors for one factor: {sides[side]} and {key}")
+        sides[side] = key
+    return factors, others
+
+
+def _layer(
+    path: Path,
+    module: str,
+    keys: Mapping[str, str],
+    file: Any,
+    config: AdapterConfig,
+    types: set[torch.dtype],
+) -> Layer:
+    embedding = "Ae" in keys
+    sides = ("Ae", "Be") if embedding else ("A", "B")
+    if set(keys) != set(sides):
+        raise DataError(f"{path}: {module} needs two factors, but has {', '.join(keys.values())}")
+    shapes = []
+    for key in (keys[side] for side in sides):
+        described = file.get_slice(key)
+        shape, dtype = tuple(described.get_shape()), described.get_dtype()
+        if dtype not in _TYPES:
+            raise DataError(f"{path}: {key} has type {dtype}; expected one of {', '.join(_TYPES)}")
+        if len(shape) < 2 or 0 in shape:
+            raise DataError(f"{path}: {key} has shape {shape}; expected a factor's, e.g. (16, 768)")
+        types.add(_TYPES[dtype])
+        shapes.append(shape)
+    a_shape, b_shape = shapes
+    rank = a_shape[0]
+    if len(a_shape) != len(b_shape) or math.prod(b_shape) != b_shape[0] * rank:
+        hint = " (grouped convolutions cannot be merged)" if len(b_shape) > 2 else ""
+        raise DataError(
+            f"{path}: the factors of {module} have shapes {a_shape} and {b_shape}; expected "
+            f"(r, in...) and (out, r...){hint}"
+        )
+    if config.expected_rank(module) != rank:
+        raise DataError(
+            f"{path}: the factors of {module} have rank {rank}, but {CONFIG} says "
+            f"{config.expected_rank(module)}"
+        )
+    a_key, b_key = (keys[side] for side in sides)
+    return Layer(a_key, b_key, a_shape, b_shape, embedding, config.scaling(module, rank))

@@ -1,0 +1,97 @@
+"""What `merge` is given, checked before anything is computed."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from awpf_ext.errors import UserError
+from awpf_ext.lora.adapter import Adapter
+from awpf_ext.lora.config import check_agreement
+from awpf_ext.lora.methods import METHODS, Method, Settings
+
+_EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "rank": ("a whole number of at least 1", lambda v: isinstance(v, int) and v >= 1),
+    "density": ("a number above 0, at most 1", lambda v: isinstance(v, int | float) and 0 < v <= 1),
+    "on": ("delta or factors", lambda v: v in ("delta", "factors")),
+    "common": ("a number from 0 to 1", lambda v: isinstance(v, int | float) and 0 <= v <= 1),
+    "seed": ("a whole number of at least 0", lambda v: isinstance(v, int) and v >= 0),
+}
+
+
+def checked_method(name: str) -> Method:
+    if name not in METHODS:
+        near = difflib.get_close_matches(name, METHODS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(METHODS)}"
+        raise UserError(f"there is no merge method {name!r}; {hint}")
+    return METHODS[name]
+
+
+def checked_settings(name: str, method: Method, given: dict[str, Any]) -> Settings:
+    for key, value in given.items():
+        if key not in method.takes:
+            takes = f"it takes {' and '.join(method.takes)}" if method.takes else "it takes none"
+            raise UserError(f"{key} is no setting of {name}; {takes}")
+        expected, right = _EXPECTED[key]
+        if isinstance(value, bool) or not right(value):
+            raise UserError(f"{key} is {value!r}; expected {expected}")
+    if "density" in method.takes and "density" not in given:
+        if method.density is None:
+            raise UserError(f"{name} needs density (--density), the share of entries that stay")
+        given = {**given, "density": method.density}
+    return Settings(**given)
+
+
+def checked_folders(adapters: Sequence[str | Path], out: Path) -> list[Path]:
+    if isinstance(adapters, str | Path) or not adapters:
+        raise UserError(f"adapters is {adapters!r}; expected a list of adapters' folders")
+    folders = [Path(folder).expanduser() for folder in adapters]
+    for folder in folders:
+        if folder.resolve() == out.resolve():
+            raise UserError(f"{out} is one of the adapters; the result needs a folder of its own")
+    return folders
+
+
+def checked_weights(weights: Sequence[float] | None, count: int) -> list[float]:
+    if weights is None:
+        return [1.0] * count
+    shares = [float(weight) for weight in weights]
+    if len(shares) != count:
+        raise UserError(f"there are {len(shares)} weights for {count} adapters; expected one each")
+    for share in shares:
+        if not math.isfinite(share):
+            raise UserError(f"a weight is {share}; expected finite numbers")
+    return shares
+
+
+def check_alike(adapters: Sequence[Adapter], base_model: str | None) -> None:
+    names = [adapter.name for adapter in adapters]
+    check_agreement([adapter.config for adapter in adapters], names, base_model)
+    first = adapters[0]
+    for other in adapters[1:]:
+        for mine, theirs in ((first.layers, other.layers), (first.others, other.others)):
+            for alone, keys in (
+                (first, mine.keys() - theirs.keys()),
+                (other, theirs.keys() - mine.keys()),
+            ):
+                if keys:
+                    raise UserError(
+                        f"the adapters do not have the same modules: only {alone.name} has "
+                        f"{_some(keys)}"
+                    )
+        for name, layer in first.layers.items():
+            theirs_ = other.layers[name]
+            if layer.shape != theirs_.shape:
+                raise UserError(
+                    f"the adapters differ in the shape of {name}: A {layer.a_shape} and B "
+                    f"{layer.b_shape} in {first.name}, A {theirs_.a_shape} and B "
+                    f"{theirs_.b_shape} in {other.name}"
+                )
+
+
+def _some(keys: set[str]) -> str:
+    shown = sorted(keys)[:4]
+    return ", ".join(shown) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")

@@ -1,0 +1,236 @@
+"""Merging LoRA adapters: a layer at a time from the disk to the disk."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+import awpf_ext
+from awpf_ext import io
+from awpf_ext.errors import DataError, UserError
+from awpf_ext.lora.adapter import PREFIX, WEIGHTS, Adapter, Layer, open_adapter
+from awpf_ext.lora.checks import (
+    check_alike,
+    checked_folders,
+    checked_method,
+    checked_settings,
+    checked_weights,
+)
+from awpf_ext.lora.config import FILE as CONFIG
+from awpf_ext.lora.config import merged_config, renamed
+from awpf_ext.lora.methods import Merged, Method, Settings, Term
+from awpf_ext.lora.output import RECORD, TensorStream, new_folder
+
+_TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class MergedLayer(NamedTuple):
+    """One layer of a merge: its ranks, and the share of its energy that a cut has left."""
+
+    name: str
+    ranks: tuple[int, ...]  # of the adapters
+    rank: int  # of the result
+    kept: float
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What a merge has done. Energies are squared Frobenius norms of the merged deltas."""
+
+    out: Path
+    method: str
+    settings: dict[str, Any]
+    weights: tuple[float, ...]
+    sources: tuple[dict[str, str], ...]
+    base_model: str | None
+    layers: tuple[MergedLayer, ...]
+    kept: float  # the share of energy that cutting to a rank has left, over all layers
+    seconds: float
+    peak_memory: int | None  # bytes, of the whole process since its start
+
+    def record(self) -> dict[str, Any]:
+        """What is kept beside the merged adapter."""
+        return {
+            "awpf_ext": awpf_ext.__version__,
+            "torch": torch.__version__,
+            "method": self.method,
+            "settings": self.settings,
+            "weights": list(self.weights),
+            "sources": list(self.sources),
+            "base_model": self.base_model,
+            "kept": self.kept,
+            "layers": [layer._asdict() for layer in self.layers],
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "out": str(self.out),
+            **self.record(),
+            "seconds": self.seconds,
+            "peak_memory": self.peak_memory,
+        }
+
+
+def merge(
+    adapters: Sequence[str | Path],
+    out: str | Path,
+    *,
+    method: str = "linear",
+    weights: Sequence[float] | None = None,
+    rank: int | None = None,
+    density: float | None = None,
+    on: str | None = None,
+    common: float | None = None,
+    seed: int | None = None,
+    dtype: str | None = None,
+    base_model: str | None = None,
+    force: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> MergeReport:
+    """Merge PEFT LoRA adapters of one model into a new adapter, the folder `out`.
+
+    method: one of `METHODS`, whose docstrings define them. weights: one an adapter, 1 each where
+    not given. rank, density, on ("delta" or "factors"), common, seed: settings of the methods that
+    take them. dtype: of the result (float32, float16, bfloat16), by default that of the adapters.
+    base_model: the base model's name for the result, where the adapters name it differently.
+    force: replace an adapter that is there. progress(done, layers) is called after each layer.
+
+    One adapter at weight 1 comes back as it is, but for `iso` and where density or rank cut it.
+    Memory stays that of the largest layer. A killed merge leaves no half-written adapter.
+    """
+    start = time.perf_counter()
+    out = Path(out).expanduser()
+    chosen = checked_method(method)
+    given = {"rank": rank, "density": density, "on": on, "common": common, "seed": seed}
+    settings = checked_settings(method, chosen, {k: v for k, v in given.items() if v is not None})
+    if dtype is not None and dtype not in _TYPES:
+        raise UserError(f"dtype is {dtype!r}; expected one of {', '.join(_TYPES)}")
+    with ExitStack() as stack:
+        opened = [
+            stack.enter_context(open_adapter(folder)) for folder in checked_folders(adapters, out)
+        ]
+        shares = checked_weights(weights, len(opened))
+        check_alike(opened, base_model)
+        kind = _result_type(opened) if dtype is None else _TYPES[dtype]
+        one = len(opened) == 1 and shares[0] == 1 and _keeps_one(chosen, settings, opened[0])
+        folder = stack.enter_context(new_folder(out, force))
+        layers, energy, lost = [], 0.0, 0.0
+        with io.open_atomic(folder / WEIGHTS) as file:
+            stream = TensorStream(file, _names(opened[0]))
+            for name, layer in opened[0].layers.items():
+                if one:
+                    factors = opened[0].read(layer.b_key), opened[0].read(layer.a_key)
+                    merged = Merged(*factors)
+                else:
+                    merged = chosen.merge(name, _terms(opened, shares, name), settings)
+                _write_layer(stream, name, layer, merged, kind)
+                energy, lost = energy + merged.energy, lost + merged.lost
+                ranks = tuple(adapter.layers[name].rank for adapter in opened)
+                layers.append(MergedLayer(name, ranks, merged.a.shape[0], merged.kept))
+                if progress is not None:
+                    progress(len(layers), len(opened[0].layers))
+            for name, tensor in _carried(opened):
+                stream.write(name, tensor)
+            stream.finish()
+        new_ranks = {layer.name: layer.rank for layer in layers}
+        first = opened[0].config
+        config = renamed(first, base_model) if one else merged_config(first, new_ranks, base_model)
+        taken = [key for key in ("rank", "density", "on", "common", "seed") if key in chosen.takes]
+        report = MergeReport(
+            out=out,
+            method=method,
+            settings={key: getattr(settings, key) for key in taken},
+            weights=tuple(shares),
+            sources=tuple(
+                {"name": adapter.folder.name, "sha256": adapter.sha256} for adapter in opened
+            ),
+            base_model=base_model or first.base_model,
+            layers=tuple(layers),
+            kept=1 - lost / energy if energy > 0 else 1.0,
+            seconds=time.perf_counter() - start,
+            peak_memory=_peak_memory(),
+        )
+        io.write_json(folder / RECORD, report.record())
+        io.write_json(folder / CONFIG, config)
+    return report
+
+
+def _result_type(adapters: Sequence[Adapter]) -> torch.dtype:
+    dtype = adapters[0].dtype
+    for adapter in adapters[1:]:
+        dtype = torch.promote_types(dtype, adapter.dtype)
+    return dtype
+
+
+def _keeps_one(method: Method, settings: Settings, adapter: Adapter) -> bool:
+    widest = max(layer.rank for layer in adapter.layers.values())
+    whole = settings.rank is None or settings.rank >= widest
+    return method.keeps_one and whole and settings.density in (None, 1)
+
+
+def _terms(adapters: Sequence[Adapter], weights: Sequence[float], name: str) -> list[Term]:
+    """The layer's factors as matrices, in single precision or better."""
+    precise = torch.promote_types(_result_type(adapters), torch.float32)
+    terms = []
+    for adapter, weight in zip(adapters, weights, strict=True):
+        layer = adapter.layers[name]
+        b = adapter.read(layer.b_key).to(precise).reshape(-1, layer.rank)
+        a = adapter.read(layer.a_key).to(precise).reshape(layer.rank, -1)
+        terms.append(Term(b, a, layer.scaling, weight, adapter.sha256))
+    return terms
+
+
+def _names(adapter: Adapter) -> list[str]:
+    factors = [key for name, layer in adapter.layers.items() for key in _keys(name, layer)]
+    return [*factors, *(PREFIX + name for name in adapter.others)]
+
+
+def _keys(name: str, layer: Layer) -> tuple[str, str]:
+    """PEFT's keys for A and B."""
+    if layer.embedding:
+        return f"{PREFIX}{name}.lora_embedding_A", f"{PREFIX}{name}.lora_embedding_B"
+    return f"{PREFIX}{name}.lora_A.weight", f"{PREFIX}{name}.lora_B.weight"
+
+
+def _write_layer(
+    stream: TensorStream, name: str, layer: Layer, merged: Merged, dtype: torch.dtype
+) -> None:
+    rank = merged.a.shape[0]
+    shapes = (rank, *layer.a_shape[1:]), (layer.b_shape[0], rank, *layer.b_shape[2:])
+    for key, factor, shape in zip(_keys(name, layer), (merged.a, merged.b), shapes, strict=True):
+        tensor = factor.to(dtype).reshape(shape)
+        if not bool(tensor.isfinite().all()):
+            raise DataError(f"the merged {key} does not fit into {dtype}; use dtype float32")
+        stream.write(key, tensor)
+
+
+def _carried(adapters: Sequence[Adapter]) -> Iterator[tuple[str, Tensor]]:
+    """What is no factor (saved modules, biases): only what all adapters have in common."""
+    for name, key in adapters[0].others.items():
+        tensor = adapters[0].read(key)
+        for other in adapters[1:]:
+            theirs = other.read(other.others[name])
+            if theirs.dtype != tensor.dtype or not torch.equal(theirs, tensor):
+                raise UserError(
+                    f"{name} is no LoRA factor and differs between {adapters[0].name} and "
+                    f"{other.name}; only factors can be merged (modules_to_save, biases and "
+                    "resized embeddings must be equal)"
+                )
+        yield PREFIX + name, tensor
+
+
+def _peak_memory() -> int | None:
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
