@@ -1,0 +1,58 @@
+"""Tables of the pages against what they are made from: settings of methods, measured figures."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from blocks import ROOT, pages
+
+pytest.importorskip("pydantic", reason='needs the extra "clip"')
+
+from awpf_ext.methods import method_class
+from awpf_ext.methods.adapter import AdapterConfig
+
+_MARKED = re.compile(r"<!-- (settings of|figures from) (\S+) -->\s+((?:\|[^\n]*\n)+)")
+_FIGURE = re.compile(r"\d[\d.,]*(?: (?:ms|s|MiB|GiB)\b|%|e-\d+)")
+
+
+class Table(NamedTuple):
+    """A table and what the comment above it says that it was made from."""
+
+    page: Path
+    source: str
+    rows: list[list[str]]
+
+
+def tables(kind: str) -> list[Table]:
+    found = []
+    for page in pages():
+        for matched, source, lines in _MARKED.findall(page.read_text(encoding="utf-8")):
+            rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines.splitlines()]
+            if matched == kind:
+                found.append(Table(page, source, rows[2:]))
+    return found
+
+
+@pytest.mark.parametrize("table", tables("settings of"), ids=lambda table: table.source)
+def test_settings_are_all_there_with_their_defaults(table):
+    fields = method_class(table.source).Config.model_fields
+    recipe = {name: field.default for name, field in AdapterConfig.model_fields.items()}
+    own = {n for n, f in fields.items() if n not in recipe or f.default != recipe[n]}
+    expected = own or set(recipe)  # a method's page leaves out what the recipe's table says
+    shown = {row[0].strip("`"): row[1].strip("`") for row in table.rows}
+    assert shown == {name: _written(fields[name].default) for name in expected}
+
+
+def _written(default: object) -> str:
+    return ", ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+
+
+@pytest.mark.parametrize("table", tables("figures from"), ids=lambda table: table.rows[0][0])
+def test_figures_were_measured(table):
+    measured = set(_FIGURE.findall((ROOT / table.source).read_text(encoding="utf-8")))
+    shown = {figure for row in table.rows for figure in _FIGURE.findall(" ".join(row))}
+    assert shown
+    assert shown <= measured, f"{table.page.name}: {shown - measured} is not in {table.source}"
