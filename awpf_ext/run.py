@@ -38,6 +38,7 @@ from awpf_ext.evidence import collect_evidence, write_evidence
 from awpf_ext.methods import method_class
 from awpf_ext.record import claim_folder, finish_folder, look_into
 from awpf_ext.result import Result
+from awpf_ext.team import ALONE, Team, local_gpu
 from awpf_ext.trainer import Progress, train
 
 RunProgress = Callable[[Progress | ExtractProgress], None]
@@ -123,8 +124,13 @@ def run_configured(
     return result
 
 
-def load_features(config: RunConfig, progress: RunProgress | None = None) -> FeatureSet:
-    """The features of the configured data set: ready-made, from the store, or computed into it."""
+def load_features(
+    config: RunConfig, progress: RunProgress | None = None, team: Team = ALONE
+) -> FeatureSet:
+    """The features of the configured data set: ready-made, from the store, or computed into it.
+
+    team: the processes that call this together and share what is to be encoded.
+    """
     data = load_dataset(config.dataset, class_names=config.class_names)
     if isinstance(data, FeatureSet):
         return data
@@ -145,16 +151,17 @@ def load_features(config: RunConfig, progress: RunProgress | None = None) -> Fea
         batch_size=config.encode_batch,
         workers=config.workers,
         progress=progress,
+        team=team,
     )
 
 
 def encoder_device(device: str) -> torch.device:
-    """Where images are encoded; auto: on the GPU where there is one."""
+    """Where images are encoded; auto: on the GPU where there is one, under torchrun its own."""
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     if device != "cpu" and not torch.cuda.is_available():
         raise UserError(f"device is {device!r}, but torch {torch.__version__} sees no GPU here")
-    return torch.device(device)
+    return torch.device("cuda", local_gpu()) if device == "cuda" else torch.device(device)
 
 
 def trainer_device(device: str) -> torch.device:

@@ -11,11 +11,13 @@ import typer
 from awpf_ext import io
 from awpf_ext.commands import options as o
 from awpf_ext.commands.app import guarded, print_json
+from awpf_ext.commands.report import Wanted, closing_report
 from awpf_ext.config import read_assignments
 from awpf_ext.console import Reporter
 from awpf_ext.errors import UserError
 from awpf_ext.grid import Arm, Cell, plan_grid, run_grid
-from awpf_ext.tables import counted, print_grid
+from awpf_ext.tables import counted, print_grid, say
+from awpf_ext.team import check_alone
 
 # The values of lambda in the paper's Figure 4.
 LAMBDAS = "0.25,0.5,0.75,1,1.25,1.5,1.75,2"
@@ -56,6 +58,7 @@ def compare(
     threads: o.Threads = None,
     config: o.ConfigFile = None,
     assignments: o.Assignments = None,
+    report: Wanted = True,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -65,7 +68,7 @@ def compare(
     and seed, with the number of runs in which it is positive.
     """
     arms = [Arm(name, {"method": name}) for name in _listed("--methods", methods)]
-    _run(context, arms, "method", orders, seeds, out, quiet, as_json, True)
+    _run(context, arms, "method", orders, seeds, out, report, quiet, as_json, True)
 
 
 @guarded
@@ -96,6 +99,7 @@ def sweep(
     threads: o.Threads = None,
     config: o.ConfigFile = None,
     assignments: o.Assignments = None,
+    report: Wanted = True,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -105,7 +109,7 @@ def sweep(
     """
     taken = _listed("--values", values)
     arms = [Arm(value, read_assignments([f"{parameter}={value}"]).values) for value in taken]
-    _run(context, arms, parameter, orders, seeds, out, quiet, as_json, False)
+    _run(context, arms, parameter, orders, seeds, out, report, quiet, as_json, False)
 
 
 def _run(
@@ -115,10 +119,12 @@ def _run(
     orders: str,
     seeds: str,
     out: Path,
+    report: bool,
     quiet: bool,
     as_json: bool,
     paired: bool,
 ) -> None:
+    check_alone(f"awpf {context.info_name}")
     layers, out = o.layers(context), out.expanduser()
     for key in ("order", "seed"):
         if varied == key or key in layers[-1].values:
@@ -147,10 +153,13 @@ def _run(
         raise KeyboardInterrupt(f": {kept}; the same command goes on") from None
     facts = {"varied": varied, "folder": str(out), **grid.to_json()}
     io.write_json(out / "grid.json", facts)
-    if as_json:
-        print_json(facts)
-    else:
+    if not as_json:
         print_grid(grid, varied, paired=paired, folder=out)
+    page = closing_report(out, reporter) if report else None
+    if as_json:
+        print_json(facts if page is None else {**facts, "report": str(page)})
+    elif page is not None:
+        say((str(page), "dim"))
 
 
 def _listed(name: str, text: str) -> list[str]:

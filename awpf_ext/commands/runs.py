@@ -14,13 +14,15 @@ import typer
 from awpf_ext.checkpoint import Resume
 from awpf_ext.commands import options as o
 from awpf_ext.commands.app import guarded, print_json
+from awpf_ext.commands.report import Wanted, closing_report
 from awpf_ext.config import RunConfig, configure
 from awpf_ext.console import Reporter
 from awpf_ext.errors import UserError
 from awpf_ext.record import look_into, result_to_json
 from awpf_ext.run import load_features, run_configured
 from awpf_ext.run import threads as threads_of
-from awpf_ext.tables import counted, print_features, print_result
+from awpf_ext.tables import counted, print_features, print_result, say
+from awpf_ext.team import assembled, check_alone
 
 Out = Annotated[
     Path | None,
@@ -59,6 +61,7 @@ def run(
     resume: Resuming = False,
     resume_intact: ResumingIntact = False,
     tensorboard: TensorBoard = False,
+    report: Wanted = True,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -67,6 +70,7 @@ def run(
     Prints the accuracy after each task, on all classes seen, on those of earlier tasks (old) and on
     those of the task (new). Killed or interrupted, a run goes on with --resume.
     """
+    check_alone("awpf run")
     configured = configure(o.layers(context))
     chosen = configured.config
     folder = (out or default_folder(chosen)).expanduser()
@@ -86,10 +90,15 @@ def run(
         raise KeyboardInterrupt(f": {kept}; the same command with --resume goes on") from None
     if finished:
         reporter.note(f"{folder}: this run is finished already; here is its result")
-    if as_json:
-        print_json({**result_to_json(result), "folder": str(folder)})
-    else:
+    if not as_json:
         print_result(result, folder)
+    page = folder / "report.html"
+    made = report and ((finished and page.exists()) or closing_report(folder, reporter) is not None)
+    if as_json:
+        facts = {**result_to_json(result), "folder": str(folder)}
+        print_json({**facts, "report": str(page)} if made else facts)
+    elif made:
+        say((str(page), "dim"))
 
 
 @guarded
@@ -110,18 +119,23 @@ def features(
 ) -> None:
     """Encode a data set's images into the feature store.
 
-    Every run does so by itself where it finds no features; this does it alone.
+    Every run does so by itself where it finds no features; this does it alone, and under torchrun
+    (torchrun --no-python --nproc-per-node N awpf features ...) in several processes, each with its
+    share of the images.
     """
     chosen = configure(o.layers(context)).config
     if chosen.dataset.startswith("features:"):
         raise UserError(f"{chosen.dataset} is features already; there is nothing to encode")
-    reporter = Reporter(quiet)
     start = time.perf_counter()
     try:
-        with reporter.watching(), threads_of(chosen.threads):
-            found = load_features(chosen, reporter)
+        with assembled() as team, threads_of(chosen.threads):
+            reporter = Reporter(quiet or not team.leads)
+            with reporter.watching():
+                found = load_features(chosen, reporter, team)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(": what is encoded is kept; the same command goes on") from None
+    if not team.leads:
+        return
     seconds = time.perf_counter() - start
     facts = {
         "store": str(chosen.store.expanduser()),

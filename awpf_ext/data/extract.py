@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -24,6 +24,7 @@ from awpf_ext.data.reading import Pixels, prepared_batches
 from awpf_ext.data.store import FeatureStore, Shard, SplitEntry, StoredSplit, read_or_none
 from awpf_ext.errors import DataError, UserError
 from awpf_ext.io import lock, remove_leftovers, save_tensors
+from awpf_ext.team import ALONE, Team
 
 BATCHES_AHEAD = 3  # read while a model on another device works
 LISTED = 20  # unreadable images named in a message; the file it points to names all
@@ -53,13 +54,14 @@ def extract_features(
     batch_size: int = 128,
     workers: int | None = None,
     progress: Progress | None = None,
+    team: Team = ALONE,
 ) -> FeatureSet:
     """Features of a data set under a backbone, from the store or computed into it.
 
     on_unreadable: unreadable images either stop the run (once all of them are known; what could be
     encoded is in the store) or are left out, with a warning and a count in the provenance.
     workers: threads that read images, by default one a core, at most 16. A killed extraction
-    continues after its last shard.
+    continues after its last shard. team: processes that call this together and share the shards.
     """
     if on_unreadable not in ("stop", "skip"):
         raise UserError(f"on_unreadable is {on_unreadable!r}; expected 'stop' or 'skip'")
@@ -73,7 +75,9 @@ def extract_features(
     splits = {"train": dataset.train, "test": dataset.test}
     entries = {title: store.split(backbone, images) for title, images in splits.items()}
     stored = {
-        title: _fill(title, entry, splits[title], encoder, dataset.name, on_unreadable == "stop")
+        title: _fill(
+            title, entry, splits[title], encoder, dataset.name, on_unreadable == "stop", team
+        )
         for title, entry in entries.items()
     }
     skipped = _check_unreadable(entries, stored, on_unreadable)
@@ -82,7 +86,7 @@ def extract_features(
         train_y=stored["train"].y,
         test_x=stored["test"].x,
         test_y=stored["test"].y,
-        text=_text(dataset, backbone, templates, store, tell),
+        text=_text(dataset, backbone, templates, store, tell, team),
         class_names=dataset.class_names,
         logit_scale=backbone.logit_scale,
         provenance={
@@ -106,6 +110,7 @@ def _fill(
     encoder: _Encoder,
     dataset: str,
     retry_unreadable: bool,
+    team: Team,
 ) -> StoredSplit:
     """The split's features from the store, made first where they are not there."""
     total = len(images.labels)
@@ -114,15 +119,36 @@ def _fill(
         encoder.tell(ExtractProgress(title, 0, total, waiting_for=holder))
 
     stored = entry.read(retry_unreadable)
-    if stored is None:
-        with lock(entry.folder / "lock", on_wait=waiting):
+    if not team.told(stored is not None):
+        with _led_lock(entry, team, waiting):
             stored = entry.read(retry_unreadable)  # whoever was waited for may have made it
-            if stored is None:
-                remove_leftovers(entry.folder)
-                shards = encoder.complete(title, images, entry, entry.read_shards(retry_unreadable))
-                stored = entry.merge(shards, {"dataset": dataset, "split": title})
+            if not team.told(stored is not None):
+                if team.leads:
+                    remove_leftovers(entry.folder)
+                team.wait()
+                shards = entry.read_shards(retry_unreadable)
+                team.wait()  # all have seen the same shards missing
+                encoder.complete(title, images, entry, shards, team)
+                team.wait()
+                if team.leads:
+                    whole = entry.completed(shards)
+                    entry.merge(whole, {"dataset": dataset, "split": title})
+                team.wait()
+                stored = None
     encoder.tell(ExtractProgress(title, total, total))
-    return stored
+    return entry.whole() if stored is None else stored
+
+
+@contextmanager
+def _led_lock(entry: SplitEntry, team: Team, waiting: Callable[[str], None]) -> Iterator[None]:
+    """The lock of a split, which the leader holds for its team."""
+    if not team.leads:
+        team.wait()
+        yield
+        return
+    with lock(entry.folder / "lock", on_wait=waiting):
+        team.wait()
+        yield
 
 
 @dataclass(frozen=True)
@@ -135,16 +161,23 @@ class _Encoder:
     tell: Progress
 
     def complete(
-        self, title: str, images: ImageSplit, entry: SplitEntry, shards: list[Shard | None]
-    ) -> list[Shard]:
-        """All shards of a split, the missing ones encoded and written one by one."""
+        self,
+        title: str,
+        images: ImageSplit,
+        entry: SplitEntry,
+        shards: list[Shard | None],
+        team: Team,
+    ) -> None:
+        """Encode this process's part of the missing shards and write them one by one."""
         missing = [index for index, shard in enumerate(shards) if shard is None]
+        own = missing[team.rank :: team.size]
+        elsewhere = set(missing) - set(own)
         batches = [
             range(start, min(start + self.batch_size, bounds.stop))
-            for bounds in map(entry.bounds, missing)
+            for bounds in map(entry.bounds, own)
             for start in range(bounds.start, bounds.stop, self.batch_size)
         ]
-        total = len(images.labels)
+        total = len(images.labels) - sum(len(entry.bounds(index)) for index in elsewhere)
         resumed = done = total - sum(len(batch) for batch in batches)
         started = time.monotonic()
         # A model on the CPU needs the cores itself: readers beside it stall its threads.
@@ -157,11 +190,10 @@ class _Encoder:
                 done += len(batch)
                 index = entry.shard_of(batch.start)
                 if batch.stop == entry.bounds(index).stop:
-                    shards[index] = entry.write_shard(index, parts)
+                    entry.write_shard(index, parts)
                     parts = []
                 rate = (done - resumed) / max(time.monotonic() - started, 1e-9)
                 self.tell(ExtractProgress(title, done, total, rate))
-        return [shard for shard in shards if shard is not None]
 
     def _encode(self, images: ImageSplit, batch: range, pixels: list[Pixels | str]) -> Shard:
         pairs = list(zip(batch, pixels, strict=True))
@@ -201,6 +233,7 @@ def _text(
     templates: Sequence[str],
     store: FeatureStore,
     tell: Progress,
+    team: Team,
 ) -> Tensor:
     """The text bank from the store, made first where it is not there."""
     path = store.text_bank(backbone, templates, dataset.class_names)
@@ -212,7 +245,8 @@ def _text(
         tell(ExtractProgress("text", done, total))
 
     text = text_bank(backbone, dataset.class_names, templates, progress=progress)
-    save_tensors(path, {"text": text})
+    if team.leads:
+        save_tensors(path, {"text": text})
     return text
 
 

@@ -125,7 +125,17 @@ class SplitEntry:
             for index in range(len(self.shard_keys))
         ]
 
-    def write_shard(self, index: int, parts: Sequence[Shard]) -> Shard:
+    def completed(self, shards: Sequence[Shard | None]) -> list[Shard]:
+        """Every shard, those missing from `shards` read anew; DataError where one is not there."""
+        written = self.read_shards(retry_unreadable=False)
+        found = [old or new for old, new in zip(shards, written, strict=True)]
+        there = [shard for shard in found if shard is not None]
+        if len(there) < len(found):
+            missing = len(found) - len(there)
+            raise DataError(f"{self.folder} lacks {missing} of {len(found)} shards just written")
+        return there
+
+    def write_shard(self, index: int, parts: Sequence[Shard]) -> None:
         """Join the parts of a shard and keep it."""
         filled = [part for part in parts if len(part.rows)] or list(parts[:1])
         shard = Shard(
@@ -138,9 +148,8 @@ class SplitEntry:
             {"x": shard.x, "rows": shard.rows - self.bounds(index).start},
             {"unreadable": json.dumps(shard.unreadable)},
         )
-        return shard
 
-    def merge(self, shards: Sequence[Shard], metadata: dict[str, str]) -> StoredSplit:
+    def merge(self, shards: Sequence[Shard], metadata: dict[str, str]) -> None:
         """Write the whole split from its shards, which then go unless images were unreadable."""
         filled = [shard for shard in shards if len(shard.rows)] or list(shards[:1])
         unreadable = [image for shard in shards for image in shard.unreadable]
@@ -159,6 +168,9 @@ class SplitEntry:
             self.unreadable_list.unlink(missing_ok=True)
             for index in range(len(self.shard_keys)):
                 self._shard_file(index).unlink(missing_ok=True)
+
+    def whole(self) -> StoredSplit:
+        """The split just merged, here or in another process."""
         stored = self.read(retry_unreadable=False)
         if stored is None:
             raise DataError(f"{self.folder} does not hold what was just written there")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ import open_clip
 from awpf_ext import io
 from awpf_ext.clip import load_backbone
 from awpf_ext.data import FeatureStore, extract_features, load_dataset, store
+from awpf_ext.team import assembled
 open_clip.add_model_config(os.environ["TINY"])
 folder, root, moment, before = sys.argv[1:]
 store.SHARD = 4
@@ -39,19 +41,57 @@ def progress(now):
 dataset, backbone = load_dataset("folder:" + folder), load_backbone("tiny", "random:0")
 print("ready", flush=True)
 sys.stdin.readline()
-extract_features(dataset, backbone, FeatureStore(root), batch_size=1, progress=progress)
+with assembled() as team:
+    extract_features(
+        dataset, backbone, FeatureStore(root), batch_size=1, progress=progress, team=team
+    )
 print(encoded)
 """
 
 
-def start_extractor(root: Path, folder: Path, moment: str = "never", before: int = 0):
+def start_extractor(
+    root: Path,
+    folder: Path,
+    moment: str = "never",
+    before: int = 0,
+    team: dict[str, str] | None = None,
+):
     return subprocess.Popen(
         [sys.executable, "-c", EXTRACTOR, str(folder), str(root), moment, str(before)],
-        env={**os.environ, "TINY": str(TINY), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "TINY": str(TINY), "OMP_NUM_THREADS": "1", **(team or {})},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def ended(processes):
+    """All started at one moment; what each printed."""
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    return [process.communicate(timeout=120) for process in processes]
+
+
+def start_team(root: Path, folder: Path, size: int, killed: int | None = None):
+    """Processes as torchrun starts them; `killed` is killed when it has written two shards."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [
+        start_extractor(
+            root,
+            folder,
+            "writing shard" if rank == killed else "never",
+            8,
+            {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(size)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -80,15 +120,38 @@ def test_two_processes_share_the_work_and_the_result(image_folder, tmp_path, cou
     folder = image_folder({"a": (30, 6), "b": (30, 6)})
     root = tmp_path / "store"
     processes = [start_extractor(root, folder) for _ in range(2)]
-    for process in processes:
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    encoded = [int(process.communicate()[0]) for process in processes]
+    encoded = [int(output) for output, _ in ended(processes)]
     assert [process.returncode for process in processes] == [0, 0]
     assert sum(encoded) == 72  # each image was encoded by one of them
     dataset = load_dataset(f"folder:{folder}")
     features = extract_features(dataset, counted, FeatureStore(root))
     assert counted.images == 0
     assert features.train_x.shape == (60, 16)
+
+
+def test_the_processes_of_torchrun_share_the_shards(
+    image_folder, tmp_path, tiny, counted, small_shards, same_features
+):
+    """One of them killed: the other ends with an error, and a new start encodes the rest."""
+    folder = image_folder({"a": (22, 5), "b": (21, 4)})
+    root = tmp_path / "store"
+    processes = start_team(root, folder, 2, killed=1)
+    told = ended(processes)
+    assert processes[1].returncode == -9
+    assert processes[0].returncode == 1
+    assert "another process of this torchrun ended early" in told[0][1]
+
+    finished = len(list(root.rglob("shard-*.safetensors")))
+    assert finished == 6 + 2  # of 11 of training images: all of one process, two of the other
+    team = start_team(root, folder, 2)
+    counts = [int(output.split()[-1]) for output, _ in ended(team)]
+    assert [process.returncode for process in team] == [0, 0]
+    assert sum(counts) == 3 * 4 + 9
+    assert min(counts) > 0
+
+    dataset = load_dataset(f"folder:{folder}")
+    shared = extract_features(dataset, counted, FeatureStore(root), batch_size=1)
+    assert counted.images == 0
+    alone = extract_features(dataset, tiny, FeatureStore(tmp_path / "alone"), batch_size=1)
+    assert same_features(shared, alone)
+    assert not list(root.rglob("shard-*"))
