@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from blocks import ROOT
+from page_blocks import ROOT
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from blocks import ROOT, pages
+from page_blocks import ROOT, pages
 
 pytest.importorskip("pydantic", reason='needs the extra "clip"')
 
