@@ -85,11 +85,24 @@ def svd_of(term: Term) -> LowRank:
     return truncate([term.b], None, [term.a.mT], rank=term.rank, weights=[term.scaling])
 
 
-def numerical_rank(s: Tensor, depth: int) -> int:
-    """How many singular values of a product of inner size `depth` are not rounding alone."""
-    if s.numel() == 0 or float(s[0]) == 0:
-        return 0
-    return int((s > s[0] * torch.finfo(s.dtype).eps * depth).sum())
+def rank_of_sum(s: Tensor, terms: Sequence[Term]) -> int:
+    """The rank of a weighted sum with singular values `s`, at least 1: PEFT knows no rank 0.
+
+    Terms that cancel leave rounding behind, which their own size tells from the rest.
+    """
+    grams = [(term.b.mT @ term.b, term.a @ term.a.mT) for term in terms]
+    sizes = [
+        abs(term.coefficient) * math.sqrt(max(float((left * right).sum()), 0.0))
+        for term, (left, right) in zip(terms, grams, strict=True)
+    ]
+    return max(1, numerical_rank(s, sum(term.rank for term in terms), max(sizes)))
+
+
+def numerical_rank(s: Tensor, depth: int, scale: float = 0.0) -> int:
+    """How many singular values of a product of inner size `depth` are not rounding alone, beside
+    its largest singular value or a larger `scale`."""
+    largest = max(float(s[:1].sum()), scale)
+    return int((s > largest * torch.finfo(s.dtype).eps * depth).sum())
 
 
 def cut(svd: LowRank, rank: int, energy: float | None = None) -> Merged:

@@ -13,8 +13,8 @@ from awpf_ext.lora.methods.base import (
     Term,
     at_most,
     cut,
-    numerical_rank,
     orthogonalised,
+    rank_of_sum,
     summed,
 )
 from awpf_ext.ops.low_rank import LowRank, truncate
@@ -36,7 +36,7 @@ def iso(layer: str, terms: Sequence[Term], settings: Settings) -> Merged:
     of the sum, then of the tasks.
     """
     found = summed(terms)
-    total = max(1, numerical_rank(found.s, sum(term.rank for term in terms)))
+    total = rank_of_sum(found.s, terms)
     wanted = total - int(total * settings.common)
     share = min(round(wanted / len(terms)), total // len(terms))
     common = total - share * len(terms)

@@ -11,7 +11,7 @@ from awpf_ext.lora.methods.base import (
     Settings,
     Term,
     cut,
-    numerical_rank,
+    rank_of_sum,
     summed,
     widest,
 )
@@ -25,8 +25,7 @@ def linear(layer: str, terms: Sequence[Term], settings: Settings) -> Merged:
     left out.
     """
     svd = summed(terms)
-    rank = max(1, numerical_rank(svd.s, sum(term.rank for term in terms)))
-    merged = cut(svd, rank)
+    merged = cut(svd, rank_of_sum(svd.s, terms))
     return Merged(merged.b, merged.a)
 
 
