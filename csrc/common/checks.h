@@ -34,6 +34,13 @@ inline void check_cpu_contiguous(const Tensor& tensor, const char* name) {
   AWPF_CHECK(tensor.is_contiguous(), name, " must be contiguous");
 }
 
+// The dispatcher goes by one argument's device: a pointer to another's memory must not reach a kernel.
+inline void check_beside(const Tensor& tensor, const Tensor& first, const char* name, const char* first_name) {
+  AWPF_CHECK(tensor.is_cpu() == first.is_cpu() && tensor.get_device_index() == first.get_device_index(), name,
+             " must be on the device of ", first_name);
+  AWPF_CHECK(tensor.is_contiguous(), name, " must be contiguous");
+}
+
 inline void check_type(const Tensor& tensor, ScalarType type, const char* name, const char* type_name) {
   AWPF_CHECK(tensor.scalar_type() == type, name, " must be ", type_name);
 }

@@ -2,6 +2,8 @@
 //
 // One product of depth K = sum_t r_t: FLOPs 2 m n K, bytes (m + n) K + m n. No delta of a single term ever exists.
 // Trick: the terms are consecutive pieces of the depth, and c is folded into U while it is packed.
+#include "../common/low_rank.h"
+
 #include <algorithm>
 
 #include "../common/ops.h"
@@ -10,14 +12,9 @@
 namespace awpf {
 namespace {
 
-struct Shape {
-  int64_t terms, rows, columns, rank;
-  int64_t depth() const { return terms * rank; }
-};
-
 // Packs the rows [begin, end) of one side: every term's piece of the depth after the other, in blocks of the depth.
 template <class T>
-void pack_side(const char* from, Element element, int64_t element_bytes, int64_t rows, const Shape& shape,
+void pack_side(const char* from, Element element, int64_t element_bytes, int64_t rows, const LowRankShape& shape,
                const T* coefficients, int64_t begin, int64_t end, const Depth& depth, T* scratch, T* to, int64_t padded,
                void (*pack)(T*, const T*, int64_t, int64_t, int64_t)) {
   const int64_t total = shape.depth();
@@ -33,7 +30,8 @@ void pack_side(const char* from, Element element, int64_t element_bytes, int64_t
 
 template <class T>
 void low_rank_product(const Points& u, const Points& v, const Points* base, const double* coefficients,
-                      const Shape& shape, int64_t batch, char* out) {
+                      const LowRankShape& shape, char* out) {
+  const int64_t batch = shape.batch;
   const auto& loops = hot<T>();
   const Depth depth(shape.depth());
   const int64_t total = shape.depth(), chunk = packing_chunk<T>();
@@ -94,40 +92,25 @@ void low_rank_product(const Points& u, const Points& v, const Points* base, cons
 }  // namespace
 
 Tensor low_rank_sum(Tensor u, Tensor v, Tensor coefficients, std::optional<Tensor> base) {
-  AWPF_CHECK(u.dim() == 4 && v.dim() == 4 && u.size(0) == v.size(0) && u.size(1) == v.size(1) && u.size(3) == v.size(3),
-             "u and v must have shapes (batch, terms, m, rank) and (batch, terms, n, rank)");
-  AWPF_CHECK(u.scalar_type() == v.scalar_type(), "u and v must have the same type");
-  const Shape shape{u.size(1), u.size(2), v.size(2), u.size(3)};
-  const int64_t batch = u.size(0);
-  check_cpu_contiguous(u, "u");
-  check_cpu_contiguous(v, "v");
-  check_cpu_contiguous(coefficients, "coefficients");
-  check_type(coefficients, ScalarType::Double, "coefficients", "float64");
-  AWPF_CHECK(coefficients.dim() == 3 && coefficients.size(0) == batch && coefficients.size(1) == shape.terms &&
-                 coefficients.size(2) == shape.rank,
-             "coefficients must have shape (batch, terms, rank)");
+  const LowRankShape shape = check_low_rank(u, v, coefficients, base);
+  AWPF_CHECK(u.is_cpu(), "u must be on the CPU");
+  const int64_t batch = shape.batch;
   const auto flat = [&](const Tensor& t, int64_t rows, int64_t width) {
     return as_points(torch::stable::view(t, {rows, width}));
   };
   const Points left = flat(u, batch * shape.terms * shape.rows, shape.rank);
   const Points right = flat(v, batch * shape.terms * shape.columns, shape.rank);
   Points under{};
-  if (base.has_value()) {
-    AWPF_CHECK(base->dim() == 3 && base->size(0) == batch && base->size(1) == shape.rows &&
-                   base->size(2) == shape.columns && base->scalar_type() == u.scalar_type(),
-               "base must have shape (batch, m, n) and the type of u");
-    check_cpu_contiguous(*base, "base");
-    under = flat(*base, batch * shape.rows, shape.columns);
-  }
+  if (base.has_value()) under = flat(*base, batch * shape.rows, shape.columns);
   Tensor result = torch::stable::new_empty(u, {batch, shape.rows, shape.columns});
-  if (batch == 0 || shape.rows == 0 || shape.columns == 0) return result;
+  if (shape.empty()) return result;
   const Points* bottom = base.has_value() ? &under : nullptr;
   char* out = static_cast<char*>(result.mutable_data_ptr());
   const double* c = coefficients.const_data_ptr<double>();
   if (left.element == Element::f64)
-    low_rank_product<double>(left, right, bottom, c, shape, batch, out);
+    low_rank_product<double>(left, right, bottom, c, shape, out);
   else
-    low_rank_product<float>(left, right, bottom, c, shape, batch, out);
+    low_rank_product<float>(left, right, bottom, c, shape, out);
   return result;
 }
 

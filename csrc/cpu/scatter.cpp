@@ -4,6 +4,8 @@
 // call. FLOPs: n d^2 (the lower triangle), bytes: the points twice. Memory: a few accumulators of d x d. Tricks: the
 // class mean is subtracted while a slice of points is packed, so that no centred copy exists; partial products of a
 // slice are exact to fp32 and added up in double, chunk by chunk in a fixed order.
+#include "../common/scatter.h"
+
 #include <algorithm>
 #include <cmath>
 
@@ -139,24 +141,17 @@ void scatter_one(const Points& x, int64_t first_row, int64_t rows, const int64_t
 }  // namespace
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> scatter(Tensor x, Tensor labels, int64_t num_classes) {
-  AWPF_CHECK(x.dim() == 3 && labels.dim() == 2 && labels.size(0) == x.size(0) && labels.size(1) == x.size(1),
-             "x must have shape (batch, n, d) and labels (batch, n)");
-  AWPF_CHECK(num_classes >= 1, "num_classes must be at least 1");
-  check_cpu_contiguous(x, "x");
-  check_cpu_contiguous(labels, "labels");
-  check_type(labels, ScalarType::Long, "labels", "int64");
-  const int64_t batch = x.size(0), rows = x.size(1), dim = x.size(2);
+  const auto [batch, rows, dim, classes] = check_scatter(x, labels, num_classes);
+  AWPF_CHECK(x.is_cpu(), "x must be on the CPU");
   const Points points = as_points(torch::stable::view(x, {batch * rows, dim}));
-  Tensor within = torch::stable::new_empty(x, {batch, dim, dim}, ScalarType::Double);
-  Tensor between = torch::stable::new_empty(x, {batch, dim, dim}, ScalarType::Double);
-  Tensor means = torch::stable::new_empty(x, {batch, num_classes, dim}, ScalarType::Double);
-  Tensor counts = torch::stable::new_empty(x, {batch, num_classes}, ScalarType::Long);
+  ScatterResult out(x, {batch, rows, dim, classes});
   for (int64_t b = 0; b < batch; ++b)
-    scatter_one(points, b * rows, rows, labels.const_data_ptr<int64_t>() + b * rows, num_classes,
-                {within.mutable_data_ptr<double>() + b * dim * dim, between.mutable_data_ptr<double>() + b * dim * dim,
-                 means.mutable_data_ptr<double>() + b * num_classes * dim,
-                 counts.mutable_data_ptr<int64_t>() + b * num_classes});
-  return {within, between, means, counts};
+    scatter_one(
+        points, b * rows, rows, labels.const_data_ptr<int64_t>() + b * rows, classes,
+        {out.within.mutable_data_ptr<double>() + b * dim * dim, out.between.mutable_data_ptr<double>() + b * dim * dim,
+         out.means.mutable_data_ptr<double>() + b * classes * dim,
+         out.counts.mutable_data_ptr<int64_t>() + b * classes});
+  return {out.within, out.between, out.means, out.counts};
 }
 
 }  // namespace awpf

@@ -1,0 +1,34 @@
+// What scatter is called with, checked, and what it returns, for the kernels of every device.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+
+#include "checks.h"
+
+namespace awpf {
+
+struct ScatterShape {
+  int64_t batch, rows, dim, classes;
+};
+
+inline ScatterShape check_scatter(const Tensor& x, const Tensor& labels, int64_t num_classes) {
+  AWPF_CHECK(x.dim() == 3 && labels.dim() == 2 && labels.size(0) == x.size(0) && labels.size(1) == x.size(1),
+             "x must have shape (batch, n, d) and labels (batch, n)");
+  AWPF_CHECK(num_classes >= 1, "num_classes must be at least 1");
+  check_beside(x, x, "x", "x");
+  check_beside(labels, x, "labels", "x");
+  check_type(labels, ScalarType::Long, "labels", "int64");
+  return {x.size(0), x.size(1), x.size(2), num_classes};
+}
+
+struct ScatterResult {
+  Tensor within, between, means, counts;
+
+  ScatterResult(const Tensor& x, const ScatterShape& s)
+      : within(torch::stable::new_empty(x, {s.batch, s.dim, s.dim}, ScalarType::Double)),
+        between(torch::stable::new_empty(x, {s.batch, s.dim, s.dim}, ScalarType::Double)),
+        means(torch::stable::new_empty(x, {s.batch, s.classes, s.dim}, ScalarType::Double)),
+        counts(torch::stable::new_empty(x, {s.batch, s.classes}, ScalarType::Long)) {}
+};
+
+}  // namespace awpf

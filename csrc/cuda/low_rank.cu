@@ -1,0 +1,255 @@
+// W = W_0 + sum_t U_t diag(c_t) V_t', for a batch.
+//
+// One product of depth K = sum_t r_t: FLOPs 2 m n K (three times that on tensor cores for float32, twice for half
+// precision), bytes (m + n) K read and written once more, and m n. No delta of a single term ever exists. A first
+// kernel lays the terms of a row side by side, folds c into U, scales every row by a power of two and splits it into
+// halves (split_tile.h); the second multiplies, and adds W_0 to the tile it holds. The error of an entry is at most a
+// few 2^-22 of |u_i| |v_j|. Half precision needs no low halves of V: it has at most eleven bits. float64 goes by
+// multiply-adds.
+#include <algorithm>
+
+#include "../common/low_rank.h"
+#include "../common/ops.h"
+#include "device.h"
+#include "double_tile.h"
+#include "elements.h"
+#include "memory.h"
+#include "split_tile.h"
+
+namespace awpf {
+namespace {
+
+constexpr int kPackThreads = 256;
+constexpr int64_t kMostBlocks = 65535;  // in y and z
+
+// A side of the product: rows of `pitch` halves, zero from the depth on, scaled by 2^exponent.
+struct Packed {
+  uint16_t *hi, *lo;
+  int* exponents;
+};
+
+// A warp a row of one side. Coefficients only for U, low halves not for V of half precision.
+template <class T>
+__global__ void __launch_bounds__(kPackThreads) pack_rows(const T* from, const double* coefficients, int64_t all_rows,
+                                                          int64_t rows, int terms, int rank, int pitch, Packed to) {
+  const int lane = threadIdx.x % kWarp, depth = terms * rank;
+  const int64_t row = int64_t(blockIdx.x) * (kPackThreads / kWarp) + threadIdx.x / kWarp;
+  if (row >= all_rows) return;
+  const int64_t item = row / rows;
+  const T* mine = from + (item * terms * rows + row % rows) * rank;
+  const auto value = [&](int k) {
+    const float element = widen(mine[k / rank * rows * rank + k % rank]);
+    return coefficients == nullptr ? element : element * float(coefficients[item * depth + k]);
+  };
+  float largest = 0;
+  for (int k = lane; k < depth; k += kWarp) largest = fmaxf(largest, fabsf(value(k)));
+#pragma unroll
+  for (int step = kWarp / 2; step > 0; step /= 2) largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, step));
+  const int exponent = split_exponent(largest);
+  const float scale = power_of_two(exponent);
+  for (int k = lane; k < pitch; k += kWarp) {
+    const Split parts = split(k < depth ? value(k) * scale : 0.0f);
+    to.hi[row * pitch + k] = parts.hi;
+    if (to.lo != nullptr) to.lo[row * pitch + k] = parts.lo;
+  }
+  if (lane == 0) to.exponents[row] = exponent;
+}
+
+// One slab of both sides, and where it goes; two of them are in flight.
+template <bool kLow>
+struct Stage {
+  static constexpr int kParts = kLow ? 4 : 3;
+  static constexpr size_t kBytes = size_t(kParts) * RowSlab::kSize * sizeof(uint16_t);
+  uint16_t* data;
+
+  __device__ __forceinline__ RowSlab part(int p) const { return {data + p * RowSlab::kSize}; }
+  __device__ __forceinline__ SplitSlab<RowSlab> left() const { return {part(0), part(1)}; }
+  __device__ __forceinline__ SplitSlab<RowSlab> right() const { return {part(2), part(kParts - 1)}; }
+};
+
+__device__ __forceinline__ void copy_slab(const RowSlab& to, const uint16_t* from, int64_t first_row, int64_t rows,
+                                          int pitch, int depth) {
+  static_assert(kSplitTile * kSplitSlab / 8 == kSplitThreads, "16 bytes a thread");
+  const int row = threadIdx.x / 4, chunk = threadIdx.x % 4 * 8;
+  const bool there = first_row + row < rows;
+  const uint16_t* source = from + (there ? first_row + row : 0) * pitch + depth + chunk;
+  copy_async_16(const_cast<uint16_t*>(to.data) + row * RowSlab::kStride + chunk, source, there);
+}
+
+template <class T, bool kLow>
+__global__ void __launch_bounds__(kSplitThreads)
+    multiply(Packed u, Packed v, const T* base, T* out, int64_t rows, int64_t columns, int pitch) {
+  uint16_t* shared = shared_memory<uint16_t>();
+  const int64_t item = blockIdx.z, first_row = int64_t(blockIdx.y) * kSplitTile;
+  const int64_t first_column = int64_t(blockIdx.x) * kSplitTile;
+  const auto stage = [&](int slab) {
+    return Stage<kLow>{shared + slab % 2 * (Stage<kLow>::kBytes / sizeof(uint16_t))};
+  };
+  const auto fetch = [&](int slab) {
+    const Stage<kLow> to = stage(slab);
+    const int64_t u_item = item * rows * pitch, v_item = item * columns * pitch;
+    copy_slab(to.part(0), u.hi + u_item, first_row, rows, pitch, slab * kSplitSlab);
+    copy_slab(to.part(1), u.lo + u_item, first_row, rows, pitch, slab * kSplitSlab);
+    copy_slab(to.part(2), v.hi + v_item, first_column, columns, pitch, slab * kSplitSlab);
+    if (kLow) copy_slab(to.part(3), v.lo + v_item, first_column, columns, pitch, slab * kSplitSlab);
+  };
+  SplitTile tile;
+  tile.clear();
+  const int slabs = pitch / kSplitSlab;
+  if (slabs > 0) fetch(0);
+  copy_async_commit();
+  for (int slab = 0; slab < slabs; ++slab) {
+    if (slab + 1 < slabs) fetch(slab + 1);
+    copy_async_commit();
+    copy_async_wait<1>();
+    __syncthreads();
+    tile.template add<kLow>(stage(slab).left(), stage(slab).right(), [] {});
+    __syncthreads();
+  }
+  const bool paired = columns % 2 == 0;
+  struct alignas(2 * sizeof(T)) Pair {
+    T first, second;
+  };
+  tile.for_pairs([&](int r, int c, float first, float second) {
+    const int64_t row = first_row + r, column = first_column + c;
+    if (row >= rows || column >= columns) return;
+    const bool both = column + 1 < columns;
+    const int exponent = u.exponents[item * rows + row];
+    const int* right = v.exponents + item * columns + column;
+    const int64_t place = (item * rows + row) * columns + column;
+    first = scaled(first, -exponent - right[0]);
+    second = both ? scaled(second, -exponent - right[1]) : 0.0f;
+    if (base != nullptr) {
+      first += widen(base[place]);
+      if (both) second += widen(base[place + 1]);
+    }
+    Pair pair;
+    narrow(first, &pair.first);
+    narrow(second, &pair.second);
+    if (paired) {
+      *reinterpret_cast<Pair*>(out + place) = pair;
+    } else {
+      out[place] = pair.first;
+      if (both) out[place + 1] = pair.second;
+    }
+  });
+}
+
+__global__ void __launch_bounds__(kDoubleThreads, 2)
+    multiply_double(const double* u, const double* v, const double* coefficients, const double* base, double* out,
+                    int64_t rows, int64_t columns, int terms, int rank) {
+  double* shared = shared_memory<double>();
+  const DoubleSlab left{shared}, right{shared + DoubleSlab::kSize};
+  const int64_t item = blockIdx.z, first_row = int64_t(blockIdx.y) * kDoubleTile;
+  const int64_t first_column = int64_t(blockIdx.x) * kDoubleTile;
+  const int depth = terms * rank;
+  const auto element = [&](const double* side, int64_t count, int64_t row, int k) {
+    if (row >= count || k >= depth) return 0.0;
+    return side[((item * terms + k / rank) * count + row) * rank + k % rank];
+  };
+  DoubleTile tile;
+  tile.clear();
+  for (int slab = 0; slab < depth; slab += kDoubleSlab) {
+    left.fill<true>([&](int row, int k) {
+      const double value = element(u, rows, first_row + row, slab + k);
+      return slab + k < depth ? value * coefficients[item * depth + slab + k] : 0.0;
+    });
+    right.fill<true>([&](int row, int k) { return element(v, columns, first_column + row, slab + k); });
+    __syncthreads();
+    tile.add(left, right);
+    __syncthreads();
+  }
+  tile.for_each([&](int r, int c, double value) {
+    const int64_t row = first_row + r, column = first_column + c;
+    if (row >= rows || column >= columns) return;
+    const int64_t place = (item * rows + row) * columns + column;
+    out[place] = base == nullptr ? value : value + base[place];
+  });
+}
+
+// f(first item, grid) for as many items at a time as a grid holds.
+template <class F>
+void for_tiles(const LowRankShape& shape, int tile, F f) {
+  const int64_t down = ceil_div<int64_t>(shape.rows, tile), across = ceil_div<int64_t>(shape.columns, tile);
+  AWPF_CHECK(down <= kMostBlocks, "u must have at most ", kMostBlocks * tile, " rows, got ", shape.rows);
+  for (int64_t first = 0; first < shape.batch; first += kMostBlocks) {
+    const int64_t count = std::min(shape.batch - first, kMostBlocks);
+    f(first, dim3(unsigned(across), unsigned(down), unsigned(count)));
+  }
+}
+
+struct Call {
+  Tensor u, v, coefficients;
+  const void* base;
+  void* out;
+  LowRankShape shape;
+  Stream stream;
+};
+
+void run(const Call& call, double) {
+  const LowRankShape& s = call.shape;
+  const size_t bytes = 2 * DoubleSlab::kSize * sizeof(double);
+  for_tiles(s, kDoubleTile, [&](int64_t first, dim3 grid) {
+    const auto* base = static_cast<const double*>(call.base);
+    launch(multiply_double, grid, dim3(kDoubleThreads), bytes, call.stream,
+           call.u.const_data_ptr<double>() + first * s.depth() * s.rows,
+           call.v.const_data_ptr<double>() + first * s.depth() * s.columns,
+           call.coefficients.const_data_ptr<double>() + first * s.depth(),
+           base == nullptr ? base : base + first * s.rows * s.columns,
+           static_cast<double*>(call.out) + first * s.rows * s.columns, s.rows, s.columns, int(s.terms), int(s.rank));
+  });
+}
+
+template <class T>
+void run(const Call& call, T) {
+  constexpr bool kLow = sizeof(T) > 2;
+  const LowRankShape& s = call.shape;
+  const int pitch = int(round_up<int64_t>(s.depth(), kSplitSlab));
+  const int64_t sizes[2] = {s.batch * s.rows, s.batch * s.columns};
+  Tensor halves = new_memory(call.u, (2 * sizes[0] + (kLow ? 2 : 1) * sizes[1]) * pitch * int64_t(sizeof(uint16_t)));
+  Tensor exponents = new_memory(call.u, (sizes[0] + sizes[1]) * int64_t(sizeof(int)));
+  uint16_t* h = static_cast<uint16_t*>(halves.mutable_data_ptr());
+  int* e = static_cast<int*>(exponents.mutable_data_ptr());
+  const Packed sides[2] = {
+      {h, h + sizes[0] * pitch, e},
+      {h + 2 * sizes[0] * pitch, kLow ? h + (2 * sizes[0] + sizes[1]) * pitch : nullptr, e + sizes[0]}};
+  for (int side = 0; side < 2; ++side) {
+    const Tensor& from = side == 0 ? call.u : call.v;
+    launch(pack_rows<T>, dim3(unsigned(ceil_div<int64_t>(sizes[side], kPackThreads / kWarp))), dim3(kPackThreads), 0,
+           call.stream, static_cast<const T*>(from.const_data_ptr()),
+           side == 0 ? call.coefficients.const_data_ptr<double>() : nullptr, sizes[side],
+           side == 0 ? s.rows : s.columns, int(s.terms), int(s.rank), pitch, sides[side]);
+  }
+  for_tiles(s, kSplitTile, [&](int64_t first, dim3 grid) {
+    const auto from = [&](const Packed& side, int64_t rows) {
+      const int64_t skipped = first * rows;
+      return Packed{side.hi + skipped * pitch, side.lo == nullptr ? nullptr : side.lo + skipped * pitch,
+                    side.exponents + skipped};
+    };
+    const auto* base = static_cast<const T*>(call.base);
+    launch(multiply<T, kLow>, grid, dim3(kSplitThreads), 2 * Stage<kLow>::kBytes, call.stream, from(sides[0], s.rows),
+           from(sides[1], s.columns), base == nullptr ? base : base + first * s.rows * s.columns,
+           static_cast<T*>(call.out) + first * s.rows * s.columns, s.rows, s.columns, pitch);
+  });
+}
+
+}  // namespace
+
+Tensor low_rank_sum(Tensor u, Tensor v, Tensor coefficients, std::optional<Tensor> base) {
+  const LowRankShape shape = check_low_rank(u, v, coefficients, base);
+  AWPF_CHECK(shape.depth() < (int64_t(1) << 30), "u must have less than 2^30 terms times ranks, got ", shape.depth());
+  Tensor result = torch::stable::new_empty(u, {shape.batch, shape.rows, shape.columns});
+  if (shape.empty()) return result;
+  const OnDevice device(u);
+  const Call call{u,
+                  v,
+                  coefficients,
+                  base.has_value() ? base->const_data_ptr() : nullptr,
+                  result.mutable_data_ptr(),
+                  shape,
+                  device.stream};
+  with_element_type(u, "u", [&](auto element) { run(call, element); });
+  return result;
+}
+
+}  // namespace awpf

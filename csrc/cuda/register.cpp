@@ -1,0 +1,15 @@
+#include <torch/csrc/stable/library.h>
+
+#include "../common/ops.h"
+
+// Tests compile the same kernels for the CPU, where threads of a block are emulated (../emulator).
+#if defined(AWPF_EMULATE)
+#define AWPF_DISPATCH_KEY CPU
+#else
+#define AWPF_DISPATCH_KEY CUDA
+#endif
+
+STABLE_TORCH_LIBRARY_IMPL(AWPF_LIBRARY, AWPF_DISPATCH_KEY, m) {
+  m.impl("scatter", TORCH_BOX(&awpf::scatter));
+  m.impl("low_rank_sum", TORCH_BOX(&awpf::low_rank_sum));
+}
