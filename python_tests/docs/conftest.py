@@ -1,4 +1,4 @@
-"""Pages are run offline, each in a folder of its own that holds `clip.npz`."""
+"""Pages are run offline, each in a folder of its own with `clip.npz` and `my_images/`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ CLASSES, DIM = 62, 16
 
 @pytest.fixture
 def page_folder(tmp_path, monkeypatch):
-    """An empty home and working folder, with the features file that the pages speak of."""
+    """An empty home and working folder, with the files that the pages speak of."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("COLUMNS", "100")
     write_features(tmp_path / "clip.npz")
+    draw_images(tmp_path / "my_images")
     return tmp_path
 
 
@@ -36,3 +37,16 @@ def write_features(path: Path) -> None:
         arrays[f"{split}_x"] = (centres[labels] + noise).astype(np.float32)
         arrays[f"{split}_y"] = labels
     np.savez(path, **{**arrays, "text": text.astype(np.float32)})
+
+
+def draw_images(root: Path) -> None:
+    """Four classes of plain colours with noise, in train/ and test/."""
+    image = pytest.importorskip("PIL.Image", reason='needs the extra "clip"')
+    rng = np.random.default_rng(0)
+    for split, images in (("train", 4), ("test", 2)):
+        for label, name in enumerate(("red_ball", "green_ball", "001.blue_box", "grey_box")):
+            (root / split / name).mkdir(parents=True)
+            for number in range(images):
+                pixels = rng.integers(0, 64, (24, 24, 3), dtype=np.uint8)
+                pixels[..., label % 3] += 128
+                image.fromarray(pixels).save(root / split / name / f"{number}.png")

@@ -56,3 +56,13 @@ def test_figures_were_measured(table):
     shown = {figure for row in table.rows for figure in _FIGURE.findall(" ".join(row))}
     assert shown
     assert shown <= measured, f"{table.page.name}: {shown - measured} is not in {table.source}"
+
+
+def test_every_command_has_its_section():
+    typer = pytest.importorskip("typer", reason='needs the extra "clip"')
+    from awpf_ext.commands import app
+
+    page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (\w+)$", page, re.MULTILINE) == list(
+        typer.main.get_command(app).commands
+    )
