@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import platform
 from pathlib import Path
@@ -63,13 +64,60 @@ MISSING_CPU: str | None = _check_switch() or _load_cpu()
 """Why the CPU kernels are not live, or None."""
 
 
-def cuda_status() -> str:
-    """What became of the CUDA kernels, in a sentence."""
+def _facts() -> Any:
+    """The module of facts about the build, None where it is missing."""
     try:
         from awpf_ext import _C  # type: ignore[attr-defined]
     except ImportError:
-        return "not built: the native module is missing"
-    return str(_C.cuda_status)
+        return None
+    return _C
+
+
+def _load_cuda() -> str | None:
+    """Load the CUDA kernels beside those for the CPU; the reason when they cannot be."""
+    if MISSING_CPU is not None:
+        return MISSING_CPU
+    library, facts = _FOLDER / "awpf_cuda.so", _facts()
+    if facts is None:
+        return "the native module was not built; install the package with `pip install .`"
+    if not library.exists():
+        return str(facts.cuda_status)
+    if torch.version.cuda is None:
+        return f"built, but torch {torch.__version__} is not a CUDA build"
+    built, running = (version.split(".")[0] for version in (facts.cuda_version, torch.version.cuda))
+    if built != running:
+        return (
+            f"built for CUDA {built}, but torch {torch.__version__} is of CUDA {running}; "
+            f"reinstall the package beside this torch, with `pip install --no-build-isolation .` "
+            f"and the nvcc of CUDA {running}"
+        )
+    try:
+        torch.ops.load_library(str(library))
+    except (OSError, RuntimeError) as error:
+        return f"{library.name} cannot be loaded: {error}"
+    return None
+
+
+MISSING_CUDA: str | None = _load_cuda()
+"""Why the CUDA kernels are not live, or None. No GPU is touched to find out."""
+
+_OLDEST_GPU = (8, 0)
+
+
+def cuda_status() -> str:
+    """What became of the CUDA kernels, in a sentence."""
+    return MISSING_CUDA or f"ready, {_facts().cuda_status}"
+
+
+@functools.lru_cache
+def _missing_on(index: int) -> str | None:
+    capability = torch.cuda.get_device_capability(index)
+    if capability >= _OLDEST_GPU:
+        return None
+    name = torch.cuda.get_device_name(index)
+    return (
+        f"made for compute capability 8.0 and newer, and {name} has {capability[0]}.{capability[1]}"
+    )
 
 
 def require(device: torch.device, function: str) -> None:
@@ -79,8 +127,12 @@ def require(device: torch.device, function: str) -> None:
             raise ImportError(f"awpf_ext.{function}: {MISSING_CPU}")
         return
     if device.type == "cuda":
+        traced = torch.compiler.is_compiling()
+        reason = MISSING_CUDA or (None if traced else _missing_on(device.index or 0))
+        if reason is None:
+            return
         raise NotImplementedError(
-            f"awpf_ext.{function}: the CUDA kernels are {cuda_status()}; "
+            f"awpf_ext.{function}: the CUDA kernels are {reason}; "
             "move the tensors to the CPU with .cpu()"
         )
     raise NotImplementedError(
@@ -103,11 +155,10 @@ def build_info() -> dict[str, Any]:
     }
     if MISSING_CPU is None:
         info["instruction_set"] = _instruction_set(_FOLDER / "awpf_cpu.so")
-    try:
-        from awpf_ext import _C  # type: ignore[attr-defined]
-    except ImportError:
+    facts = _facts()
+    if facts is None:
         return info
-    info["instruction_sets_built"] = _C.instruction_sets.split(", ")
-    info["built_against_torch"] = _C.torch_version
-    info["compiler"] = _C.compiler
+    info["instruction_sets_built"] = facts.instruction_sets.split(", ")
+    info["built_against_torch"] = facts.torch_version
+    info["compiler"] = facts.compiler
     return info

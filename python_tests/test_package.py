@@ -8,11 +8,13 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import awpf_ext
+from awpf_ext import _library
 
 PACKAGE = Path(awpf_ext.__file__).parent
 
@@ -135,3 +137,74 @@ def test_a_damaged_library_is_explained(without_libraries):
     path = f"import sys; sys.path.insert(0, {str(without_libraries)!r}); "
     found = output(path + "import awpf_ext; print(awpf_ext.build_info())")
     assert "awpf_cpu.so cannot be loaded" in found
+
+
+# ---- which CUDA kernels are loaded; no GPU is needed to decide ----
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """installed(built, running, library): pretend to be installed so, beside such a torch."""
+
+    def pretend(built, running, library):
+        if library is not None:
+            (tmp_path / "awpf_cuda.so").write_bytes(library)
+        facts = SimpleNamespace(cuda_version=built, cuda_status="not built: no nvcc found")
+        monkeypatch.setattr(_library, "_FOLDER", tmp_path)
+        monkeypatch.setattr(_library, "_facts", lambda: facts)
+        monkeypatch.setattr(torch.version, "cuda", running)
+        return _library._load_cuda()
+
+    return pretend
+
+
+def test_without_cuda_kernels_the_build_says_why(installed):
+    assert installed("", "13.0", None) == "not built: no nvcc found"
+
+
+def test_a_cpu_build_of_torch_leaves_the_cuda_kernels_alone(installed):
+    reason = installed("13.0.88", None, b"would not load")
+    assert "not a CUDA build" in reason
+    assert torch.__version__ in reason
+
+
+def test_another_cuda_major_is_explained(installed):
+    reason = installed("13.0.88", "12.8", b"would not load")
+    assert "built for CUDA 13" in reason
+    assert "is of CUDA 12" in reason
+    assert "pip install --no-build-isolation" in reason
+
+
+def test_the_same_cuda_major_is_loaded_and_a_damaged_library_explained(installed):
+    assert "awpf_cuda.so cannot be loaded" in installed("13.0.88", "13.2", b"not a library")
+
+
+def test_cuda_tensors_without_kernels_get_the_reason(monkeypatch):
+    monkeypatch.setattr(_library, "MISSING_CUDA", "not built: no nvcc found")
+    with pytest.raises(NotImplementedError, match=r"awpf_ext.mmd: .* no nvcc found; .*\.cpu\(\)"):
+        _library.require(torch.device("cuda", 0), "mmd")
+
+
+@pytest.mark.parametrize(("capability", "works"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_a_gpu_too_old_for_the_kernels_is_named(monkeypatch, capability, works):
+    monkeypatch.setattr(_library, "MISSING_CUDA", None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "an old GPU")
+    _library._missing_on.cache_clear()
+    try:
+        if works:
+            _library.require(torch.device("cuda", 0), "mmd")
+            return
+        with pytest.raises(NotImplementedError, match=r"an old GPU has 7\.5"):
+            _library.require(torch.device("cuda", 0), "mmd")
+    finally:
+        _library._missing_on.cache_clear()
+
+
+@pytest.mark.skipif(_library.MISSING_CUDA is not None, reason=f"CUDA: {_library.MISSING_CUDA}")
+def test_the_loaded_cuda_library_has_every_operation():
+    everything = torch._C._dispatch_get_all_op_names()
+    operations = [name for name in everything if name.startswith("awpf::")]
+    assert len(operations) > 5
+    for name in operations:
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(name, "CUDA"), name
