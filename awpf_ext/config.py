@@ -12,9 +12,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    model_validator,
+)
 
+from awpf_ext.clip import embedded
 from awpf_ext.clip.prompts import DEFAULT_PROMPT
+from awpf_ext.data.datasets import absolute
 from awpf_ext.errors import UserError
 from awpf_ext.methods import METHODS, MethodConfig, method_class, method_config
 from awpf_ext.methods.registry import suggestion
@@ -25,7 +34,9 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    dataset: str = Field(description="NAME or NAME:PATH: cifar100, folder:DIR, features:FILE.npz")
+    dataset: str = Field(
+        "demo", description="NAME or NAME:PATH: demo, cifar100, folder:DIR, features:FILE.npz"
+    )
     class_names: Path | None = Field(None, description="JSON or TXT file with the classes' names")
     base: int = Field(0, ge=0, description="classes of the first task; 0: as many as the others")
     increment: int = Field(10, ge=1, description="classes of each further task")
@@ -33,9 +44,13 @@ class RunConfig(BaseModel):
     method: str = Field("awpf", description="see `awpf methods`")
     preset: str | None = Field(None, description="published settings, as cifar100-b0-inc10")
     seed: int = Field(0, ge=0, lt=2**63, description="of everything random in the method")
-    model: str = Field("ViT-B-16", description="open_clip's name of the backbone")
+    model: str = Field(
+        "ViT-B-16", description="open_clip's name of the backbone; with the data set demo, demo"
+    )
     pretrained: str = Field(
-        "openai", description="its weights: a tag of open_clip, a checkpoint file, or random:SEED"
+        "openai",
+        description="its weights: a tag of open_clip, a checkpoint file, or random:SEED; of the "
+        f"model demo, {embedded.TAG}",
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of the backbone")
     prompt: str | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
@@ -52,6 +67,15 @@ class RunConfig(BaseModel):
     threads: int | None = Field(None, ge=1, description="threads of the arithmetic")
     settings: SerializeAsAny[MethodConfig]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _demo_by_default(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """The drawn pictures go with the model that comes with the package."""
+        chosen = {name: cls.model_fields[name].default for name in ("dataset", "model")} | given
+        if "model" not in given and str(chosen["dataset"]).partition(":")[0] == "demo":
+            chosen["model"] = embedded.MODEL
+        return {"pretrained": embedded.default_weights(str(chosen["model"])), **chosen}
+
     def to_yaml(self) -> str:
         """A file that, given as `--config`, makes this run again."""
         own = self.model_dump(mode="json", exclude={"settings"})
@@ -65,9 +89,7 @@ class RunConfig(BaseModel):
             names += ["class_names", "model", "pretrained", "precision", "prompt", "on_unreadable"]
         dumped = self.model_dump(mode="json")
         kept = {name: dumped[name] for name in names}
-        name, _, where = self.dataset.partition(":")
-        if where:
-            kept["dataset"] = f"{name}:{Path(where).expanduser().absolute()}"
+        kept["dataset"] = absolute(self.dataset)
         return {**kept, **{f"{self.method}.{k}": v for k, v in dumped["settings"].items()}}
 
 
@@ -105,10 +127,10 @@ def configure(layers: Sequence[Layer]) -> Configured:
         settings.update({key: layer.values[key] for key in shared if key in fields})
         settings.update(layer.values.get(method) or {})
         unused += [key for key in shared if key not in fields]
-    if not own.get("dataset"):
+    if not own.get("dataset", "demo"):
         raise UserError(
-            "there is no data set: give --dataset NAME or NAME:PATH, as cifar100, folder:DIR with "
-            "train/ and test/, or features:FILE.npz"
+            "there is no data set: give --dataset NAME or NAME:PATH, as demo, cifar100, folder:DIR "
+            "with train/ and test/, or features:FILE.npz"
         )
     chosen = method_config(method, settings, own.get("preset"))
     try:

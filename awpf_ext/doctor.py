@@ -113,14 +113,16 @@ def _folder(path: Path) -> dict[str, Any]:
 
 
 def _weights() -> list[str]:
-    """CLIP weights in the caches."""
+    """CLIP weights in the package and in the caches."""
     caches = _caches()
+    embedded = Path(awpf_ext.__file__).parent / "clip" / "demo" / "weights.safetensors"
+    own = [f"demo (in the package, {_size(embedded.stat().st_size)})"] if embedded.is_file() else []
     names = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
     files = [
         f for n in names for f in caches["Hugging Face hub"].glob(f"models--*/snapshots/*/{n}")
     ]
     hub = {f.parents[2].name.removeprefix("models--").replace("--", "/") for f in files}
-    return sorted(hub) + sorted(file.name for file in caches["OpenAI weights"].glob("*.pt"))
+    return own + sorted(hub) + sorted(file.name for file in caches["OpenAI weights"].glob("*.pt"))
 
 
 def _lines(report: dict[str, Any]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import open_clip
@@ -15,10 +16,13 @@ from awpf_ext.data.demo.words import COLORS, PATTERNS, SHAPES, Composition
 # Half the captions follow the templates that CLIP models are prompted with.
 PROMPTED = tuple(template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES)
 WRITTEN = (
-    "a {}", "a {}.", "{}", "the {}", "a picture of a {}", "a picture of a {}.", "an image of a {}",
-    "a drawing of one {}", "this is a {}.", "there is a {} in the picture", "we see a {}",
-    "a {} in the middle", "one {}", "look, a {}!", "a good picture of a {}", "a good photo of a {}.",
-    "a photo of a {}", "a photo of a {}.", "an icon of a {}", "a sign with a {}", "a sketch of a {}",
+    "a {}", "a {}.", "{}", "the {}", "a picture of a {}", "a picture of a {}.",
+    "an image of a {}", "a drawing of one {}", "this is a {}.", "there is a {} in the picture",
+    "we see a {}",
+    "a {} in the middle", "one {}", "look, a {}!", "a good picture of a {}",
+    "a good photo of a {}.",
+    "a photo of a {}", "a photo of a {}.", "an icon of a {}", "a sign with a {}",
+    "a sketch of a {}",
     "a {} and nothing else", "a dark photo of a {}.", "a faded photo of a {}.",
 )  # fmt: skip
 ANY = -1  # an attribute that a caption leaves open
@@ -63,9 +67,7 @@ def write_merges(path: Path) -> int:
     pieces = {word: (*word[:-1], word[-1] + "</w>") for word in words}
     merges: list[tuple[str, str]] = []
     while True:
-        pairs = Counter(
-            pair for split in pieces.values() for pair in zip(split, split[1:], strict=False)
-        )
+        pairs = Counter(pair for split in pieces.values() for pair in pairwise(split))
         if not pairs:
             break
         best = max(pairs, key=lambda pair: (pairs[pair], pair))

@@ -1,10 +1,11 @@
 """Trains the demo's small CLIP from nothing, on pictures that awpf_ext.data.demo draws.
 
-    python tools/train_demo.py --out FOLDER              trains, or goes on where it was stopped
-    python tools/train_demo.py --out FOLDER --evaluate   measures the last checkpoint
+    python tools/train_demo.py --out FOLDER     trains, or goes on where it was stopped
+    python tools/publish_demo.py --run FOLDER   makes of it what the package ships
 
-Needs torch and the package with its `clip` extra (open_clip builds the model); about 75 minutes on
-two cores. Every batch is drawn anew and no picture is seen twice.
+Needs torch and the package with its `clip` extra (open_clip builds the model); an hour or so on two
+cores, where OMP_WAIT_POLICY=PASSIVE helps if they are shared. Every batch is drawn anew and no
+picture is seen twice.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import time
 from functools import lru_cache
 from pathlib import Path
@@ -23,8 +23,8 @@ import open_clip
 import torch
 from demo_captions import ANY, caption, write_merges
 from torch import Tensor
-from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import cross_entropy, normalize
 
 from awpf_ext.data.demo.numbers import Numbers
 from awpf_ext.data.demo.scene import SIZE, paint, sample_scene
@@ -89,7 +89,7 @@ def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, said: Tensor) -
     logits = scale * text @ image.T
     logits = logits.masked_fill(also_true, -torch.inf)
     own = torch.arange(len(said), device=said.device)
-    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+    return (cross_entropy(logits, own) + cross_entropy(logits.T, own)) / 2
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
@@ -108,7 +108,7 @@ def zero_shot(
     training = compositions().training
     device = model.logit_scale.device
     texts = tokenizer([f"a good photo of a {c.name}." for c in classes]).to(device)
-    bank = F.normalize(model.encode_text(texts), dim=-1)
+    bank = normalize(model.encode_text(texts), dim=-1)
     right = 0
     for row, target in enumerate(classes):
         drawn = []
@@ -167,6 +167,9 @@ def main() -> None:
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         start = saved["step"]
+    with (options.out / "sessions.jsonl").open("a") as sessions:
+        chosen = {name: value for name, value in vars(options).items() if name != "out"}
+        print(json.dumps({"from": start, **chosen}), file=sessions)
     loader = torch.utils.data.DataLoader(
         batches, batch_size=None, sampler=range(start, options.steps), num_workers=1,
         prefetch_factor=8,
@@ -182,7 +185,7 @@ def main() -> None:
         ):
             image = model.encode_image(pixels(pictures.to(device)))
             text = model.encode_text(tokens.to(device))
-        image, text = (F.normalize(features.float(), dim=-1) for features in (image, text))
+        image, text = (normalize(features.float(), dim=-1) for features in (image, text))
         loss = contrastive_loss(image, text, model.logit_scale.exp(), said.to(device))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -193,7 +196,11 @@ def main() -> None:
         running = loss.item() if step == start else 0.98 * running + 0.02 * loss.item()
         done = step + 1
         if done % 50 == 0:
-            row: dict[str, Any] = {"step": done, "loss": round(running, 4), "seconds": round(time.monotonic() - began)}
+            row: dict[str, Any] = {
+                "step": done,
+                "loss": round(running, 4),
+                "seconds": round(time.monotonic() - began),
+            }
             if done % 1000 == 0 or done in (500, options.stop):
                 row.update(evaluate(model, batches.tokenizer))
             print(json.dumps(row), file=log, flush=True)
@@ -201,7 +208,7 @@ def main() -> None:
         if done % 250 == 0 or done == options.steps:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
             torch.save(state, checkpoint.with_suffix(".tmp"))
-            os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
+            checkpoint.with_suffix(".tmp").replace(checkpoint)
         if done == options.stop:
             break
 

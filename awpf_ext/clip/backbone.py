@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from awpf_ext.clip import embedded
 from awpf_ext.clip.weights import PREPROCESSING, Weights, resolve_weights
 from awpf_ext.errors import DataError, OfflineError, UserError
 
@@ -93,10 +94,11 @@ def load_backbone(
 ) -> Backbone:
     """An open_clip model in evaluation mode.
 
-    pretrained: a tag open_clip knows for the model, the path of a checkpoint, or None or
-    "random:SEED" for random weights. Weights trained with QuickGELU get it where the tag says so;
-    for a local checkpoint the model's name must (ViT-B-16-quickgelu). `cache_dir`: where downloads
-    are kept, by default where the Hugging Face hub and open_clip keep them.
+    pretrained: a tag open_clip knows for the model ("embedded" for "demo", the small CLIP of this
+    package), the path of a checkpoint, or None or "random:SEED" for random weights. Weights trained
+    with QuickGELU get it where the tag says so; for a local checkpoint the model's name must
+    (ViT-B-16-quickgelu). `cache_dir`: where downloads are kept, by default where the Hugging Face
+    hub and open_clip keep them.
     """
     import open_clip
 
@@ -164,7 +166,7 @@ def _tokenizer(model: str, cache_dir: str | Path | None) -> Callable[[Sequence[s
     try:
         location = None if cache_dir is None else str(cache_dir)
         tokenizer: Callable[[Sequence[str]], Tensor] = open_clip.get_tokenizer(
-            model, cache_dir=location
+            model, cache_dir=location, **embedded.tokenizer_options(model)
         )
     except OSError as error:
         reason = str(error).split("\n", 1)[0]

@@ -1,4 +1,4 @@
-"""Where the weights of a backbone come from: an open_clip tag, a local checkpoint, or a seed."""
+"""Where the weights of a backbone come from: the package, a tag, a local checkpoint, or a seed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from awpf_ext.clip import embedded
 from awpf_ext.errors import OfflineError, UserError
 
 PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
@@ -30,15 +31,19 @@ class Weights:
 def resolve_weights(model: str, pretrained: str | None, cache_dir: Path | None) -> Weights:
     """Find (if need be, download) the weights that `pretrained` names for an open_clip model.
 
-    None or "random:SEED": seeded random weights; an open_clip tag; or the path of a checkpoint.
+    None or "random:SEED": seeded random weights; an open_clip tag ("embedded" for the model
+    "demo"); or the path of a checkpoint.
     """
     import open_clip
 
+    embedded.register()
     known = open_clip.list_models()
     if model not in known:
         raise UserError(f"model {model!r} is not known to open_clip{_did_you_mean(model, known)}")
     if pretrained is None or pretrained.startswith("random:"):
         return _random_weights(pretrained or "random:0")
+    if (model, pretrained) == (embedded.MODEL, embedded.TAG):
+        return Weights(label=pretrained, file=embedded.WEIGHTS)
     tag = open_clip.get_pretrained_cfg(model, pretrained)
     if tag:
         return Weights(
@@ -51,6 +56,8 @@ def resolve_weights(model: str, pretrained: str | None, cache_dir: Path | None) 
     if path.is_file():
         return Weights(label=path.name, file=path)
     tags = open_clip.list_pretrained_tags_by_model(model)
+    if model == embedded.MODEL:
+        tags = [embedded.TAG]
     raise UserError(
         f"pretrained {pretrained!r} is neither a file nor a tag of {model}"
         f"{_did_you_mean(pretrained, tags)}; its tags are {', '.join(tags) or '(none)'}"
@@ -88,8 +95,9 @@ def _tagged_file(model: str, tag_name: str, tag: Mapping[str, Any], cache_dir: P
             failure = str(error).split("\n", 1)[0]
     raise OfflineError(
         f"the weights {tag_name!r} of {model} are not in the cache {cache} and cannot be fetched "
-        f"({failure}). Two ways out: pretrained=PATH, a checkpoint file you copied here; or "
-        f"features:FILE.npz as the data set, features computed elsewhere"
+        f"({failure}). Three ways out: pretrained=PATH, a checkpoint file you copied here; "
+        f"features:FILE.npz as the data set, features computed elsewhere; or the model "
+        f"{embedded.MODEL!r}, whose weights come with the package"
     )
 
 

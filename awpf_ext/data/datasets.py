@@ -1,7 +1,7 @@
 """The data sets: one function each, found by name.
 
-A data set is written NAME or NAME:WHERE, as in cifar100, imagenet-r:PATH, folder:PATH, csv:FILE or
-features:FILE.npz. A new one is a function with the `dataset` decorator.
+A data set is written NAME or NAME:WHERE, as in demo, demo:night, cifar100, imagenet-r:PATH,
+folder:PATH, csv:FILE or features:FILE.npz. A new one is a function with the `dataset` decorator.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from awpf_ext.data.class_names import names_from_file, names_from_keys
+from awpf_ext.data.demo import DEFAULT_STYLE, demo_dataset
 from awpf_ext.data.features import FeatureSet, read_features
 from awpf_ext.data.images import (
     HELD_OUT_NOTE,
@@ -28,19 +30,33 @@ from awpf_ext.data.images import (
 from awpf_ext.errors import DataError, OfflineError, UserError
 
 Loader = Callable[[Path | None], ImageDataset | FeatureSet]
+Where = Literal["path", "new path", "word"]
 DATASETS: dict[str, Loader] = {}
+_WHERE: dict[str, Where] = {}
 
 DOWNLOADS = Path("~/.cache/awpf_ext")
 
 
-def dataset(name: str) -> Callable[[Loader], Loader]:
-    """Register a loader, a function of WHERE (None where not given), under a name."""
+def dataset(name: str, *, where: Where = "path") -> Callable[[Loader], Loader]:
+    """Register a loader, a function of WHERE (None where not given), under a name.
+
+    where: what WHERE is: a path that must be there, a path that need not be, or just a word.
+    """
 
     def register(loader: Loader) -> Loader:
         DATASETS[name] = loader
+        _WHERE[name] = where
         return loader
 
     return register
+
+
+def absolute(spec: str) -> str:
+    """NAME:WHERE so that it means the same from any working directory."""
+    name, _, where = spec.partition(":")
+    if not where or _WHERE.get(name) == "word":
+        return spec
+    return f"{name}:{Path(where).expanduser().absolute()}"
 
 
 def load_dataset(spec: str, *, class_names: str | Path | None = None) -> ImageDataset | FeatureSet:
@@ -57,7 +73,7 @@ def load_dataset(spec: str, *, class_names: str | Path | None = None) -> ImageDa
             ":PATH where the data is"
         )
     path = Path(where).expanduser() if where else None
-    if path is not None and not path.exists() and name != "cifar100":
+    if path is not None and _WHERE[name] == "path" and not path.exists():
         raise UserError(f"dataset {spec!r}: there is no {path}")
     loaded = DATASETS[name](path)
     if isinstance(loaded, FeatureSet):
@@ -74,7 +90,13 @@ def load_dataset(spec: str, *, class_names: str | Path | None = None) -> ImageDa
     return replace(loaded, class_names=names)
 
 
-@dataset("cifar100")
+@dataset("demo", where="word")
+def demo(where: Path | None) -> ImageDataset:
+    """A hundred drawn classes, nothing to download; demo:STYLE draws them in another style."""
+    return demo_dataset(DEFAULT_STYLE if where is None else str(where))
+
+
+@dataset("cifar100", where="new path")
 def cifar100(where: Path | None) -> ImageDataset:
     """torchvision's CIFAR-100, downloaded on first use to WHERE (default ~/.cache/awpf_ext)."""
     from torchvision.datasets import CIFAR100
@@ -85,8 +107,9 @@ def cifar100(where: Path | None) -> ImageDataset:
         splits = [CIFAR100(str(root), train=train, download=True) for train in (True, False)]
     except (OSError, RuntimeError) as error:
         raise OfflineError(
-            f"CIFAR-100 is not in {root} and cannot be downloaded ({error}). Two ways out: copy "
-            f"cifar-100-python.tar.gz into {root}; or features:FILE.npz with ready-made features"
+            f"CIFAR-100 is not in {root} and cannot be downloaded ({error}). Three ways out: copy "
+            f"cifar-100-python.tar.gz into {root}; features:FILE.npz with ready-made features; or "
+            "the data set demo, which needs no download"
         ) from error
     keys = tuple(splits[0].classes)
     train, test = (

@@ -1,0 +1,22 @@
+"""The demo: a data set that is drawn, for the small CLIP of awpf_ext.clip.embedded.
+
+`STYLES` are the renderings of the same classes: demo:STYLE names one as a data set.
+"""
+
+from awpf_ext.data.demo.dataset import DEFAULT_STYLE, demo_dataset, frozen_hash
+from awpf_ext.data.demo.scene import SIZE
+from awpf_ext.data.demo.styles import STYLES as _STYLES
+from awpf_ext.data.demo.styles import TRAINED
+from awpf_ext.data.demo.words import compositions
+
+STYLES = tuple(_STYLES)
+
+__all__ = [
+    "DEFAULT_STYLE",
+    "SIZE",
+    "STYLES",
+    "TRAINED",
+    "compositions",
+    "demo_dataset",
+    "frozen_hash",
+]

@@ -24,7 +24,7 @@ TONES: dict[str, Rgb] = {
     "purple": (0.52, 0.16, 0.68), "pink": (0.97, 0.50, 0.72), "brown": (0.48, 0.28, 0.13),
     "black": (0.07, 0.07, 0.08), "gray": (0.52, 0.53, 0.54), "white": (0.95, 0.95, 0.94),
 }  # fmt: skip
-GROUNDS = ("plain", "shaded", "cloudy", "cloudy", "shaded", "striped", "dotted")
+GROUNDS = ("plain", "shaded", "cloudy", "cloudy", "shaded", "striped", "dotted")  # quiet ones twice
 NEAREST = 0.35  # squared distance in RGB that an object keeps from its background
 
 _cells = np.arange(SIZE, dtype=np.float32) + np.float32(0.5)
@@ -134,7 +134,8 @@ def _clouds(numbers: Numbers) -> Field:
     before = place.astype(np.int32)
     share = place - before.astype(np.float32)
     rows = levels[before] + (levels[before + 1] - levels[before]) * share[:, None]
-    return rows[:, before] + (rows[:, before + 1] - rows[:, before]) * share
+    field: Field = rows[:, before] + (rows[:, before + 1] - rows[:, before]) * share
+    return field
 
 
 def _object(

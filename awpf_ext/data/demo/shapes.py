@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-Field = np.ndarray[Any, np.dtype[np.float32]]
+Field = np.ndarray[Any, np.dtype[Any]]  # of float32
 Point = tuple[float, float]
 
 REACH = 1.3  # tables cover -REACH..REACH
@@ -82,7 +82,9 @@ def _star() -> Field:
 
 def _heart() -> Field:
     turns = range(-62, 123, 8)
-    right = [(0.44 + 0.5 * SIN[turn % DEGREES], -0.34 - 0.5 * COS[turn % DEGREES]) for turn in turns]
+    right = [
+        (0.44 + 0.5 * SIN[turn % DEGREES], -0.34 - 0.5 * COS[turn % DEGREES]) for turn in turns
+    ]
     left = [(-x, y) for x, y in reversed(right)]
     return _polygon(*right, (0, 0.95), *left)
 
@@ -131,8 +133,9 @@ def _crown() -> Field:
 
 def _boat() -> Field:
     hull = _polygon((-1, 0.3), (1, 0.3), (0.6, 0.85), (-0.6, 0.85))
-    return _union(hull, _box(-0.06, -0.8, 0.06, 0.4), _polygon((0.05, -1), (0.82, 0.16), (0.05, 0.16)),
-                  _polygon((-0.05, -0.7), (-0.05, 0.16), (-0.65, 0.16)))  # fmt: skip
+    mast = _box(-0.06, -0.8, 0.06, 0.4)
+    mainsail = _polygon((0.05, -1), (0.82, 0.16), (0.05, 0.16))
+    return _union(hull, mast, mainsail, _polygon((-0.05, -0.7), (-0.05, 0.16), (-0.65, 0.16)))
 
 
 def _cup() -> Field:

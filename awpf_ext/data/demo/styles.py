@@ -86,7 +86,8 @@ def blueprint(picture: Field, numbers: Numbers) -> Field:
 
 
 def _gray(picture: Field) -> Field:
-    return picture[0] * 0.3 + picture[1] * 0.6 + picture[2] * 0.1
+    gray: Field = picture[0] * 0.3 + picture[1] * 0.6 + picture[2] * 0.1
+    return gray
 
 
 def _contour(picture: Field) -> Field:
@@ -95,7 +96,8 @@ def _contour(picture: Field) -> Field:
     for plane in picture:
         steep[:, :-1] += np.abs(plane[:, 1:] - plane[:, :-1])
         steep[:-1] += np.abs(plane[1:] - plane[:-1])
-    return np.minimum(np.maximum(steep * 0.7 - 0.25, 0.0), 1.0)
+    strength: Field = np.minimum(np.maximum(steep * 0.7 - 0.25, 0.0), 1.0)
+    return strength
 
 
 STYLES: dict[str, Style] = {
