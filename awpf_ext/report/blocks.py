@@ -59,7 +59,8 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     words: int = 1
-    title: str = ""  # of a table that is folded away
+    title: str = ""  # of a table that is folded away, or stands beside a figure
+    beside: bool = False
     strong: frozenset[tuple[int, int]] = frozenset()  # cells to stress
     kind: str = "table"
 

@@ -38,17 +38,30 @@ def report_of_group(group: RunGroup, folder: Path) -> Path:
 
     arms = group.grid.arms
     datasets = list(dict.fromkeys(run.dataset for run in group.runs))
-    lead = f"{counted(len(group.runs), 'run')} of {counted(len(arms), 'setting')}"
-    page = _write(
+    orders = {cell.order for cell in group.grid.cells}
+    seeds = {cell.seed for cell in group.grid.cells}
+    lead = (
+        f"{counted(len(group.runs), 'run')}: {counted(len(orders), 'class order')}, "
+        f"{counted(len(seeds), 'seed')}"
+    )
+    write_tables(group, folder)
+    return _write(
         folder,
-        f"{group.varied} on {', '.join(datasets)}",
+        f"{_what_varies(group)} on {', '.join(datasets)}",
         lead,
         lambda: [section(group) for section in OF_A_GROUP],
         [*arms, group.varied],
         {short(arm): f"setting {place + 1}" for place, arm in enumerate(arms)},
     )
-    write_tables(group, folder)
-    return page
+
+
+def _what_varies(group: RunGroup) -> str:
+    count = len(group.grid.arms)
+    if group.varied == "method":
+        return counted(count, "method")
+    if "," in group.varied:
+        return counted(count, "setting")
+    return f"{counted(count, 'value')} of {group.varied}"
 
 
 def _write(

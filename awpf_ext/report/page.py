@@ -35,7 +35,23 @@ def write_page(
     """Write folder/figures/* and then folder/report.html, which comes last: it says all is there.
 
     substitutes: for names that image files cannot show, since no installed font has the letters.
+    Two reports made at once in one folder wait for each other.
     """
+    with io.lock(folder / FIGURES / ".lock"):
+        io.remove_leftovers(folder / FIGURES)
+        for leftover in folder.glob(f".{PAGE}.*.tmp"):
+            leftover.unlink(missing_ok=True)
+        return _write(folder, title, lead, sections, drawable, substitutes)
+
+
+def _write(
+    folder: Path,
+    title: str,
+    lead: str,
+    sections: Sequence[Section],
+    drawable: Callable[[str], bool],
+    substitutes: Mapping[str, str],
+) -> Path:
     drawings = [b for section in sections for b in section.blocks if isinstance(b, Drawing)]
     inline: dict[str, str] = {}
     for drawing in drawings:
@@ -72,6 +88,7 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     environment.filters["drawn"] = Markup  # SVG made by `_for_page`, never a user's text
     return environment

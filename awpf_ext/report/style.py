@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -123,7 +124,9 @@ _SETTINGS: dict[str, Any] = {
 @contextmanager
 def drawing() -> Iterator[None]:
     """The style, within a block; matplotlib's own settings are as before afterwards."""
-    with quiet_matplotlib():
+    with quiet_matplotlib(), warnings.catch_warnings():
+        # SVG text is drawn by the reader's browser, and PNG text is replaced (page.py).
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         import matplotlib
 
         with matplotlib.rc_context():

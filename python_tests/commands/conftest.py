@@ -66,7 +66,7 @@ def quick(features_file):
 def quick_arguments(quick):
     """The same for the command line."""
     plain = [f"--{key}={quick[key]}" for key in ("dataset", "increment", "order")]
-    return [*plain, "--set", "epochs=2", "--set", "replay_per_epoch=40"]
+    return [*plain, "--no-report", "--set", "epochs=2", "--set", "replay_per_epoch=40"]
 
 
 class Ended(NamedTuple):
@@ -111,4 +111,4 @@ def image_arguments(tmp_path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(rng.integers(0, 256, (12, 10, 3), dtype=np.uint8)).save(path)
     backbone = ["--model=tiny", "--pretrained=random:0", "--set", f"store={tmp_path / 'store'}"]
-    return [f"--dataset=folder:{tmp_path / 'images'}", "--increment=2", *backbone]
+    return [f"--dataset=folder:{tmp_path / 'images'}", "--increment=2", "--no-report", *backbone]

@@ -22,6 +22,7 @@ from awpf_ext import io
 from awpf_ext.cli import main
 from awpf_ext.commands import app
 from awpf_ext.data import store
+from awpf_ext.report import compose  # noqa: F401 (before the first child too)
 
 store.SHARD = 4
 torch.set_num_threads(1)  # threads would not survive the fork

@@ -85,7 +85,8 @@ def test_sweep_varies_lambda_by_default_and_any_key(quick_arguments, awpf):
 
 
 def test_a_comparison_of_another_configuration_is_refused(quick_arguments, awpf):
-    arguments = ["compare", quick_arguments[0], "--methods=zero_shot", "--out=grid"]
+    plain = [quick_arguments[0], "--no-report"]
+    arguments = ["compare", *plain, "--methods=zero_shot", "--out=grid"]
     assert awpf(*arguments, "--increment=2").code == 0
     refused = awpf(*arguments, "--increment=3")
     assert refused.code == 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from itertools import count
@@ -60,7 +61,7 @@ def content(folder: Path) -> dict[str, object]:
             found[path.name] = path.read_bytes()
         elif path.suffix == ".json":
             found[path.name] = without_times(io.read_json(path))
-        elif path.name != "run.lock":
+        elif path.name not in ("run.lock", "figures"):
             found[path.name] = path.read_text()
     return found
 
@@ -94,7 +95,8 @@ def test_killed_at_twenty_random_moments(driver, quick_arguments, tmp_path):
 def test_killed_at_every_moment_of_writing(driver, write_features, tmp_path):
     data = write_features(classes=2)
     settings = ["--set", "epochs=1", "--set", "replay_per_epoch=20"]
-    command = ["run", f"--dataset=features:{data}", "--increment=1", *settings, "--resume", "--out"]
+    plain = [f"--dataset=features:{data}", "--increment=1", "--no-report", *settings]
+    command = ["run", *plain, "--resume", "--out"]
     driver.run([*command, tmp_path / "whole"])
     expected = content(tmp_path / "whole")
     for moment in count(1):
@@ -126,3 +128,27 @@ def test_killed_while_features_are_written(driver, image_arguments, tmp_path):
         driver.run(command(folder))
         assert learned(folder) == expected
     assert moment > 60
+
+
+def test_killed_while_the_report_is_made(driver, write_features, tmp_path):
+    """At every seventh moment: the run stays finished, and the next command makes its report."""
+    plain = [f"--dataset=features:{write_features(classes=2)}", "--method=zero_shot"]
+    command = ["run", *plain, "--increment=2", "--out", tmp_path / "run"]
+    driver.run([*command, "--no-report"])
+    expected = content(tmp_path / "run")
+    page = tmp_path / "run" / "report.html"
+    for moment in count(1, 7):
+        asked = command if moment % 2 else ["report", tmp_path / "run"]
+        status, _ = driver.run(asked, at=moment)
+        if page.exists():  # whole, and of whole figures
+            text = page.read_text()
+            names = re.findall(r'href="(figures/[^"]+)"', text)
+            assert text.endswith("</html>\n")
+            assert names
+            assert all((tmp_path / "run" / name).stat().st_size for name in names)
+            page.unlink()
+        assert {k: v for k, v in content(tmp_path / "run").items() if k[0] != "."} == expected
+        if status == 0:
+            break
+    assert moment > 20
+    assert not list(tmp_path.rglob(".*.tmp"))  # what killed writers left went with the last report

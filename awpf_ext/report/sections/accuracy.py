@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from awpf_ext.report.blocks import Block, Drawing, Section, Table, Text
 from awpf_ext.report.load import FinishedRun
 from awpf_ext.report.names import short
-from awpf_ext.report.style import MUTED, Colour, end_labels, new_figure, series
+from awpf_ext.report.style import HEIGHT, MUTED, Colour, end_labels, new_figure, series
 from awpf_ext.tables import percent
 
 Line = tuple[str, Sequence[float], Colour, str]  # label, fractions, colour, line style
@@ -70,14 +70,16 @@ def lines_by_classes(seen: Sequence[int], lines: Sequence[Line]) -> Figure:
 
 
 def finish_axes(
-    figure: Figure, seen: Sequence[int], ends: Sequence[tuple[float, float, str, Colour]]
+    figure: Figure,
+    seen: Sequence[int],
+    ends: Sequence[tuple[float, float, str, Colour]],
+    height: float = HEIGHT,
 ) -> None:
-    """Ticks at tasks where they fit, room for at least ten points, names at the ends."""
+    """Ticks at tasks where they fit, room for at least two points, names at the ends."""
     axes = figure.axes[0]
     low, high = axes.get_ylim()
     middle = (low + high) / 2
-    low, high = min(low, middle - 5), max(high, middle + 5)
-    axes.set_ylim(max(low, -2), min(high, 102) if low < 102 else high)
+    axes.set_ylim(min(low, middle - 1), max(high, middle + 1))
     if len(seen) <= 12 and len(set(seen)) == len(seen):
         axes.set_xticks(list(seen))
     else:
@@ -86,4 +88,4 @@ def finish_axes(
         axes.set_xlim(seen[0] - 1, seen[0] + 1)
     axes.set_xlabel("classes seen")
     gap = (axes.get_xlim()[1] - axes.get_xlim()[0]) * 0.03
-    end_labels(axes, [(x + gap, y, label, colour) for x, y, label, colour in ends])
+    end_labels(axes, [(x + gap, y, label, colour) for x, y, label, colour in ends], height)

@@ -99,8 +99,8 @@ def _weakest(run: FinishedRun, evidence: Evidence) -> Table:
             [run.labels[label], other, str(task), f"{int(images[label]):,}"]
             + [percent(float(share[label])) for share in shares]
         )
-    columns = ["class", "most often taken for", "task", "test images", "accuracy", "zero-shot"]
-    return Table(columns, rows, words=2, title="The weakest classes")
+    columns = ["class", "taken for", "task", "images", "accuracy", "zero-shot"]
+    return Table(columns, rows, words=2, title="The weakest classes", beside=True)
 
 
 def _pictures(run: FinishedRun, evidence: Evidence, pairs: list[Pair]) -> Pictures:

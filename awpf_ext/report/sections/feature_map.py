@@ -36,7 +36,7 @@ def feature_map(run: FinishedRun) -> Section | None:
     blocks: list[Block] = [Text(_explanation(run, evidence, classes, len(sides)))]
     for side, places in spots.items():
         right = _nearest(sides[side], evidence.map_labels, text, classes)
-        told = f"{captions[side]}: {percent(right)} % have the nearest text among these classes."
+        told = f"{captions[side]}: {percent(right)}% have the nearest text among these classes."
         figure = _scatter(run, places, texts, evidence.map_labels, classes, limits)
         blocks.append(Drawing(f"map_{side}", told, figure))
     return Section("A map of features", blocks)

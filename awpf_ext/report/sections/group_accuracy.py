@@ -1,10 +1,11 @@
-"""Curves of several settings: the mean after each task, and a band of one standard deviation."""
+"""Curves of several settings: the mean after each task, and how far each is above the first."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
@@ -13,9 +14,20 @@ from awpf_ext.report.load import FinishedRun, RunGroup
 from awpf_ext.report.names import short
 from awpf_ext.report.sections.accuracy import finish_axes
 from awpf_ext.report.style import MUTED, Colour, new_figure, series
+from awpf_ext.result import Result
 
 MOST_LINES = 8
-Curve = Callable[[FinishedRun], Sequence[float]]
+MOST_BANDS = 4  # more of them are a blur
+
+
+class Curves(NamedTuple):
+    """What one line is the mean of: fractions after each task, a row a run."""
+
+    label: str
+    seen: Sequence[int]
+    rows: Sequence[Sequence[float]]
+    colour: Colour
+    style: str = "-"
 
 
 def group_accuracy(group: RunGroup) -> Section:
@@ -24,89 +36,97 @@ def group_accuracy(group: RunGroup) -> Section:
     left_out = len(group.grid.arms) - len(arms)
     if left_out:
         blocks.append(Text(f"The first {MOST_LINES} settings; the table has all."))
-    several = any(len(group.of(arm)) > 1 for arm in arms)
-    band = "; the band is one standard deviation over the runs of a setting" if several else ""
-    with_zero_shot = _zero_shot_runs(group)
-    reference = "; dashed: zero-shot CLIP" if with_zero_shot else ""
-    blocks.append(
-        Drawing(
-            "accuracy",
-            f"Accuracy (%) over all classes seen, after each task{band}{reference}.",
-            _curves(group, arms, lambda run: run.result.accuracy, with_zero_shot),
-        )
-    )
-    if any(len(run.seen) > 1 for run in group.runs):
-        blocks.append(
-            Drawing(
-                "earlier",
-                f"Accuracy (%) after each task on the classes of earlier tasks{band}.",
-                _curves(group, arms, lambda run: run.result.old, []),
-            )
-        )
+    curves = [
+        curve
+        for place, arm in enumerate(arms)
+        for curve in _of_runs(short(arm, 18), group.of(arm), series(place), lambda r: r.accuracy)
+    ]
+    reference = _zero_shot(group)
+    told = "; dashed: zero-shot CLIP" if reference else ""
+    figure, band = _lines([*curves, *reference])
+    caption = f"Accuracy (%) over all classes seen, after each task: means over runs{band}{told}."
+    blocks.append(Drawing("accuracy", caption, figure))
+    compared = _above_first(group, arms)
+    if compared:
+        figure, band = _lines(compared)
+        figure.axes[0].axhline(0, color=MUTED.light, linewidth=1)
+        told = f"The same, less {arms[0]} on the same class order and seed, in points{band}."
+        blocks.append(Drawing("above_first", told, figure))
     return Section("Accuracy after each task", blocks)
 
 
-def _zero_shot_runs(group: RunGroup) -> list[FinishedRun]:
-    """One run for each class order, to draw zero-shot from; none where a setting is zero-shot."""
+def _of_runs(
+    label: str,
+    runs: Sequence[FinishedRun],
+    colour: Colour,
+    of: Callable[[Result], Sequence[float]],
+) -> list[Curves]:
+    """One curve for all runs that are cut into the same tasks."""
+    by_shape: dict[tuple[int, ...], list[Sequence[float]]] = {}
+    for run in runs:
+        by_shape.setdefault(tuple(run.seen), []).append(of(run.result))
+    return [Curves(label, seen, rows, colour) for seen, rows in by_shape.items()]
+
+
+def _above_first(group: RunGroup, arms: Sequence[str]) -> list[Curves]:
+    """Differences from the first setting, run by run, where both are cut into the same tasks."""
+    found = []
+    for place, arm in enumerate(arms[1:], start=1):
+        seen = group.of(arm)[0].seen
+        rows = [
+            [here - there for here, there in zip(own.accuracy, first.accuracy, strict=True)]
+            for own, first in group.grid.paired(arm)
+            if own.test_images == first.test_images
+        ]
+        if rows and all(len(row) == len(seen) for row in rows):
+            found.append(Curves(short(arm, 18), seen, rows, series(place)))
+    return found
+
+
+def _zero_shot(group: RunGroup) -> list[Curves]:
+    """Of one run for each class order; none where a setting is zero-shot or the data differ."""
     if any(run.method == "zero_shot" for run in group.runs):
         return []
     if len({(run.result.provenance.get("content_hash"), *run.seen) for run in group.runs}) > 1:
         return []
-    known = [run for run in group.runs if run.evidence is not None]
-    return list({run.result.provenance["order_hash"]: run for run in known}.values())
+    by_order = {run.result.provenance["order_hash"]: run for run in group.runs}
+    kept = [run.evidence for run in by_order.values() if run.evidence is not None]
+    rows = [evidence.zero_shot_accuracy for evidence in kept]
+    return [Curves("zero-shot", group.runs[0].seen, rows, MUTED, "--")] if rows else []
 
 
-def _curves(
-    group: RunGroup, arms: Sequence[str], curve: Curve, zero_shot: Sequence[FinishedRun]
-) -> Figure:
+def _lines(curves: Sequence[Curves]) -> tuple[Figure, str]:
+    """The figure, and what its caption says of bands."""
     figure, axes = new_figure(height=3.6)
     ends: list[tuple[float, float, str, Colour]] = []
-    longest: list[int] = []
-
-    def draw(
-        label: str, runs: Sequence[FinishedRun], of: Curve, colour: Colour, style: str
-    ) -> None:
-        nonlocal longest
-        by_shape: dict[tuple[int, ...], list[FinishedRun]] = {}
-        for run in runs:
-            by_shape.setdefault(tuple(run.seen), []).append(run)
-        for seen, alike in by_shape.items():
-            columns = list(zip(*(of(run) for run in alike), strict=True))
-            means = [100 * _mean(column) for column in columns]
-            axes.plot(
-                seen, means, style, color=colour.light, marker="o" if len(seen) <= 30 else "",
-                markersize=3,
-            )  # fmt: skip
-            if len(alike) > 1:
-                spreads = [100 * _deviation(column) for column in columns]
-                axes.fill_between(
-                    seen,
-                    [mean - spread for mean, spread in zip(means, spreads, strict=True)],
-                    [mean + spread for mean, spread in zip(means, spreads, strict=True)],
-                    color=colour.light, alpha=0.14, linewidth=0,
-                )  # fmt: skip
-            known = [(x, y) for x, y in zip(seen, means, strict=True) if not math.isnan(y)]
-            if known:
-                ends.append((*known[-1], label, colour))
-            longest = max(longest, list(seen), key=len)
-
-    for place, arm in enumerate(arms):
-        draw(short(arm, 18), group.of(arm), curve, series(place), "-")
-    if zero_shot:
-        draw("zero-shot", zero_shot, _zero_shot, MUTED, "--")
-    finish_axes(figure, longest, ends)
-    return figure
+    several = any(len(curve.rows) > 1 for curve in curves)
+    banded = several and len(curves) <= MOST_BANDS
+    for curve in curves:
+        columns = list(zip(*curve.rows, strict=True))
+        means = [100 * _over_known(statistics.mean, column) for column in columns]
+        marker = "o" if len(means) <= 30 else ""
+        axes.plot(
+            curve.seen, means, curve.style, color=curve.colour.light, marker=marker, markersize=3
+        )
+        if banded and len(curve.rows) > 1:
+            spreads = [100 * _over_known(statistics.stdev, column) for column in columns]
+            axes.fill_between(
+                curve.seen,
+                [mean - spread for mean, spread in zip(means, spreads, strict=True)],
+                [mean + spread for mean, spread in zip(means, spreads, strict=True)],
+                color=curve.colour.light,
+                alpha=0.13,
+                linewidth=0,
+            )
+        known = [(x, y) for x, y in zip(curve.seen, means, strict=True) if not math.isnan(y)]
+        if known:
+            ends.append((*known[-1], curve.label, curve.colour))
+    finish_axes(figure, max((curve.seen for curve in curves), key=len), ends, height=3.6)
+    return figure, "; the bands are one standard deviation" if banded else ""
 
 
-def _zero_shot(run: FinishedRun) -> Sequence[float]:
-    return run.evidence.zero_shot_accuracy if run.evidence else ()
-
-
-def _mean(values: Sequence[float]) -> float:
+def _over_known(of: Callable[[Sequence[float]], float], values: Sequence[float]) -> float:
+    """Of the values that are not NaN; NaN where there are too few."""
     known = [value for value in values if not math.isnan(value)]
-    return statistics.mean(known) if known else math.nan
-
-
-def _deviation(values: Sequence[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return statistics.stdev(known) if len(known) > 1 else 0.0
+    least = 2 if of is statistics.stdev else 1
+    return of(known) if len(known) >= least else math.nan

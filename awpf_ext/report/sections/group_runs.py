@@ -13,6 +13,7 @@ from awpf_ext.report.load import RunGroup
 from awpf_ext.report.names import plain
 from awpf_ext.tables import percent
 
+UNFOLDED = 16  # rows that are shown without being asked for
 TABLE = "table"  # .csv: every run in full precision; .md: the rows of the settings
 
 
@@ -29,7 +30,7 @@ def group_runs(group: RunGroup) -> Section:
     return Section(
         "Run by run",
         [
-            Table(columns, rows, title=f"{len(rows)} rows"),
+            Table(columns, rows, title="" if len(rows) <= UNFOLDED else f"{len(rows)} rows"),
             Text(f"In full precision in {TABLE}.csv beside this file; the summary in {TABLE}.md."),
         ],
     )

@@ -6,7 +6,8 @@ from awpf_ext.grid import METRICS, Difference, Spread
 from awpf_ext.report.blocks import Block, Drawing, Section, Table, Text
 from awpf_ext.report.load import RunGroup
 from awpf_ext.report.names import short
-from awpf_ext.report.style import INK, MUTED, SMALL, new_figure, series
+from awpf_ext.report.sections.group_sweep import swept_values
+from awpf_ext.report.style import INK, new_figure, series
 from awpf_ext.tables import counted, percent
 
 MOST_DOTS = 24  # settings whose runs are drawn one by one
@@ -16,7 +17,7 @@ def group_summary(group: RunGroup) -> Section:
     grid = group.grid
     first = grid.arms[0]
     compared = [arm for arm in grid.arms if arm != first and grid.paired(arm)]
-    columns = [group.varied, "runs", *METRICS]
+    columns = [group.varied, "runs", *METRICS, "seconds"]
     if compared:
         columns += ["average, diff.", "last, diff."]
     best = {metric: max(grid.spread(arm, metric).mean for arm in grid.arms) for metric in METRICS}
@@ -29,6 +30,8 @@ def group_summary(group: RunGroup) -> Section:
             if metric != "forgetting" and len(grid.arms) > 1 and spread.mean == best[metric]:
                 strong.add((line, len(row)))
             row.append(_spread(spread))
+        seconds = [sum(run.result.seconds.values()) for run in group.of(arm)]
+        row.append(f"{sum(seconds) / len(seconds):,.1f}")
         if compared:
             for metric in ("average", "last"):
                 told = _difference(grid.difference(arm, metric)) if arm in compared else "-"
@@ -45,7 +48,7 @@ def group_summary(group: RunGroup) -> Section:
                 "and in how many of those pairs it is positive."
             )
         )
-    if 1 < len(grid.arms) <= MOST_DOTS:
+    if 1 < len(grid.arms) <= MOST_DOTS and swept_values(grid.arms) is None:
         blocks += [_dots(group, "average"), _dots(group, "last")]
     return Section("Summary", blocks)
 
@@ -90,10 +93,6 @@ def _dots(group: RunGroup, metric: str) -> Drawing:
         axes.scatter(values, [row] * len(values), s=30, color=colour, alpha=0.7, linewidths=0)
         mean = sum(values) / len(values)
         axes.plot([mean, mean], [row - 0.3, row + 0.3], color=INK.light, linewidth=1.6)
-        axes.annotate(
-            f"{mean:.1f}", (mean, row - 0.3), xytext=(0, 1), textcoords="offset points",
-            ha="center", va="bottom", fontsize=SMALL - 1, color=MUTED.light,
-        )  # fmt: skip
     axes.set_yticks(range(len(grid.arms)), [short(arm, 22) for arm in grid.arms])
     axes.set_ylim(len(grid.arms) - 0.4, -0.8)
     low, high = axes.get_xlim()

@@ -15,7 +15,7 @@ SYMBOLS = {"balance_scale": "λ (balance_scale)"}
 
 
 def group_sweep(group: RunGroup) -> Section | None:
-    values = _numbers(group.grid.arms)
+    values = swept_values(group.grid.arms)
     if values is None or len(values) < 2:
         return None
     blocks = [
@@ -38,7 +38,8 @@ def group_sweep(group: RunGroup) -> Section | None:
     return Section("The sweep", [Text(told), *blocks])
 
 
-def _numbers(arms: Sequence[str]) -> list[float] | None:
+def swept_values(arms: Sequence[str]) -> list[float] | None:
+    """The values that were swept; None where they are not all numbers."""
     try:
         return [float(arm) for arm in arms]
     except ValueError:

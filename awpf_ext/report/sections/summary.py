@@ -31,7 +31,7 @@ def _in_words(run: FinishedRun) -> str:
     told = [
         f"{run.method} learned {counted(len(run.class_names), 'class')} of {run.dataset} in "
         f"{counted(len(result.tasks), 'task')}. After the last task it names the class of "
-        f"{percent(result.last)} % of the {images:,} test images, among all classes."
+        f"{percent(result.last)}% of the {images:,} test images, among all classes."
     ]
     if evidence is not None and run.method != "zero_shot":
         before = evidence.zero_shot_accuracy[-1]
@@ -50,7 +50,7 @@ def _in_words(run: FinishedRun) -> str:
 
 
 def _against_zero_shot(gain: float, before: float) -> str:
-    start = f"CLIP alone, given the class names and nothing else, names {percent(before)} %"
+    start = f"CLIP alone, given the class names and nothing else, names {percent(before)}%"
     if abs(gain) < 0.0005:
         return f"{start}: as many."
     return f"{start}: {_points(abs(gain), sign=False)} points {'fewer' if gain > 0 else 'more'}."

@@ -30,7 +30,7 @@ def timing(run: FinishedRun) -> Section:
         [
             Text(told),
             Drawing("time", "Seconds by stage, over all tasks.", _bars(stages)),
-            Table(columns, rows, title="Seconds by task"),
+            Table(columns, rows, title="Seconds by task", beside=len(rows) <= 12),
         ],
     )
 

@@ -1,0 +1,112 @@
+"""Small finished runs, made once and not to be changed, and a page in a real browser."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("matplotlib", reason='needs the extra "clip"')
+pytest.importorskip("jinja2", reason='needs the extra "clip"')
+pytest.importorskip("typer", reason='needs the extra "clip"')
+
+sys.path.append(str(Path(__file__).parent))
+
+from report_samples import NASTY, QUICK, features_file
+
+TINY = Path(__file__).parents[1] / "clip" / "tiny.json"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Tensors as small as these are done before a second thread has woken up."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """The folder of a finished run of three tasks, its names as bad as they come."""
+    from awpf_ext.run import run
+
+    folder = tmp_path_factory.mktemp("finished")
+    data = features_file(folder / "b_<i>$a_1$.npz", names=NASTY)
+    run(dataset=f"features:{data}", increment=2, out=folder / "run", **QUICK)
+    return folder / "run"
+
+
+@pytest.fixture
+def own(finished, tmp_path):
+    """A copy of that run, to be changed."""
+    return Path(shutil.copytree(finished, tmp_path / "own"))
+
+
+@pytest.fixture(scope="session")
+def finished_grid(tmp_path_factory):
+    """The folder of a sweep of two values on two orders."""
+    from awpf_ext import io
+    from awpf_ext.config import Layer
+    from awpf_ext.grid import Arm, plan_grid, run_grid
+
+    folder = tmp_path_factory.mktemp("grid")
+    data = features_file(folder / "small.npz")
+    keys = {"dataset": f"features:{data}", "increment": 2, **QUICK}
+    arms = [Arm(value, {"balance_scale": float(value)}) for value in ("0.5", "2")]
+    cells = plan_grid(
+        arms, [Layer("test", keys)], orders=["seed:0", "natural"], seeds=[0], out=folder / "sweep"
+    )
+    grid = run_grid(cells)
+    facts = {"varied": "balance_scale", "folder": str(folder / "sweep"), **grid.to_json()}
+    io.write_json(folder / "sweep" / "grid.json", facts)
+    return folder / "sweep"
+
+
+@pytest.fixture(scope="session")
+def finished_with_images(tmp_path_factory):
+    """A run on small images under a CLIP of a few thousand weights, and its image folder."""
+    open_clip = pytest.importorskip("open_clip", reason="needs open_clip_torch")
+    from PIL import Image
+
+    from awpf_ext.run import run
+
+    open_clip.add_model_config(TINY)
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 3), ("test", 6)):
+        for name in ("äpfel", "Birnen", "犬", "a_cat"):
+            for number in range(count):
+                path = folder / "data" / split / name / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                pixels = rng.integers(0, 256, (12, 10, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(path)
+    (folder / "data" / "test" / "犬" / "broken.png").write_bytes(b"no image")
+    run(
+        dataset=f"folder:{folder / 'data'}",
+        increment=2,
+        model="tiny",
+        pretrained="random:0",
+        store=folder / "store",
+        on_unreadable="skip",
+        out=folder / "run",
+        **QUICK,
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium, driven through a pipe."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+    found = found or shutil.which("google-chrome")
+    if found is None:
+        pytest.skip("needs chromium or google-chrome on PATH")
+    if os.name != "posix":
+        pytest.skip("drives the browser through inherited pipes, which needs POSIX")
+    from devtools import Browser
+
+    with Browser(found) as opened:
+        yield opened
