@@ -7,18 +7,20 @@ this kernel is nearly a parabola and the value nearly 10 |mean(a) - mean(b)|^2: 
 The p-value beside it uses the median bandwidth, which sees more than means.
 
 Published values are for ViT-L/14 at 336 pixels and 30,000 images; values under another backbone are
-on another scale. Two random halves of the first folder show how large the value is by chance.
+on another scale. Two random halves of the first folder show how large the value is by chance, at
+half the number of images (the biased estimate falls as 1/n).
 
-    python examples/compare_images.py FOLDER FOLDER [--model NAME --pretrained TAG]
+    python examples/compare_images.py [FOLDER OTHER ...] [--model NAME --pretrained TAG]
 
-Folders are searched with their subfolders. Without folders the demo's pictures are compared in two
-styles, with the package's own small CLIP; nothing is downloaded then.
+Folders are searched with their subfolders; the first is what the others are compared with. Without
+folders it is the demo's pictures, in the default style and in the others. The default model is the
+package's own small CLIP, so nothing is downloaded.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,28 +30,35 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 import awpf_ext
-from awpf_ext.clip import Backbone, load_backbone
-from awpf_ext.config import RunConfig
+from awpf_ext.clip import Backbone, embedded, load_backbone
+from awpf_ext.data import load_dataset
+from awpf_ext.data.demo import DEFAULT_STYLE, STYLES
 from awpf_ext.data.images import IMAGE_SUFFIXES
 
 SIGMA, SCALE = 10.0, 1000.0
 BATCH = 64
+DEMO_STEP = 20  # every how manieth of the demo's 5,000 test images is compared
 
 
 class Comparison(NamedTuple):
-    """CMMD of two sets, of two halves of the first, and the p-value of "both are one"."""
+    """CMMD of two sets, and the p-value of "both come from one distribution"."""
 
     cmmd: float
-    by_chance: float
     p_value: float
 
 
-def files_of(folder: Path) -> list[Path]:
+def images_of(folder: Path) -> Iterable[Image.Image]:
     """All images below a folder."""
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if len(found) < 4:
         raise SystemExit(f"{folder} holds {len(found)} images; expected at least 4")
-    return found
+    return map(Image.open, found)
+
+
+def demo_images(style: str) -> Iterable[Image.Image]:
+    """Some of the demo's test images in a style."""
+    images = load_dataset(f"demo:{style}").test
+    return (images.read(index) for index in range(0, len(images.labels), DEMO_STEP))
 
 
 def features(backbone: Backbone, images: Iterable[Image.Image]) -> Tensor:
@@ -61,36 +70,40 @@ def features(backbone: Backbone, images: Iterable[Image.Image]) -> Tensor:
 
 def compare(first: Tensor, second: Tensor) -> Comparison:
     """The numbers for two sets of normalised features."""
+    cmmd = SCALE * awpf_ext.mmd(first, second, bandwidth=SIGMA)
+    return Comparison(float(cmmd), float(awpf_ext.mmd_test(first, second).p_value))
+
+
+def compare_all(
+    backbone: Backbone, sets: Mapping[str, Iterable[Image.Image]]
+) -> dict[str, Comparison]:
+    """The first set in two random halves, which is what chance does, and against each other set."""
+    (first, reference), *others = ((n, features(backbone, images)) for n, images in sets.items())
     torch.manual_seed(0)
-    halves = first[torch.randperm(len(first))].chunk(2)
-    return Comparison(
-        cmmd(first, second), cmmd(*halves), float(awpf_ext.mmd_test(first, second).p_value)
-    )
+    halves = reference[torch.randperm(len(reference))].chunk(2)
+    found = {f"half of {first}": compare(*halves)}
+    return {**found, **{name: compare(reference, x) for name, x in others}}
 
 
-def cmmd(first: Tensor, second: Tensor) -> float:
-    return SCALE * float(awpf_ext.mmd(first, second, bandwidth=SIGMA))
-
-
-def main(arguments: Sequence[str] | None = None) -> Comparison:
-    defaults = RunConfig.model_fields
+def main(arguments: Sequence[str] | None = None) -> dict[str, Comparison]:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER")
-    parser.add_argument("--model", default=defaults["model"].default)
-    parser.add_argument("--pretrained", default=defaults["pretrained"].default)
+    parser.add_argument("--model", default=embedded.MODEL)
+    parser.add_argument("--pretrained", help="default: the model's own")
     options = parser.parse_args(arguments)
-    if len(options.folders) != 2:
-        parser.error("expected two folders of images")
-    backbone = load_backbone(options.model, options.pretrained)
-    first, second = (
-        features(backbone, (Image.open(file) for file in files_of(folder)))
-        for folder in options.folders
-    )
-    found = compare(first, second)
-    print(f"{len(first)} and {len(second)} images, {backbone.name} {backbone.pretrained}")
-    print(f"CMMD                       {found.cmmd:.3f}")
-    print(f"  of two halves of the first {found.by_chance:.3f}")
-    print(f"p-value that both are one  {found.p_value:.3f}")
+    if len(options.folders) == 1:
+        parser.error("expected two folders of images or more, or none for the demo")
+    pretrained = options.pretrained or embedded.default_weights(options.model)
+    backbone = load_backbone(options.model, pretrained)
+    styles = [DEFAULT_STYLE, *(style for style in STYLES if style != DEFAULT_STYLE)]
+    sets = {str(folder): images_of(folder) for folder in options.folders} or {
+        style: demo_images(style) for style in styles
+    }
+    found = compare_all(backbone, sets)
+    print(f"against {next(iter(sets))}, {backbone.name} {backbone.pretrained}:")
+    width = max(map(len, found))
+    for name, (cmmd, p_value) in found.items():
+        print(f"  {name:{width}s}  CMMD {cmmd:8.3f}  p = {p_value:.3f}")
     return found
 
 

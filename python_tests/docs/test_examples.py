@@ -80,10 +80,21 @@ def test_two_image_folders_are_told_apart(example, two_folders, tmp_path, capsys
     backbone = ["--model", "thumb", "--pretrained", "random:0"]
     compare = example("compare_images").main
     dark, bright = map(str, two_folders)
-    apart = compare([dark, bright, *backbone])
-    assert apart.cmmd > 5 * apart.by_chance
-    assert apart.p_value < 0.01
-    assert "12 and 12 images, thumb random:0" in capsys.readouterr().out
-    assert compare([dark, dark, *backbone]).cmmd == pytest.approx(0, abs=1e-6)
+    chance, apart = compare([dark, bright, *backbone]).values()
+    assert apart.cmmd > 5 * chance.cmmd
+    assert apart.p_value < 0.01 < chance.p_value
+    assert "thumb random:0" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="holds 0 images"):
         compare([dark, str(tmp_path / "nothing"), *backbone])
+
+
+def test_the_demos_styles_are_told_apart_offline(example, monkeypatch):
+    pytest.importorskip("open_clip", reason="needs open_clip_torch")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    compare = example("compare_images")
+    compare.DEMO_STEP = 100
+    chance, *styles = compare.main([]).values()
+    assert chance.p_value > 0.01
+    assert len(styles) == len(compare.STYLES) - 1
+    assert max(style.cmmd for style in styles) > 3 * chance.cmmd
+    assert min(style.p_value for style in styles) < 0.01
