@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from awpf_ext.errors import UserError
+from awpf_ext.report.style import quiet_matplotlib
 
 __all__ = ["write_report"]
 
@@ -35,8 +36,9 @@ def write_report(runs: str | Path | Sequence[str | Path], *, out: str | Path | N
     target = Path(out).expanduser()
     if target.exists() and not target.is_dir():
         raise UserError(f"{target} is a file; expected a folder for the report")
-    from awpf_ext.report.compose import report_of_group, report_of_run
-    from awpf_ext.report.load import is_group, read_group, read_run
+    with quiet_matplotlib():
+        from awpf_ext.report.compose import report_of_group, report_of_run
+        from awpf_ext.report.load import is_group, read_group, read_run
 
     first = Path(folders[0]).expanduser()
     if len(folders) == 1 and not is_group(first):

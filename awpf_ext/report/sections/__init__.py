@@ -15,6 +15,7 @@ from awpf_ext.report.sections.balance import balance
 from awpf_ext.report.sections.confusion import confusion
 from awpf_ext.report.sections.feature_map import feature_map
 from awpf_ext.report.sections.group_accuracy import group_accuracy
+from awpf_ext.report.sections.group_balance import group_balance
 from awpf_ext.report.sections.group_provenance import group_provenance
 from awpf_ext.report.sections.group_runs import group_runs
 from awpf_ext.report.sections.group_summary import group_summary
@@ -38,6 +39,7 @@ OF_A_GROUP: tuple[Callable[[RunGroup], Section | None], ...] = (
     group_summary,
     group_accuracy,
     group_sweep,
+    group_balance,
     group_runs,
     group_provenance,
 )

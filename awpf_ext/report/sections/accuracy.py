@@ -74,18 +74,20 @@ def finish_axes(
     seen: Sequence[int],
     ends: Sequence[tuple[float, float, str, Colour]],
     height: float = HEIGHT,
+    across: str = "classes seen",
 ) -> None:
-    """Ticks at tasks where they fit, room for at least two points, names at the ends."""
+    """Ticks at tasks where they fit, room around a line that is nearly flat, names at the ends."""
     axes = figure.axes[0]
     low, high = axes.get_ylim()
     middle = (low + high) / 2
-    axes.set_ylim(min(low, middle - 1), max(high, middle + 1))
+    least = 1.0 if across == "classes seen" else 0.05  # points, or parts of a whole
+    axes.set_ylim(min(low, middle - least), max(high, middle + least))
     if len(seen) <= 12 and len(set(seen)) == len(seen):
         axes.set_xticks(list(seen))
     else:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(seen) == 1:
         axes.set_xlim(seen[0] - 1, seen[0] + 1)
-    axes.set_xlabel("classes seen")
+    axes.set_xlabel(across)
     gap = (axes.get_xlim()[1] - axes.get_xlim()[0]) * 0.03
     end_labels(axes, [(x + gap, y, label, colour) for x, y, label, colour in ends], height)

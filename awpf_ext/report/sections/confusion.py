@@ -51,26 +51,25 @@ def confusion(run: FinishedRun) -> Section | None:
 
 def _pairs_figure(run: FinishedRun, evidence: Evidence, pairs: list[Pair]) -> Figure:
     figure, axes = new_figure(height=0.9 + 0.27 * len(pairs))
-    counted_before = {
-        (pair.first, pair.second): pair.confused
-        for pair in hardest_pairs(evidence.labels, evidence.zero_shot)
-    }
-    for row, pair in enumerate(pairs):
-        before = counted_before.get((pair.first, pair.second), 0)
-        if run.method != "zero_shot":
-            axes.plot([before, pair.confused], [row, row], color=MUTED.light, linewidth=1, zorder=2)
-            axes.scatter(
-                before, row, s=34, facecolors="none", edgecolors=MUTED.light, zorder=3,
-                linewidths=1.2,
-            )  # fmt: skip
-        axes.scatter(pair.confused, row, s=34, color=series(0).light, zorder=4)
+    zero_shot = hardest_pairs(evidence.labels, evidence.zero_shot)
+    at_first = {pair[:2]: pair.confused for pair in zero_shot}
+    before = [at_first.get(pair[:2], 0) for pair in pairs]
+    after = [pair.confused for pair in pairs]
+    rows = range(len(pairs))
+    if run.method != "zero_shot":
+        axes.hlines(rows, before, after, color=MUTED.light, linewidth=1, zorder=2)
+        axes.scatter(
+            before, rows, s=34, facecolors="none", edgecolors=MUTED.light, linewidths=1.2, zorder=3
+        )
+    axes.scatter(after, rows, s=34, color=series(0).light, zorder=4)
     names = [
         f"{short(run.labels[pair.first], 17)} / {short(run.labels[pair.second], 17)}"
         for pair in pairs
     ]
-    axes.set_yticks(range(len(pairs)), names)
+    axes.set_yticks(rows, names)
     axes.set_ylim(len(pairs) - 0.4, -0.6)
-    axes.set_xlim(left=-0.03 * axes.get_xlim()[1])
+    most = max(before + after)
+    axes.set_xlim(-0.03 * most, 1.05 * most)
     axes.grid(True, axis="x")
     axes.grid(False, axis="y")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -43,12 +43,12 @@ def group_accuracy(group: RunGroup) -> Section:
     ]
     reference = _zero_shot(group)
     told = "; dashed: zero-shot CLIP" if reference else ""
-    figure, band = _lines([*curves, *reference])
+    figure, band = mean_lines([*curves, *reference])
     caption = f"Accuracy (%) over all classes seen, after each task: means over runs{band}{told}."
     blocks.append(Drawing("accuracy", caption, figure))
     compared = _above_first(group, arms)
     if compared:
-        figure, band = _lines(compared)
+        figure, band = mean_lines(compared)
         figure.axes[0].axhline(0, color=MUTED.light, linewidth=1)
         told = f"The same, less {arms[0]} on the same class order and seed, in points{band}."
         blocks.append(Drawing("above_first", told, figure))
@@ -95,33 +95,35 @@ def _zero_shot(group: RunGroup) -> list[Curves]:
     return [Curves("zero-shot", group.runs[0].seen, rows, MUTED, "--")] if rows else []
 
 
-def _lines(curves: Sequence[Curves]) -> tuple[Figure, str]:
-    """The figure, and what its caption says of bands."""
+def mean_lines(
+    curves: Sequence[Curves], unit: float = 100.0, across: str = "classes seen"
+) -> tuple[Figure, str]:
+    """The figure, and what its caption says of bands; `unit`: what values are multiplied by."""
     figure, axes = new_figure(height=3.6)
     ends: list[tuple[float, float, str, Colour]] = []
     several = any(len(curve.rows) > 1 for curve in curves)
     banded = several and len(curves) <= MOST_BANDS
     for curve in curves:
         columns = list(zip(*curve.rows, strict=True))
-        means = [100 * _over_known(statistics.mean, column) for column in columns]
+        means = [unit * _over_known(statistics.mean, column) for column in columns]
         marker = "o" if len(means) <= 30 else ""
         axes.plot(
             curve.seen, means, curve.style, color=curve.colour.light, marker=marker, markersize=3
         )
         if banded and len(curve.rows) > 1:
-            spreads = [100 * _over_known(statistics.stdev, column) for column in columns]
+            spreads = [unit * _over_known(statistics.stdev, column) for column in columns]
             axes.fill_between(
                 curve.seen,
                 [mean - spread for mean, spread in zip(means, spreads, strict=True)],
                 [mean + spread for mean, spread in zip(means, spreads, strict=True)],
                 color=curve.colour.light,
-                alpha=0.13,
+                alpha=0.13 if len(curves) <= 2 else 0.08,
                 linewidth=0,
             )
         known = [(x, y) for x, y in zip(curve.seen, means, strict=True) if not math.isnan(y)]
         if known:
             ends.append((*known[-1], curve.label, curve.colour))
-    finish_axes(figure, max((curve.seen for curve in curves), key=len), ends, height=3.6)
+    finish_axes(figure, max((curve.seen for curve in curves), key=len), ends, 3.6, across)
     return figure, "; the bands are one standard deviation" if banded else ""
 
 

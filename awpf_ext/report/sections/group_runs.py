@@ -18,19 +18,21 @@ TABLE = "table"  # .csv: every run in full precision; .md: the rows of the setti
 
 
 def group_runs(group: RunGroup) -> Section:
-    columns = [group.varied, "class order", "seed", *METRICS, "seconds", "folder"]
+    columns = [group.varied, "class order", "folder", "seed", *METRICS, "seconds"]
     rows = []
     for cell, run in zip(group.grid.cells, group.runs, strict=True):
         result = run.result
         numbers = [percent(getattr(result, metric)) for metric in METRICS]
         seconds = f"{sum(result.seconds.values()):.1f}"
         rows.append(
-            [cell.arm, plain(cell.order), str(cell.seed), *numbers, seconds, plain(run.folder.name)]
+            [cell.arm, plain(cell.order), plain(run.folder.name), str(cell.seed), *numbers, seconds]
         )
     return Section(
         "Run by run",
         [
-            Table(columns, rows, title="" if len(rows) <= UNFOLDED else f"{len(rows)} rows"),
+            Table(
+                columns, rows, words=3, title="" if len(rows) <= UNFOLDED else f"{len(rows)} rows"
+            ),
             Text(f"In full precision in {TABLE}.csv beside this file; the summary in {TABLE}.md."),
         ],
     )

@@ -44,6 +44,7 @@ def group_summary(group: RunGroup) -> Section:
     if compared:
         blocks.append(
             Text(
+                "seconds: of a run, on average; the first run of a group also reads the features. "
                 f"diff.: less {first} on the same class order and seed, mean ± standard deviation, "
                 "and in how many of those pairs it is positive."
             )
