@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from page_blocks import ROOT, pages
 
 pytest.importorskip("pydantic", reason='needs the extra "clip"')
 
+import awpf_ext
 from awpf_ext.methods import method_class
 from awpf_ext.methods.adapter import AdapterConfig
 
@@ -66,3 +68,24 @@ def test_every_command_has_its_section():
     assert re.findall(r"^## (\w+)$", page, re.MULTILINE) == list(
         typer.main.get_command(app).commands
     )
+
+
+def test_the_reference_has_every_operation_as_it_is():
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    shown = dict(re.findall(r"^`(\w+)(\([^`]*\))`", page, re.MULTILINE))
+    operations = {name: getattr(awpf_ext, name) for name in awpf_ext.__all__}
+    for name, operation in operations.items():
+        if name in (
+            "build_info",
+            "LowRank",
+            "MMDTest",
+            "Scatter",
+        ):  # results, and `doctor` in short
+            continue
+        bare = inspect.signature(operation)
+        bare = bare.replace(
+            parameters=[p.replace(annotation=p.empty) for p in bare.parameters.values()],
+            return_annotation=bare.empty,
+        )
+        written = " ".join(shown.get(name, "nothing").split())
+        assert written == str(bare).replace("'", '"'), f"operations.md: {name}"
