@@ -18,6 +18,7 @@ struct Frame {
   double mean_square;  // squared distance from the centre
   double scale;        // of packed values, a power of two
   double unit;         // exponent of the widest kernel: 2^(unit (z_i . z_j - |z_i|^2 / 2 - |z_j|^2 / 2)) of packed values
+  double weight;       // 2 mean_s gamma_s: what the weights of the steps are relative to
   Mode mode;
 };
 
@@ -31,15 +32,17 @@ AWPF_HOST_DEVICE inline double packing_scale(double mean_square, int64_t rows) {
 // How exp(-gamma_s d^2) is evaluated for the kernels of a problem, the widest first: from the exponent times `rate`, or,
 // where the last kernel squared `squarings` times is this one, from that.
 struct Step {
-  double rate, weight;  // weight: 2 gamma_s / kernels, the factor of a kernel in a gradient
+  double rate, weight;  // weight: gamma_s / sum of all gamma, the share of a kernel in a gradient
   int32_t squarings;
 };
 
 constexpr int kMostSquarings = 2;  // since the last exp2: each squaring doubles the relative error
 
-// From ascending exponents; false where one of them is none.
-AWPF_HOST_DEVICE inline bool fill_steps(Step* steps, int count) {
+// From ascending exponents, whose sum it finds, too; false where one of them is none.
+AWPF_HOST_DEVICE inline bool fill_steps(Step* steps, int count, double* sum) {
   int squared = 0;
+  *sum = 0;
+  for (int s = 0; s < count; ++s) *sum += steps[s].rate;
   const double widest = steps[0].rate;
   double last = widest;
   for (int s = 0; s < count; ++s) {
@@ -51,7 +54,7 @@ AWPF_HOST_DEVICE inline bool fill_steps(Step* steps, int count) {
       steps[s].squarings = static_cast<int32_t>(whole);
     squared = steps[s].squarings > 0 ? squared + steps[s].squarings : 0;
     steps[s].rate = gamma / widest;
-    steps[s].weight = 2.0 * gamma / count;
+    steps[s].weight = gamma / *sum;
     last = gamma;
   }
   return true;

@@ -61,6 +61,7 @@ struct SplitGram {
   static constexpr int kPartSize = kTilePlaces * RowSlab::kStride;  // one slab of high or of low halves
   static constexpr size_t kSharedBytes = kStages * 2 * kPartSize * sizeof(uint16_t);
   static constexpr int kBlocksEach = 2;  // on a multiprocessor
+  static constexpr int kAtOnce = 8;      // kernels found side by side
 
   __device__ __forceinline__ static bool computes(Mode mode) { return mode == Mode::single || mode == Mode::split; }
 
@@ -71,19 +72,14 @@ struct SplitGram {
     uint16_t* const stage = static_cast<uint16_t*>(shared);
     const bool split = mode == Mode::split;
     const int piece = threadIdx.x % 4 * 8, slabs = plan.pitch / kPackedSlab;
-    int64_t from[kEach];
-#pragma unroll
-    for (int k = 0; k < kEach; ++k) {
-      const int64_t row = places.row[threadIdx.x / 4 + k * (kGramThreads / 4)];
-      from[k] = row < 0 ? -1 : row * plan.pitch + piece;
-    }
     const auto load = [&](int slab) {
       if (slab < slabs) {
         uint16_t* const to = stage + slab % kStages * 2 * kPartSize + threadIdx.x / 4 * RowSlab::kStride + piece;
 #pragma unroll
         for (int k = 0; k < kEach; ++k) {
-          const bool valid = from[k] >= 0;
-          const int64_t at = valid ? from[k] + slab * kPackedSlab : 0;
+          const int64_t row = places.row[threadIdx.x / 4 + k * (kGramThreads / 4)];
+          const bool valid = row >= 0;
+          const int64_t at = valid ? row * plan.pitch + slab * kPackedSlab + piece : 0;
           const int offset = k * (kGramThreads / 4) * RowSlab::kStride;
           copy_async_16(to + offset, plan.hi + at, valid);
           if (split) copy_async_16(to + kPartSize + offset, plan.lo + at, valid);
@@ -104,7 +100,8 @@ struct SplitGram {
       const uint16_t* const low = high + kPartSize;
       constexpr int kColumns = kStripRows * RowSlab::kStride;
       if (split)
-        tile.add<true>(SplitSlab<RowSlab>{{high}, {low}}, SplitSlab<RowSlab>{{high + kColumns}, {low + kColumns}});
+        tile.add<true>(SplitSlab<RowSlab>{{high}, {low}}, SplitSlab<RowSlab>{{high + kColumns}, {low + kColumns}},
+                       [] {});
       else
         add_high(tile, {high}, {high + kColumns});
     }
@@ -150,6 +147,7 @@ struct DoubleGram {
   static constexpr int kStride = kSlab + 4;  // four rows of four depths lie in different banks
   static constexpr size_t kSharedBytes = kTilePlaces * kStride * sizeof(double);
   static constexpr int kBlocksEach = 1;
+  static constexpr int kAtOnce = 2;
 
   __device__ __forceinline__ static bool computes(Mode mode) { return mode == Mode::in_double; }
 

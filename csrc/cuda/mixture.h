@@ -5,7 +5,21 @@
 
 namespace awpf {
 
-__device__ __forceinline__ float power_of_two_of(float x) { return exp2_approx(x); }
+// 2^x for x <= 0 within an ulp: the hardware's exp2 is off by up to four, which wide kernels on a few hundred rows show.
+// What is below 2^-125 comes back as that. Minimax on |f| <= 1/2, 6e-10 before rounding, as on the CPU.
+__device__ __forceinline__ float power_of_two_of(float x) {
+  constexpr float kRound = 12582912.0f;  // adding it rounds to an integer and leaves that in the low bits
+  x = fmaxf(x, -125.0f);
+  const float rounded = x + kRound, f = x - (rounded - kRound);
+  float p = 1.5345812e-4f;
+  p = fmaf(p, f, 1.3399931e-3f);
+  p = fmaf(p, f, 9.6184890e-3f);
+  p = fmaf(p, f, 5.5503288e-2f);
+  p = fmaf(p, f, 2.4022647e-1f);
+  p = fmaf(p, f, 6.9314721e-1f);
+  p = fmaf(p, f, 1.0f);
+  return __uint_as_float(__float_as_uint(p) + (__float_as_uint(rounded) << 23));
+}
 __device__ __forceinline__ double power_of_two_of(double x) { return exp2(x); }
 
 // -|z_i - z_j|^2 as an exponent of 2 for the widest kernel, never above zero.
@@ -44,6 +58,22 @@ __device__ __forceinline__ void mixture(const Step* __restrict__ steps, int kern
       if (kWeighted) weighted[k] += kernel[k] * weight;
     }
   }
+}
+
+// The same for kCount neighbours of row i of a fragment of inner products, from the `first` on.
+template <bool kWeighted, class T, int kCount>
+__device__ __forceinline__ void kernels_of(const Plan& plan, const Step* __restrict__ steps, T unit,
+                                           const TilePlaces<T>& places, const Fragment<T>& product, int i, int first,
+                                           T (&sum)[kCount], T (&weighted)[kCount]) {
+  const int row = fragment_row(i);
+  T exponents[kCount];
+#pragma unroll
+  for (int k = 0; k < kCount; ++k) {
+    const int j = (first + k) / 2, column = kStripRows + fragment_column(j, k % 2);
+    exponents[k] = exponent(product[i][j][k % 2], places.norm[row], places.rest[row], places.norm[column],
+                            places.rest[column], unit);
+  }
+  mixture<T, kCount, kWeighted>(steps, plan.kernels, exponents, sum, weighted);
 }
 
 // Adds up values between 0 and 1 / `room`; in float every rounding error is kept and added up, too (Dekker's sum, exact

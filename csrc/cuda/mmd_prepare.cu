@@ -65,7 +65,9 @@ __global__ void __launch_bounds__(kPlanThreads) plan_kernel(Plan plan) {
       steps[to].rate = gamma[s];
     }
     const double widest = steps[0].rate;
-    const bool valid = fill_steps(steps, plan.kernels);
+    double sum;
+    const bool valid = fill_steps(steps, plan.kernels, &sum);
+    plan.frame[p].weight = 2.0 * sum / plan.kernels;
     plan.frame[p].mode = valid ? Mode::in_double : Mode::invalid;
     plan.frame[p].unit = 2.0 * widest / 0.69314718055994530942;  // of unscaled points, for now
   }
@@ -164,8 +166,7 @@ __global__ void __launch_bounds__(kFrameThreads) frame_kernel(Plan plan) {
     const double centred = fmax(0.0, from_origin + offset);
 
     Frame frame = plan.frame[p];
-    double mean_gamma = 0;  // weight: 2 gamma / kernels
-    for (int s = 0; s < plan.kernels; ++s) mean_gamma += 0.5 * plan.steps[p * plan.kernels + s].weight;
+    const double mean_gamma = 0.5 * frame.weight;
     // 16-bit input is multiplied as it is where the origin is nearly as good a centre: products are exact then.
     const bool as_it_is = narrow_input && plan.given_centre == nullptr && from_origin <= 8 * centred &&
                           float_is_enough(mean_gamma * from_origin, rows);

@@ -40,17 +40,16 @@ __global__ void __launch_bounds__(kGramThreads, Gram::kBlocksEach) sums_kernel(P
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int row = fragment_row(i);
-        T exponents[8], sums[8];
 #pragma unroll
-        for (int k = 0; k < 8; ++k) {
-          const int column = kStripRows + fragment_column(k / 2, k % 2);
-          exponents[k] = exponent(value[i][k / 2][k % 2], places.norm[row], places.rest[row], places.norm[column],
-                                  places.rest[column], unit);
+        for (int first = 0; first < 8; first += Gram::kAtOnce) {
+          T sums[Gram::kAtOnce];
+          kernels_of<false>(plan, steps, unit, places, value, i, first, sums, sums);
+#pragma unroll
+          for (int k = 0; k < Gram::kAtOnce; ++k) {
+            const int j = (first + k) / 2, e = k % 2;
+            value[i][j][e] = wanted(row, fragment_column(j, e)) ? sums[k] : T(0);
+          }
         }
-        mixture<T, 8, false>(steps, plan.kernels, exponents, sums, sums);
-#pragma unroll
-        for (int k = 0; k < 8; ++k)
-          value[i][k / 2][k % 2] = wanted(row, fragment_column(k / 2, k % 2)) ? sums[k] : T(0);
       }
       add_to_slots(plan, p, run, tile, wanted, places, value, largest);
     }

@@ -1,0 +1,224 @@
+// The gradient of a weighted sum of kernel block sums, and with it, if wanted, the sums themselves.
+//
+// With P_ij = c_gh mean_s 2 gamma_s k_s(z_i, z_j): dz_i = sum_j P_ij z_j - (sum_j P_ij) z_i. A block owns a strip of rows
+// and a chunk of features, walks over all tiles of columns, finds P a tile at a time, and multiplies it with the points
+// before it is forgotten: no n x n memory, one writer for every value, no atomics. FLOPs for n rows: 2 n^2 d for each
+// chunk of 256 features (P is found anew for each) and 2 n^2 d for the second product, in halves three times that.
+#include "device.h"
+#include "gradient_tile.h"
+#include "mmd_slots.h"
+
+namespace awpf {
+namespace {
+
+// What the gradient is of, and where it goes.
+struct GradientCall {
+  const double* coefficients;
+  void* gradient;
+  ScalarType type;
+  int side;        // whose rows are owned: 0 rows, 1 columns
+  bool with_sums;  // of a symmetric problem
+};
+
+// What the kernel of a pair is multiplied with; `g` is a group of the owned side. A symmetric sum holds every pair twice.
+__device__ __forceinline__ double coefficient(const Plan& plan, const GradientCall& call, int64_t p, int g, int h) {
+  const double* c = call.coefficients + p * plan.groups[0] * plan.groups[1];
+  if (call.side == 1) return c[int64_t(h) * plan.groups[1] + g];
+  const double value = c[int64_t(g) * plan.groups[1] + h];
+  return plan.symmetric ? value + c[int64_t(h) * plan.groups[1] + g] : value;
+}
+
+// Of the owned rows, in shared memory.
+struct Owned {
+  double power[kStripRows];   // of two: weights are multiplied with it, so that the largest is below 2^15
+  double weight[kStripRows];  // sum_j P_ij, so multiplied
+  double part[4][kStripRows];
+};
+
+__device__ double weight_power(const Plan& plan, const GradientCall& call, int64_t p, int g) {
+  double largest = 0;
+  for (int h = 0; h < plan.groups[1 - call.side]; ++h) largest = fmax(largest, fabs(coefficient(plan, call, p, g, h)));
+  return largest > 1e-290 && largest < 1e290 ? ldexp(1.0, 14 - ilogb(largest)) : 1.0;
+}
+
+__device__ __forceinline__ void store(void* to, ScalarType type, int64_t index, double value) {
+  switch (type) {
+    case ScalarType::Half: return narrow(float(value), static_cast<F16*>(to) + index);
+    case ScalarType::BFloat16: return narrow(float(value), static_cast<BF16*>(to) + index);
+    case ScalarType::Float: return narrow(float(value), static_cast<float*>(to) + index);
+    default: return narrow(value, static_cast<double*>(to) + index);
+  }
+}
+
+template <class Gradient>
+constexpr size_t region_bytes() {
+  return Gradient::kSharedBytes > Gradient::Gram::kSharedBytes ? Gradient::kSharedBytes
+                                                               : Gradient::Gram::kSharedBytes;
+}
+
+template <class Gradient>
+__global__ void __launch_bounds__(kGramThreads, 1) gradient_kernel(Plan plan, GradientCall call) {
+  using Gram = typename Gradient::Gram;
+  using T = typename Gram::Value;
+  char* const shared = shared_memory<char>();
+  TilePlaces<T>& places = *reinterpret_cast<TilePlaces<T>*>(shared + region_bytes<Gradient>());
+  Owned& owned = *reinterpret_cast<Owned*>(&places + 1);
+  const bool refused = !plan.tables_hold();  // groups that share rows have no gradient
+  if (refused && plan.flags->crowded) return;
+  const int side = call.side, other = plan.symmetric ? 0 : 1 - side;
+  const int64_t chunks = larger(1, pieces(plan.dim, Gradient::kFeatures));
+  const int64_t items = plan.start[plan.problems].strip[side] * chunks;
+  for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
+    const int64_t all_strips = item / chunks;
+    const int64_t p = find_problem(plan.problems, all_strips, [&](int64_t q) { return plan.start[q].strip[side]; });
+    const Frame frame = plan.frame[p];
+    if (!Gram::computes(frame.mode)) continue;
+    const int64_t strip = all_strips - plan.start[p].strip[side];
+    const int chunk = int(item % chunks), first_feature = chunk * Gradient::kFeatures;
+    const Schedule schedule{plan.size(side, p), plan.size(other, p), plan.symmetric};
+    const Step* const steps = plan.steps + p * plan.kernels;
+    const T unit = T(frame.unit);
+    __syncthreads();
+    places.fill_rows(plan, side, p, strip);
+    __syncthreads();
+    if (threadIdx.x < kStripRows)
+      owned.power[threadIdx.x] =
+          places.group[threadIdx.x] < 0 ? 1.0 : weight_power(plan, call, p, places.group[threadIdx.x]);
+
+    Gradient gradient;
+    gradient.clear();
+    double row_weight[4] = {0, 0, 0, 0};
+    for (int64_t tile = 0; tile < schedule.tiles(); ++tile) {
+      __syncthreads();
+      places.fill_columns(plan, other, p, tile);
+      __syncthreads();
+      Fragment<T> value;
+      Gram::multiply(plan, p, frame.mode, places, shared, value);
+      const Wanted in_range{strip * kStripRows, schedule.rows, tile * kTileColumns, schedule.columns, false};
+      const Wanted below{in_range.row_begin, schedule.rows, in_range.column_begin, schedule.columns, true};
+      // Weights go to shared memory, and the fragment keeps what the sums are made of.
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int row = fragment_row(i), g = places.group[row];
+        T total = 0;
+#pragma unroll
+        for (int first = 0; first < 8; first += Gram::kAtOnce) {
+          T sums[Gram::kAtOnce], weights[Gram::kAtOnce];
+          kernels_of<true>(plan, steps, unit, places, value, i, first, sums, weights);
+#pragma unroll
+          for (int k = 0; k < Gram::kAtOnce; ++k) {
+            const int column = fragment_column((first + k) / 2, k % 2);
+            const bool counts = in_range(row, column) &&
+                                !(plan.symmetric && in_range.row_begin + row == in_range.column_begin + column);
+            const int h = places.group[kStripRows + column];
+            weights[k] = counts ? weights[k] * T(owned.power[row] * coefficient(plan, call, p, g, h)) : T(0);
+            value[i][(first + k) / 2][k % 2] = below(row, column) ? sums[k] : T(0);
+          }
+#pragma unroll
+          for (int k = 0; k < Gram::kAtOnce; k += 2)
+            total += Gradient::put(shared, row, fragment_column((first + k) / 2, 0), weights[k], weights[k + 1]);
+        }
+        row_weight[i] += double(total);
+      }
+      if (call.with_sums && chunk == 0 && tile < schedule.tiles_of(strip)) {
+        const int64_t segment = tile / schedule.tiles_each();
+        const TileRun run{strip, segment, segment * schedule.tiles_each(), tile + 1};
+        add_to_slots(plan, p, run, tile, below, places, value, T(plan.kernels));
+      }
+      gradient.add(plan, p, frame.mode, places, first_feature, shared);
+    }
+
+    // Four lanes and four warps share a row.
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      row_weight[i] += __shfl_xor_sync(kWholeWarp, row_weight[i], 1);
+      row_weight[i] += __shfl_xor_sync(kWholeWarp, row_weight[i], 2);
+      if (threadIdx.x % 4 == 0) owned.part[threadIdx.x / kWarp % 4][fragment_row(i)] = row_weight[i];
+    }
+    __syncthreads();
+    if (threadIdx.x < kStripRows)
+      owned.weight[threadIdx.x] = (owned.part[0][threadIdx.x] + owned.part[1][threadIdx.x]) +
+                                  (owned.part[2][threadIdx.x] + owned.part[3][threadIdx.x]);
+    if (threadIdx.x < kStripRows) owned.power[threadIdx.x] = 1.0 / owned.power[threadIdx.x];
+    __syncthreads();
+    const double factor = refused ? nan("") : frame.weight / frame.scale;
+    gradient.for_each([&](int row, int column, double received) {
+      const int64_t from = places.row[row];
+      const int feature = first_feature + column;
+      if (from < 0 || feature >= plan.dim) return;
+      const double point = Gradient::point(plan, p, frame.mode, from, feature);
+      store(call.gradient, call.type, from * plan.dim + feature,
+            (received - owned.weight[row] * point) * (owned.power[row] * factor));
+    });
+  }
+}
+
+// Where a problem is not computed, its rows get NaN.
+__global__ void __launch_bounds__(kGramThreads) refuse_kernel(Plan plan, GradientCall call) {
+  for (int64_t p = 0; p < plan.problems; ++p) {
+    if (plan.flags->crowded == 0 && plan.frame[p].mode != Mode::invalid) continue;
+    for (int64_t group = p * plan.groups[call.side]; group < (p + 1) * plan.groups[call.side]; ++group) {
+      const int64_t values = plan.group_length(call.side, group) * plan.dim;
+      const int64_t first = plan.group_begin(call.side, group) * plan.dim;
+      for (int64_t k = blockIdx.x * int64_t(kGramThreads) + threadIdx.x; k < values;
+           k += int64_t(gridDim.x) * kGramThreads)
+        store(call.gradient, call.type, first + k, nan(""));
+    }
+  }
+}
+
+template <class Gradient>
+void start_gradient(const Plan& plan, const GradientCall& call, Stream stream) {
+  const int64_t chunks = larger(1, pieces(plan.dim, Gradient::kFeatures));
+  const int64_t most = most_strips(plan.rows_of_z, plan.problems) * chunks;
+  const size_t shared =
+      region_bytes<Gradient>() + sizeof(TilePlaces<typename Gradient::Gram::Value>) + sizeof(Owned);
+  launch(gradient_kernel<Gradient>, dim3(unsigned(smaller(most, multiprocessors()))), dim3(kGramThreads), shared,
+         stream, plan, call);
+}
+
+void run(const Plan& plan, const Tensor& coefficients, const Tensor& gradient, bool with_sums, Stream stream) {
+  if (plan.problems == 0 || plan.rows_of_z == 0 || plan.dim == 0) return;
+  for (int side = 0; side < (plan.symmetric ? 1 : 2); ++side) {
+    const GradientCall call{coefficients.const_data_ptr<double>(), gradient.mutable_data_ptr(),
+                            gradient.scalar_type(), side, with_sums};
+    if (plan.type != ScalarType::Double) start_gradient<SplitGradient>(plan, call, stream);
+    start_gradient<DoubleGradient>(plan, call, stream);
+    launch(refuse_kernel, dim3(unsigned(multiprocessors())), dim3(kGramThreads), size_t(0), stream, plan, call);
+  }
+}
+
+void check_coefficients(const Tensor& coefficients, const Plan& plan, const Tensor& z, const char* name) {
+  check_beside(coefficients, z, name, "z");
+  check_type(coefficients, ScalarType::Double, name, "float64");
+  AWPF_CHECK(coefficients.dim() == 3 && coefficients.size(0) == plan.problems &&
+                 (plan.problems == 0 ||
+                  (coefficients.size(1) == plan.groups[0] && coefficients.size(2) == plan.groups[1])),
+             name, " must have shape (problems, row groups, column groups)");
+}
+
+}  // namespace
+
+Tensor rbf_sums_backward(Tensor grad, Tensor z, Tensor rows, std::optional<Tensor> columns, Tensor gamma,
+                         std::optional<Tensor> centre) {
+  const OnDevice scope(z);
+  const Prepared prepared = prepare(z, rows, columns, gamma, centre, false, scope.stream);
+  check_coefficients(grad, prepared.plan, z, "grad");
+  Tensor gradient = torch::stable::new_zeros(z, {z.size(0), z.size(1)});
+  run(prepared.plan, grad, gradient, false, scope.stream);
+  return gradient;
+}
+
+std::tuple<Tensor, Tensor> rbf_sums_and_gradient(Tensor z, Tensor rows, Tensor gamma, Tensor coefficients) {
+  const OnDevice scope(z);
+  const Prepared prepared = prepare(z, rows, std::nullopt, gamma, std::nullopt, true, scope.stream);
+  check_coefficients(coefficients, prepared.plan, z, "coefficients");
+  const bool wide = z.scalar_type() == ScalarType::Double;
+  Tensor gradient = torch::stable::new_zeros(z, {z.size(0), z.size(1)}, wide ? ScalarType::Double : ScalarType::Float);
+  Tensor sums = torch::stable::new_empty(coefficients, {rows.size(0), rows.size(1), rows.size(1)}, ScalarType::Double);
+  run(prepared.plan, coefficients, gradient, true, scope.stream);
+  if (sums.numel() > 0) reduce_slots(prepared.plan, sums.mutable_data_ptr<double>(), scope.stream);
+  return {sums, gradient};
+}
+
+}  // namespace awpf
