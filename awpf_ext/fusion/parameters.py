@@ -43,7 +43,7 @@ def stack(
     At full rank (rank None) this is (1 - w) old + w new.
     """
     u, s, vh = torch.linalg.svd(torch.stack([old, new], dim=-3), full_matrices=False)
-    w = torch.as_tensor(weight, dtype=old.dtype, device=old.device)
+    w = _on(old, weight)
     weights = torch.stack([1 - w, w], dim=-1)
     return low_rank_sum(u[..., :rank], s[..., :rank], vh[..., :rank, :].mT, weights=weights)
 
@@ -57,7 +57,7 @@ def delta_stack(
     is (1 - w) old + w new.
     """
     u, s, vh = torch.linalg.svd((new - old).unsqueeze(-3), full_matrices=False)
-    weights = torch.as_tensor(weight, dtype=old.dtype, device=old.device).unsqueeze(-1)
+    weights = _on(old, weight).unsqueeze(-1)
     return low_rank_sum(
         u[..., :rank], s[..., :rank], vh[..., :rank, :].mT, weights=weights, base=old
     )
@@ -124,6 +124,11 @@ def _masked_mix(basis: Tensor, old: Tensor, new: Tensor, bias: float) -> Tensor:
     largest = distance.amax(dim=(-2, -1), keepdim=True)
     mask = (distance / largest.clamp_min(torch.finfo(old.dtype).tiny) + bias).clamp(max=1)
     return basis @ (in_basis + mask * moved)
+
+
+def _on(old: Tensor, weight: float | Tensor) -> Tensor:
+    """The weight beside `old`; a number is filled in there, since copying it would wait."""
+    return weight.to(old) if isinstance(weight, Tensor) else old.new_full((), weight)
 
 
 def _check_matrices(old: Tensor, new: Tensor) -> None:

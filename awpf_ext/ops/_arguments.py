@@ -74,12 +74,12 @@ def accepts_numpy(function: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
-def as_tensor(name: str, value: Any, device: torch.device) -> Tensor:
-    """Numbers in whatever form they came."""
+def as_tensor(name: str, value: Any) -> Tensor:
+    """Numbers in whatever form they came, on the CPU where they were not a tensor."""
     if isinstance(value, Tensor):
-        return value.to(device)
+        return value
     try:
-        return torch.tensor(value, device=device)
+        return torch.tensor(value)
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{name} must be numbers, got {value!r}") from None
 
@@ -146,6 +146,43 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
 def is_traced() -> bool:
     """Whether values must not be looked at: under torch.compile, export, vmap."""
     return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def is_captured(device: torch.device) -> bool:
+    """Whether a CUDA graph is being captured, where nothing can wait for the device."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def may_look(value: Tensor, check: bool) -> bool:
+    """Whether values are looked at: always on the CPU; on a GPU, where that waits for the device,
+    with ``check=True``; never while traced."""
+    return not is_traced() and (check or value.device.type == "cpu")
+
+
+def check_count(name: str, labels: Tensor) -> None:
+    """`name` was not given, so the labels must be looked at: refuse that where it cannot be."""
+    if is_traced() or is_captured(labels.device):
+        raise ValueError(
+            f"{name} must be given under torch.compile and torch.func and in CUDA graphs"
+        )
+
+
+def check_finite(**named: Tensor) -> None:
+    """No NaN and no infinity; for devices whose kernels do not look."""
+    for name, value in named.items():
+        good = value.detach().isfinite().all(-1).flatten()
+        if not bool(good.all()):
+            row = int((~good).nonzero()[0])
+            raise ValueError(f"{name}: row {row} holds a NaN or an infinity")
+
+
+def check_range(name: str, labels: Tensor, count: int) -> None:
+    """Labels are 0 to count - 1."""
+    if labels.numel() == 0:
+        return
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= count:
+        raise ValueError(f"{name} must be between 0 and {count - 1}, got {low} to {high}")
 
 
 def result_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -7,6 +7,7 @@ batches, the groups of a labelled set.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -104,9 +105,9 @@ class _ScaledGradient(FirstDerivative):
 
 
 def weighted_rbf_sums(
-    z: Tensor, rows: Tensor, gamma: Tensor, coefficients: Tensor, owner: Tensor
+    z: Tensor, rows: Tensor, gamma: Tensor, coefficients: Tensor, owner: Callable[[], Tensor]
 ) -> Tensor:
-    """(problems,) float64: sum_gh coefficients[p, g, h] S[p, g, h]; `owner` is the problem of
+    """(problems,) float64: sum_gh coefficients[p, g, h] S[p, g, h]; `owner()` is the problem of
     each row of z.
 
     Where a gradient will be asked for, it is found together with the sums, at three quarters of
@@ -114,7 +115,8 @@ def weighted_rbf_sums(
     """
     z, gamma = z.contiguous(), gamma.detach()
     if torch.is_grad_enabled() and z.requires_grad:
-        value: Tensor = apply(_WeightedRbfSums, z, rows, gamma, coefficients.contiguous(), owner)[0]
+        arguments = (z, rows, gamma, coefficients.contiguous(), owner())
+        value: Tensor = apply(_WeightedRbfSums, *arguments)[0]
         return value
     return (coefficients * rbf_sums(z, rows, gamma)).sum((-2, -1))
 

@@ -4,7 +4,7 @@ kernels over them."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,10 +13,12 @@ from torch import Tensor
 from awpf_ext.ops._arguments import (
     as_tensor,
     check_alike,
+    check_finite,
     check_points,
-    is_traced,
+    may_look,
     shape_of,
 )
+from awpf_ext.ops._constants import batch_ranges, numbers_on, repeated_on, single_ranges
 from awpf_ext.ops._rbf import median_square_distance
 
 MEDIAN_ROWS = 1024
@@ -32,25 +34,30 @@ class Samples(NamedTuple):
 
     z: Tensor
     rows: Tensor  # (problems, 2, 2)
-    owner: Tensor  # (rows of z,)
-    sizes: Tensor  # (problems, 2), float64
+    owner: Callable[[], Tensor]  # (rows of z,)
+    lengths: tuple[int, int] | None  # rows of x and of y where all problems have as many
     least: int | None  # rows of the smallest sample, where it may be looked at
     shape: tuple[int, ...]
 
+    def sizes(self) -> Tensor:
+        """(problems, 2), float64."""
+        return (self.rows[..., 1] - self.rows[..., 0]).double()
 
-def _check_offsets(name: str, points_name: str, value: Any, points: Tensor) -> Tensor:
+
+def _check_offsets(name: str, points_name: str, value: Any, points: Tensor, check: bool) -> Tensor:
+    """Offsets where they came, which may still be the CPU."""
     if points.dim() != 2:
         raise ValueError(
             f"{points_name} must have shape (rows, d) with {name}, got {shape_of(points)}"
         )
-    offsets = as_tensor(name, value, points.device)
+    offsets = as_tensor(name, value)
     if offsets.dim() != 1 or offsets.numel() < 2 or offsets.dtype.is_floating_point:
         raise ValueError(
             f"{name} must be a vector of at least two integers (first row of each sample, "
             f"and the number of rows), got {offsets.dtype} of shape {shape_of(offsets)}"
         )
     offsets = offsets.to(torch.int64)
-    if not is_traced():
+    if may_look(offsets, check):
         if int(offsets[0]) != 0 or int(offsets[-1]) != points.shape[0]:
             raise ValueError(
                 f"{name} must begin with 0 and end with the {points.shape[0]} rows of "
@@ -65,25 +72,39 @@ def _ranges(offsets: Tensor) -> Tensor:
     return torch.stack([offsets[:-1], offsets[1:]], dim=-1)
 
 
-def pool_ragged(function: str, x: Any, y: Any, x_offsets: Any, y_offsets: Any) -> Samples:
+def pool_ragged(
+    function: str, x: Any, y: Any, x_offsets: Any, y_offsets: Any, check: bool
+) -> Samples:
     """Samples from concatenated rows and offsets."""
     if x_offsets is None or y_offsets is None:
         raise ValueError("x_offsets and y_offsets must be given together")
     x, y = check_points(function, "x", x), check_points(function, "y", y)
     check_alike(x=x, y=y)
     check_width(x, y)
-    first = _check_offsets("x_offsets", "x", x_offsets, x)
-    second = _check_offsets("y_offsets", "y", y_offsets, y)
+    first = _check_offsets("x_offsets", "x", x_offsets, x, check)
+    second = _check_offsets("y_offsets", "y", y_offsets, y, check)
     if first.shape != second.shape:
         raise ValueError(
             "x_offsets and y_offsets must name the same number of samples, "
             f"got {first.shape[0] - 1} and {second.shape[0] - 1}"
         )
+    least = None
+    if may_look(first, check) and may_look(second, check):
+        least = int(torch.minimum(first.diff().cpu(), second.diff().cpu()).min())
+    _check_points(check, x=x, y=y)
+    first, second = first.to(x.device), second.to(x.device)
     rows = torch.stack([_ranges(first), _ranges(second) + x.shape[0]], dim=1)
-    sizes = (rows[..., 1] - rows[..., 0]).double()
-    owner = torch.cat([_owners(first, x.shape[0]), _owners(second, y.shape[0])])
-    least = None if is_traced() else int(sizes.min())
-    return Samples(torch.cat([x, y]), rows, owner, sizes, least, (rows.shape[0],))
+
+    def owner() -> Tensor:
+        return torch.cat([_owners(first, x.shape[0]), _owners(second, y.shape[0])])
+
+    return Samples(torch.cat([x, y]), rows, owner, None, least, (rows.shape[0],))
+
+
+def _check_points(check: bool, **points: Tensor) -> None:
+    """On request, where the kernels do not look themselves."""
+    if any(value.device.type != "cpu" and may_look(value, check) for value in points.values()):
+        check_finite(**points)
 
 
 def _owners(offsets: Tensor, count: int) -> Tensor:
@@ -100,7 +121,7 @@ def check_width(x: Tensor, y: Tensor) -> None:
         )
 
 
-def pool_batch(function: str, x: Any, y: Any) -> Samples:
+def pool_batch(function: str, x: Any, y: Any, check: bool) -> Samples:
     """Samples from x (..., n, d) and y (..., m, d) with broadcast batch dimensions."""
     x, y = check_points(function, "x", x), check_points(function, "y", y)
     check_alike(x=x, y=y)
@@ -112,31 +133,35 @@ def pool_batch(function: str, x: Any, y: Any) -> Samples:
             "the batch dimensions of x and y must broadcast, "
             f"got shapes {shape_of(x)} and {shape_of(y)}"
         ) from None
+    _check_points(check, x=x, y=y)
     x, y = x.expand(*shape, *x.shape[-2:]), y.expand(*shape, *y.shape[-2:])
     (n, d), m = x.shape[-2:], y.shape[-2]
     problems = math.prod(shape)
-    first = torch.arange(problems, device=x.device)
-    rows = torch.stack(
-        [
-            torch.stack([first * n, first * n + n], dim=-1),
-            torch.stack([first * m, first * m + m], dim=-1) + problems * n,
-        ],
-        dim=1,
-    )
+
+    def owner() -> Tensor:
+        places = torch.arange(problems, device=x.device)
+        return torch.cat([places.repeat_interleave(n), places.repeat_interleave(m)])
+
     z = torch.cat([x.reshape(problems * n, d), y.reshape(problems * m, d)])
-    sizes = torch.tensor([[n, m]], dtype=torch.float64, device=x.device).expand(problems, 2)
-    owner = torch.cat([first.repeat_interleave(n), first.repeat_interleave(m)])
-    return Samples(z, rows, owner, sizes, min(n, m), tuple(shape))
+    rows = batch_ranges(problems, n, m, x.device)
+    return Samples(z, rows, owner, (n, m), min(n, m), tuple(shape))
 
 
-def pool_one(function: str, x: Any) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+def pool(function: str, x: Any, y: Any, x_offsets: Any, y_offsets: Any, check: bool) -> Samples:
+    """Samples however they are laid out."""
+    if x_offsets is None and y_offsets is None:
+        return pool_batch(function, x, y, check)
+    return pool_ragged(function, x, y, x_offsets, y_offsets, check)
+
+
+def pool_one(function: str, x: Any, check: bool) -> tuple[Tensor, Tensor, tuple[int, ...]]:
     """One sample a problem from x (..., n, d): its rows, their ranges (problems, 1, 2), the
     shape of the result."""
     x = check_points(function, "x", x)
+    _check_points(check, x=x)
     (n, d), shape = x.shape[-2:], tuple(x.shape[:-2])
     problems = math.prod(shape)
-    first = torch.arange(problems, device=x.device) * n
-    return x.reshape(problems * n, d), torch.stack([first, first + n], dim=-1).unsqueeze(1), shape
+    return x.reshape(problems * n, d), single_ranges(problems, n, x.device), shape
 
 
 def check_unbiased(estimator: str, least: int | None) -> None:
@@ -153,9 +178,10 @@ def exponents(
     z: Tensor,
     rows: Tensor,
     shape: tuple[int, ...],
+    check: bool = False,
 ) -> Tensor:
     """gamma = 1 / (2 sigma^2 scale) for every bandwidth and scale: (problems, kernels), float64."""
-    factors = _positive("scales", scales, z)
+    factors = _positive("scales", scales)
     problems = rows.shape[0]
     if isinstance(bandwidth, str):
         if bandwidth != "median":
@@ -165,14 +191,27 @@ def exponents(
         squares = _sigma_tensor(bandwidth, shape, z) ** 2
     else:
         values = bandwidth if isinstance(bandwidth, Sequence) else [bandwidth]
-        squares = (_positive("bandwidth", values, z) ** 2).expand(problems, -1)
-    variances = squares.unsqueeze(-1) * factors
-    return (0.5 / variances).flatten(1).contiguous()
+        sigmas = _positive("bandwidth", values)
+        variances = [(sigma * sigma) * factor for sigma in sigmas for factor in factors]
+        if not all(0 < variance < math.inf for variance in variances):
+            raise ValueError("bandwidth: every bandwidth must be a positive, finite number")
+        return repeated_on(tuple(0.5 / variance for variance in variances), problems, z.device)
+    gamma = (0.5 / (squares.unsqueeze(-1) * numbers_on(factors, z.device))).flatten(1).contiguous()
+    looked = z.device.type != "cpu" and may_look(gamma, check)  # on the CPU the kernels do
+    if looked and not bool((gamma.isfinite() & (gamma > 0)).all()):
+        raise ValueError(_NO_GAMMA)
+    return gamma
 
 
-def _positive(name: str, values: Any, like: Tensor) -> Tensor:
+_NO_GAMMA = (
+    "bandwidth: every bandwidth must be a positive, finite number (the median is zero where at "
+    "least half of the pairs of points are equal)"
+)
+
+
+def _positive(name: str, values: Any) -> tuple[float, ...]:
     try:
-        numbers = [float(value) for value in values]
+        numbers = tuple(float(value) for value in values)
     except (TypeError, ValueError):
         raise TypeError(
             f"{name} must be a number or a sequence of numbers, got {values!r}"
@@ -182,7 +221,7 @@ def _positive(name: str, values: Any, like: Tensor) -> Tensor:
     for number in numbers:
         if not 0 < number < math.inf:
             raise ValueError(f"{name} must be positive and finite, got {number}")
-    return torch.tensor(numbers, dtype=torch.float64, device=like.device)
+    return numbers
 
 
 def _sigma_tensor(bandwidth: Tensor, shape: tuple[int, ...], z: Tensor) -> Tensor:

@@ -138,7 +138,7 @@ def _join_ragged(u: Any, s: Any, v: Any, weights: Any) -> tuple[Tensor, Tensor, 
 
 
 def _check_weights(weights: Any, shape: tuple[int, ...], like: Tensor) -> Tensor:
-    tensor = as_tensor("weights", weights, like.device)
+    tensor = as_tensor("weights", weights).to(like.device)
     if tensor.dtype.is_complex or tensor.dtype == torch.bool:
         raise TypeError(f"weights must be real numbers, got {tensor.dtype}")
     try:

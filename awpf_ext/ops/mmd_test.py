@@ -9,7 +9,7 @@ from torch import Tensor
 
 from awpf_ext.ops._arguments import accepts_numpy, check_choice, result_dtype
 from awpf_ext.ops._rbf import rbf_permutation_sums
-from awpf_ext.ops._samples import check_unbiased, exponents, pool_batch, pool_ragged
+from awpf_ext.ops._samples import check_unbiased, exponents, pool
 from awpf_ext.ops.mmd import ESTIMATORS, estimate
 
 # A split that is the given one in other words (x and y exchanged) has the same MMD up to
@@ -37,6 +37,7 @@ def mmd_test(
     estimator: str = "unbiased",
     x_offsets: Any = None,
     y_offsets: Any = None,
+    check: bool = False,
 ) -> MMDTest:
     """Permutation test of "x and y come from the same distribution".
 
@@ -52,14 +53,11 @@ def mmd_test(
         raise ValueError(f"permutations must be an integer of at least 1, got {permutations!r}")
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
         raise ValueError(f"seed must be an integer from 0 to 2^63 - 1, got {seed!r}")
-    if x_offsets is None and y_offsets is None:
-        samples = pool_batch("mmd_test", x, y)
-    else:
-        samples = pool_ragged("mmd_test", x, y, x_offsets, y_offsets)
+    samples = pool("mmd_test", x, y, x_offsets, y_offsets, check)
     check_unbiased(estimator, samples.least)
-    gamma = exponents(bandwidth, scales, samples.z, samples.rows, samples.shape)
+    gamma = exponents(bandwidth, scales, samples.z, samples.rows, samples.shape, check)
     sums = rbf_permutation_sums(samples.z, samples.rows, gamma, permutations, seed)
-    sizes = samples.sizes.unsqueeze(1)
+    sizes = samples.sizes().unsqueeze(1)
     values = estimate(sizes, estimator).value(sums[..., 0], sums[..., 1], sums[..., 2])
     means = sums[:, :1, 0] / sizes[..., 0] ** 2 + sums[:, :1, 2] / sizes[..., 1] ** 2
     statistic, null = values[:, :1], values[:, 1:]

@@ -13,9 +13,12 @@ from awpf_ext.ops._arguments import (
     FLOATING,
     accepts_numpy,
     check_choice,
+    check_count,
+    check_finite,
     check_labels,
     check_points,
-    is_traced,
+    check_range,
+    may_look,
     result_dtype,
     shape_of,
 )
@@ -62,14 +65,16 @@ class _Scatter(ReverseMode):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, labels, means, counts = ctx.saved_tensors
         within, between, of_means, _ = grads
-        index = labels.unsqueeze(-1).expand(*labels.shape, x.shape[-1])
+        # Rows of no class, which kernels that do not look at labels leave out, have no gradient.
+        valid = (labels >= 0) & (labels < counts.shape[-1])
+        index = torch.where(valid, labels, 0).unsqueeze(-1).expand(*labels.shape, x.shape[-1])
         # Moving a mean moves no scatter: its rows and its class sum to zero around it.
         deviation = x.to(means.dtype) - means.gather(-2, index)
         rows = counts.to(means.dtype).unsqueeze(-1)
         grand = (rows * means).sum(-2, keepdim=True) / rows.sum(-2, keepdim=True).clamp(min=1)
         per_class = (means - grand) @ (between + between.mT) + of_means / rows.clamp(min=1)
         gradient = deviation @ (within + within.mT) + per_class.gather(-2, index)
-        return gradient.to(x.dtype), None, None
+        return torch.where(valid.unsqueeze(-1), gradient, 0.0).to(x.dtype), None, None
 
 
 @fake("scatter")
@@ -93,7 +98,13 @@ def _(
 
 
 def _check(
-    function: str, x: Any, labels: Any, num_classes: int | None, *, allow_empty: bool = False
+    function: str,
+    x: Any,
+    labels: Any,
+    num_classes: int | None,
+    check: bool = False,
+    *,
+    allow_empty: bool = False,
 ) -> tuple[Tensor, Tensor, int]:
     x = check_points(function, "x", x, allow_empty=allow_empty)
     labels = check_labels("labels", labels, x)
@@ -110,11 +121,13 @@ def _check(
             f"got {shape_of(labels)[:-1]}"
         ) from None
     if num_classes is None:
-        if is_traced():
-            raise ValueError("num_classes must be given under torch.compile and torch.func")
+        check_count("num_classes", labels)
         num_classes = max(1, int(labels.max()) + 1) if labels.numel() > 0 else 1
     elif num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+    if x.device.type != "cpu" and may_look(x, check):  # on the CPU the kernel looks
+        check_range("labels", labels, num_classes)
+        check_finite(x=x)
     return x, labels, num_classes
 
 
@@ -128,20 +141,29 @@ def _scatter64(x: Tensor, labels: Tensor, num_classes: int) -> Scatter:
 
 
 @accepts_numpy
-def scatter(x: Any, labels: Any, num_classes: int | None = None, *, group: Any = None) -> Scatter:
+def scatter(
+    x: Any,
+    labels: Any,
+    num_classes: int | None = None,
+    *,
+    group: Any = None,
+    check: bool = False,
+) -> Scatter:
     """Scatter matrices, means and counts of x (..., n, d) under integer labels (..., n), 0 to
     num_classes - 1.
 
     S_W = sum_i (x_i - mu_{y_i})(x_i - mu_{y_i})', S_B = sum_c n_c (mu_c - mu)(mu_c - mu)'.
     Differentiable in x (within, between and means). ``num_classes=None`` takes the largest
-    label plus one; give it under torch.compile and torch.func. ``group``: a torch.distributed
-    process group over whose ranks the rows are spread; every rank passes its own x (n, d), possibly
-    without rows, and gets the scatter of all of them. float64 for float64 input, else float32.
+    label plus one, which waits for a GPU; give it under torch.compile and torch.func and in CUDA
+    graphs. ``group``: a torch.distributed process group over whose ranks the rows are spread; every
+    rank passes its own x (n, d), possibly without rows, and gets the scatter of all of them.
+    ``check``: look at the values of CUDA tensors too, which waits for the GPU; without it rows with
+    other labels do not count there. float64 for float64 input, else float32.
     """
     if group is not None:
         x, found = _sharded_scatter(x, labels, num_classes, group)
     else:
-        x, labels, num_classes = _check("scatter", x, labels, num_classes)
+        x, labels, num_classes = _check("scatter", x, labels, num_classes, check)
         found = _scatter64(x, labels, num_classes)
     dtype = result_dtype(x.dtype)
     within, between, means = (part.to(dtype) for part in found[:3])
@@ -157,7 +179,7 @@ def _sharded_scatter(
     def check() -> tuple[Tensor, Scatter]:
         if num_classes is None:
             raise ValueError("num_classes must be given with group")
-        points, checked, count = _check("scatter", x, labels, num_classes, allow_empty=True)
+        points, checked, count = _check("scatter", x, labels, num_classes, True, allow_empty=True)
         if points.dim() != 2:
             raise ValueError(f"x must have shape (n, d) with group, got {shape_of(points)}")
         return points, _scatter64(points, checked, count)  # looks at the values too
@@ -201,8 +223,8 @@ class ScatterAccumulator:
         self.within = torch.zeros(dim, dim, **double)  # type: ignore[arg-type]
 
     @torch.no_grad()
-    def update(self, x: Any, labels: Any) -> ScatterAccumulator:
-        """Add the rows of x (n, d) with their labels (n,)."""
+    def update(self, x: Any, labels: Any, *, check: bool = False) -> ScatterAccumulator:
+        """Add the rows of x (n, d) with their labels (n,); ``check`` as in :func:`scatter`."""
         x, labels = (
             torch.as_tensor(value) if not isinstance(value, Tensor) else value
             for value in (x, labels)
@@ -214,7 +236,7 @@ class ScatterAccumulator:
             )
         require(x.device, "ScatterAccumulator")
         if x.shape[0] > 0:
-            x, labels, classes = _check("ScatterAccumulator", x, labels, self.num_classes)
+            x, labels, classes = _check("ScatterAccumulator", x, labels, self.num_classes, check)
             found = _scatter64(x, labels, classes)
             self._combine(found.counts, found.means, found.within)
         return self
@@ -257,17 +279,19 @@ def separability(
     *,
     num_classes: int | None = None,
     shrinkage: float = 0.1,
+    check: bool = False,
 ) -> Tensor:
     """How far apart the classes of x (..., n, d) lie, relative to their spread (LDA's J).
 
     "trace": tr S_B / (tr S_B + tr S_W), in [0, 1], and 0 where all points are equal. "fisher":
     tr(S_s^-1 S_B) with S_s = (1 - shrinkage) S_W + shrinkage tr(S_W)/d I, which exists for n <
-    d too. Differentiable in x.
+    d too. Differentiable in x. ``check`` as in :func:`scatter`; without it a singular scatter on
+    CUDA gives an infinity or NaN.
     """
     check_choice("criterion", criterion, ("trace", "fisher"))
     if not 0 <= shrinkage <= 1:
         raise ValueError(f"shrinkage must be between 0 and 1, got {shrinkage}")
-    x, labels, num_classes = _check("separability", x, labels, num_classes)
+    x, labels, num_classes = _check("separability", x, labels, num_classes, check)
     within, between, _, _ = _scatter64(x, labels, num_classes)
     trace_within = within.diagonal(dim1=-2, dim2=-1).sum(-1)
     trace_between = between.diagonal(dim1=-2, dim2=-1).sum(-1)
@@ -280,7 +304,7 @@ def separability(
         eye = torch.eye(d, dtype=within.dtype, device=within.device)
         shrunk = (1 - shrinkage) * within + ridge[..., None, None] * eye
         solved, failed = torch.linalg.solve_ex(shrunk, between)
-        if not is_traced() and bool((failed != 0).any()):
+        if may_look(failed, check) and bool((failed != 0).any()):
             raise ValueError(
                 'criterion="fisher": the within-class scatter is singular; '
                 "use a shrinkage above 0, or classes of more than one different row"
