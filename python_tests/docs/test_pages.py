@@ -27,7 +27,9 @@ def one_thread(monkeypatch):
 def without_closing_reports(monkeypatch):
     """Reports are tested where they are made; here they would take most of the time."""
     for module in (runs, grids):
-        monkeypatch.setattr(module, "closing_report", lambda folder, reporter: None)
+        monkeypatch.setattr(
+            module, "closing_report", lambda folder, reporter: folder / "report.html"
+        )
 
 
 @pytest.fixture(autouse=True)
