@@ -2,6 +2,7 @@
 
     python tools/publish_demo.py --run FOLDER                  weights, model card
     python tools/publish_demo.py --run FOLDER --clutter 0.8 1  zero-shot at these difficulties only
+    python tools/publish_demo.py --sheets docs/images          contact sheets
 
 Zero-shot accuracies are measured through the package itself: the shipped half-precision weights,
 the default prompt, every test picture of the data set demo.
@@ -18,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 from torch.utils.flop_counter import FlopCounterMode
@@ -30,6 +31,7 @@ from awpf_ext.data.demo import dataset as demo_data
 from awpf_ext.data.demo.numbers import Numbers
 from awpf_ext.data.demo.scene import paint, sample_scene
 from awpf_ext.data.demo.words import Composition
+from awpf_ext.io import save_tensors
 
 PROBE_KEY = (2024, 2)  # pictures of neither training nor the demo
 
@@ -41,7 +43,7 @@ def publish(run: Path, folder: Path) -> None:
         shutil.copyfile(run / name, folder / name)
     saved = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
     half = {name: tensor.half().contiguous() for name, tensor in saved["model"].items()}
-    save_file(half, folder / "weights.safetensors", {"step": str(saved["step"])})
+    save_tensors(folder / "weights.safetensors", half)
 
 
 def accuracy(backbone: Backbone, drawn: list[Tensor], classes: Sequence[Composition]) -> float:
@@ -161,11 +163,35 @@ Zero-shot accuracy of these weights under "{DEFAULT_PROMPT}":
 """
 
 
+def write_sheets(folder: Path) -> None:
+    """A picture of every class, and of ten classes in every style, the same object in a column."""
+    split = demo.compositions()
+    classes = [demo.demo_dataset().train.read(label * demo_data.TRAIN_EACH) for label in range(100)]
+    styles = []
+    for style in demo.STYLES:
+        for label in range(4, 100, 10):
+            numbers = Numbers(PROBE_KEY, (1, label, 0))
+            scene = sample_scene(numbers, split.demo[label], split.training, demo_data.CLUTTER)
+            styles.append(Image.fromarray(paint(scene, numbers, demo_data.CLUTTER, style)))
+    for name, pictures in (("classes", classes), ("styles", styles)):
+        step = demo.SIZE + 2
+        sheet = Image.new("RGB", (10 * step - 2, len(pictures) // 10 * step - 2), "white")
+        for place, picture in enumerate(pictures):
+            sheet.paste(picture, (place % 10 * step, place // 10 * step))
+        doubled = sheet.resize((2 * sheet.width, 2 * sheet.height), Image.Resampling.NEAREST)
+        doubled.quantize(256).save(folder / f"demo_{name}.png", optimize=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--run", type=Path)
     parser.add_argument("--clutter", type=float, nargs="+")
+    parser.add_argument("--sheets", type=Path)
     options = parser.parse_args()
+    if options.sheets:
+        write_sheets(options.sheets)
+    if options.run is None:
+        return
     publish(options.run, embedded.FOLDER)
     backbone = load_backbone(embedded.MODEL, embedded.TAG)
     if options.clutter:
