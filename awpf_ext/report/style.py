@@ -76,8 +76,8 @@ HEAT_INK_FROM = 11
 
 COLOURS = (INK, MUTED, RULE, SURFACE, *SERIES, *HEAT, HEAT_INK)
 WIDTH, HEIGHT = 5.2, 3.3  # inches; 374 points, about as wide as a phone
-TEXT = 9.5  # points
-SMALL = 8.5
+TEXT = 10.5  # points
+SMALL = 9.5
 
 _SETTINGS: dict[str, Any] = {
     "font.family": ["DejaVu Sans"],

@@ -28,12 +28,14 @@ def feature_map(run: FinishedRun) -> Section | None:
         sides = {"before": evidence.before}
     spots = {side: (x - x.mean(0)) @ plane for side, x in sides.items()}
     texts = (text - text.mean(0)) @ plane
+    drawn_at = _nearer(texts, torch.cat(list(spots.values())))
+    texts = texts * drawn_at
     limits = _limits(torch.cat([*spots.values(), texts]))
     captions = {
         "before": "As CLIP encodes them",
         "after": "After the last task, through what was learned",
     }
-    blocks: list[Block] = [Text(_explanation(run, evidence, classes, len(sides)))]
+    blocks: list[Block] = [Text(_explanation(run, evidence, classes, len(sides), drawn_at))]
     for side, places in spots.items():
         right = _nearest(sides[side], evidence.map_labels, text, classes)
         told = f"{captions[side]}: {percent(right)}% have the nearest text among these classes."
@@ -42,7 +44,9 @@ def feature_map(run: FinishedRun) -> Section | None:
     return Section("A map of features", blocks)
 
 
-def _explanation(run: FinishedRun, evidence: Evidence, classes: list[int], sides: int) -> str:
+def _explanation(
+    run: FinishedRun, evidence: Evidence, classes: list[int], sides: int, drawn_at: float
+) -> str:
     pairs = hardest_pairs(evidence.labels, evidence.predictions)
     hard = {label for pair in pairs for label in (pair.first, pair.second)}
     chosen = (
@@ -56,6 +60,8 @@ def _explanation(run: FinishedRun, evidence: Evidence, classes: list[int], sides
         "first two principal components), so that it favours no side; images and texts are each "
         "centred on their mean."
     )
+    if drawn_at < 1:
+        told += f" Stars are drawn at {percent(drawn_at)}% of their distance; directions count."
     same = "" if sides == 2 else f" {run.method} leaves CLIP's features as they are."
     return told + same
 
@@ -67,6 +73,12 @@ def _plane(text: Tensor) -> Tensor:
     largest = directions.abs().argmax(dim=1, keepdim=True)
     signed: Tensor = directions * directions.gather(1, largest).sign()
     return signed.T.float()
+
+
+def _nearer(texts: Tensor, spots: Tensor) -> float:
+    """What texts are drawn closer by, where they would leave the images a small part of a map."""
+    reach = 1.15 * float(spots.norm(dim=1).quantile(0.98))
+    return min(1.0, reach / max(float(texts.norm(dim=1).max()), 1e-9))
 
 
 def _limits(spots: Tensor) -> tuple[float, float, float, float]:
@@ -94,7 +106,7 @@ def _scatter(
     for index, label in enumerate(classes):
         own = places[labels == label]
         axes.scatter(
-            own[:, 0].numpy(), own[:, 1].numpy(), s=13, alpha=0.62, linewidths=0,
+            own[:, 0].numpy(), own[:, 1].numpy(), s=13 if len(labels) > 150 else 36, alpha=0.62, linewidths=0,
             color=series(index).light, marker=MARKERS[index % len(MARKERS)],
         )  # fmt: skip
     for index, label in enumerate(classes):
