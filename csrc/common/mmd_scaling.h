@@ -8,29 +8,30 @@
 namespace awpf {
 
 enum class Mode : int32_t {
-  single = 1,    // one product of halves, exact: 16-bit input near the origin, not centred
-  split = 2,     // centred, two halves a value, three products
+  single = 1,  // one product of halves, exact: 16-bit input near the origin, not centred
+  split = 2,   // centred, two halves a value, three products
   in_double = 3,
-  invalid = 4,   // NaN or infinity among the points, or a bandwidth that is none: results are NaN
+  invalid = 4,  // NaN or infinity among the points, or a bandwidth that is none: results are NaN
 };
 
 struct Frame {
   double mean_square;  // squared distance from the centre
   double scale;        // of packed values, a power of two
-  double unit;         // exponent of the widest kernel: 2^(unit (z_i . z_j - |z_i|^2 / 2 - |z_j|^2 / 2)) of packed values
-  double weight;       // 2 mean_s gamma_s: what the weights of the steps are relative to
+  double unit;    // exponent of the widest kernel: 2^(unit (z_i . z_j - |z_i|^2 / 2 - |z_j|^2 / 2)) of packed values
+  double weight;  // 2 mean_s gamma_s: what the weights of the steps are relative to
   Mode mode;
 };
 
-// No centred row is longer than sqrt(rows * mean_square): scaled by this it stays below 2^15, so that no half overflows.
-// Values above 2^-17 of that keep 22 bits in their two halves, smaller ones an absolute error of 2^-40 of it.
+// No centred row is longer than sqrt(rows * mean_square): scaled by this it stays below 2^15, so that no half
+// overflows. Values above 2^-17 of that keep 22 bits in their two halves, smaller ones an absolute error of 2^-40 of
+// it.
 AWPF_HOST_DEVICE inline double packing_scale(double mean_square, int64_t rows) {
   const double longest = sqrt(mean_square * static_cast<double>(rows));
   return longest > 0 ? ldexp(1.0, 14 - ilogb(longest)) : 1.0;
 }
 
-// How exp(-gamma_s d^2) is evaluated for the kernels of a problem, the widest first: from the exponent times `rate`, or,
-// where the last kernel squared `squarings` times is this one, from that.
+// How exp(-gamma_s d^2) is evaluated for the kernels of a problem, the widest first: from the exponent times `rate`,
+// or, where the last kernel squared `squarings` times is this one, from that.
 struct Step {
   double rate, weight;  // weight: gamma_s / sum of all gamma, the share of a kernel in a gradient
   int32_t squarings;

@@ -1,10 +1,10 @@
 // How the pairs of one MMD problem are cut into work, and where the partial sums of each piece go.
 //
-// The pooled rows are cut into strips, the columns into tiles, and the tiles of a strip into at most kSegments segments.
-// A block takes one strip and one segment and writes, for each group of rows and each group of columns it meets, one
-// sum. Along a strip both the segment and the group of columns can only grow, so that (segment + group) names the sum;
-// likewise (strip + group of rows). Everything follows from the sizes of the problem alone: the order of additions
-// depends neither on the device nor on the other problems.
+// The pooled rows are cut into strips, the columns into tiles, and the tiles of a strip into at most kSegments
+// segments. A block takes one strip and one segment and writes, for each group of rows and each group of columns it
+// meets, one sum. Along a strip both the segment and the group of columns can only grow, so that (segment + group)
+// names the sum; likewise (strip + group of rows). Everything follows from the sizes of the problem alone: the order of
+// additions depends neither on the device nor on the other problems.
 #pragma once
 
 #include "precision.h"

@@ -61,7 +61,7 @@ struct SplitGram {
   static constexpr int kPartSize = kTilePlaces * RowSlab::kStride;  // one slab of high or of low halves
   static constexpr size_t kSharedBytes = kStages * 2 * kPartSize * sizeof(uint16_t);
   static constexpr int kBlocksEach = 2;  // on a multiprocessor
-  static constexpr int kAtOnce = 8;      // kernels found side by side
+  static constexpr int kAtOnce = 4;      // kernels found side by side
 
   __device__ __forceinline__ static bool computes(Mode mode) { return mode == Mode::single || mode == Mode::split; }
 

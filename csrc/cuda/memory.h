@@ -18,4 +18,17 @@ inline Tensor new_memory(const Tensor& like, int64_t bytes) {
   return memory;
 }
 
+// Cuts aligned pieces off a buffer; without a buffer it counts what they take.
+struct Carver {
+  char* base;
+  int64_t used = 0;
+
+  template <class T>
+  T* take(int64_t count) {
+    T* piece = base == nullptr ? nullptr : reinterpret_cast<T*>(base + used);
+    used += round_up((count > 1 ? count : 1) * int64_t(sizeof(T)), int64_t(256));
+    return piece;
+  }
+};
+
 }  // namespace awpf

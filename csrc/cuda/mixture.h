@@ -5,8 +5,8 @@
 
 namespace awpf {
 
-// 2^x for x <= 0 within an ulp: the hardware's exp2 is off by up to four, which wide kernels on a few hundred rows show.
-// What is below 2^-125 comes back as that. Minimax on |f| <= 1/2, 6e-10 before rounding, as on the CPU.
+// 2^x for x <= 0 within an ulp: the hardware's exp2 is off by up to four, which wide kernels on a few hundred rows
+// show. What is below 2^-125 comes back as that. Minimax on |f| <= 1/2, 6e-10 before rounding, as on the CPU.
 __device__ __forceinline__ float power_of_two_of(float x) {
   constexpr float kRound = 12582912.0f;  // adding it rounds to an integer and leaves that in the low bits
   x = fmaxf(x, -125.0f);

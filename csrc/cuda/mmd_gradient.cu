@@ -1,9 +1,9 @@
 // The gradient of a weighted sum of kernel block sums, and with it, if wanted, the sums themselves.
 //
-// With P_ij = c_gh mean_s 2 gamma_s k_s(z_i, z_j): dz_i = sum_j P_ij z_j - (sum_j P_ij) z_i. A block owns a strip of rows
-// and a chunk of features, walks over all tiles of columns, finds P a tile at a time, and multiplies it with the points
-// before it is forgotten: no n x n memory, one writer for every value, no atomics. FLOPs for n rows: 2 n^2 d for each
-// chunk of 256 features (P is found anew for each) and 2 n^2 d for the second product, in halves three times that.
+// With P_ij = c_gh mean_s 2 gamma_s k_s(z_i, z_j): dz_i = sum_j P_ij z_j - (sum_j P_ij) z_i. A block owns a strip of
+// rows and a chunk of features, walks over all tiles of columns, finds P a tile at a time, and multiplies it with the
+// points before it is forgotten: no n x n memory, one writer for every value, no atomics. FLOPs for n rows: 2 n^2 d for
+// each chunk of 256 features (P is found anew for each) and 2 n^2 d for the second product, in halves three times that.
 #include "device.h"
 #include "gradient_tile.h"
 #include "mmd_slots.h"
@@ -20,7 +20,8 @@ struct GradientCall {
   bool with_sums;  // of a symmetric problem
 };
 
-// What the kernel of a pair is multiplied with; `g` is a group of the owned side. A symmetric sum holds every pair twice.
+// What the kernel of a pair is multiplied with; `g` is a group of the owned side. A symmetric sum holds every pair
+// twice.
 __device__ __forceinline__ double coefficient(const Plan& plan, const GradientCall& call, int64_t p, int g, int h) {
   const double* c = call.coefficients + p * plan.groups[0] * plan.groups[1];
   if (call.side == 1) return c[int64_t(h) * plan.groups[1] + g];
@@ -52,8 +53,7 @@ __device__ __forceinline__ void store(void* to, ScalarType type, int64_t index, 
 
 template <class Gradient>
 constexpr size_t region_bytes() {
-  return Gradient::kSharedBytes > Gradient::Gram::kSharedBytes ? Gradient::kSharedBytes
-                                                               : Gradient::Gram::kSharedBytes;
+  return Gradient::kSharedBytes > Gradient::Gram::kSharedBytes ? Gradient::kSharedBytes : Gradient::Gram::kSharedBytes;
 }
 
 template <class Gradient>
@@ -171,8 +171,7 @@ template <class Gradient>
 void start_gradient(const Plan& plan, const GradientCall& call, Stream stream) {
   const int64_t chunks = larger(1, pieces(plan.dim, Gradient::kFeatures));
   const int64_t most = most_strips(plan.rows_of_z, plan.problems) * chunks;
-  const size_t shared =
-      region_bytes<Gradient>() + sizeof(TilePlaces<typename Gradient::Gram::Value>) + sizeof(Owned);
+  const size_t shared = region_bytes<Gradient>() + sizeof(TilePlaces<typename Gradient::Gram::Value>) + sizeof(Owned);
   launch(gradient_kernel<Gradient>, dim3(unsigned(smaller(most, multiprocessors()))), dim3(kGramThreads), shared,
          stream, plan, call);
 }
@@ -180,8 +179,8 @@ void start_gradient(const Plan& plan, const GradientCall& call, Stream stream) {
 void run(const Plan& plan, const Tensor& coefficients, const Tensor& gradient, bool with_sums, Stream stream) {
   if (plan.problems == 0 || plan.rows_of_z == 0 || plan.dim == 0) return;
   for (int side = 0; side < (plan.symmetric ? 1 : 2); ++side) {
-    const GradientCall call{coefficients.const_data_ptr<double>(), gradient.mutable_data_ptr(),
-                            gradient.scalar_type(), side, with_sums};
+    const GradientCall call{coefficients.const_data_ptr<double>(), gradient.mutable_data_ptr(), gradient.scalar_type(),
+                            side, with_sums};
     if (plan.type != ScalarType::Double) start_gradient<SplitGradient>(plan, call, stream);
     start_gradient<DoubleGradient>(plan, call, stream);
     launch(refuse_kernel, dim3(unsigned(multiprocessors())), dim3(kGramThreads), size_t(0), stream, plan, call);
@@ -191,10 +190,10 @@ void run(const Plan& plan, const Tensor& coefficients, const Tensor& gradient, b
 void check_coefficients(const Tensor& coefficients, const Plan& plan, const Tensor& z, const char* name) {
   check_beside(coefficients, z, name, "z");
   check_type(coefficients, ScalarType::Double, name, "float64");
-  AWPF_CHECK(coefficients.dim() == 3 && coefficients.size(0) == plan.problems &&
-                 (plan.problems == 0 ||
-                  (coefficients.size(1) == plan.groups[0] && coefficients.size(2) == plan.groups[1])),
-             name, " must have shape (problems, row groups, column groups)");
+  AWPF_CHECK(
+      coefficients.dim() == 3 && coefficients.size(0) == plan.problems &&
+          (plan.problems == 0 || (coefficients.size(1) == plan.groups[0] && coefficients.size(2) == plan.groups[1])),
+      name, " must have shape (problems, row groups, column groups)");
 }
 
 }  // namespace

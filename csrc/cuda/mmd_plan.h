@@ -1,5 +1,5 @@
-// What the kernels of one MMD call share: its arguments and the tables that small kernels make of them on the device, so
-// that the host never has to look at a value. Passed to kernels as it is.
+// What the kernels of one MMD call share: its arguments and the tables that small kernels make of them on the device,
+// so that the host never has to look at a value. Passed to kernels as it is.
 #pragma once
 
 #include <optional>
@@ -7,6 +7,7 @@
 #include "../common/mmd_scaling.h"
 #include "../common/mmd_schedule.h"
 #include "elements.h"
+#include "memory.h"
 
 namespace awpf {
 
@@ -105,6 +106,13 @@ __device__ __forceinline__ double load_wide(const void* data, ScalarType type, i
     default: return static_cast<const double*>(data)[index];
   }
 }
+
+// Checks the arguments; no tables yet.
+Plan describe(const Tensor& z, const Tensor& rows, const std::optional<Tensor>& columns);
+
+// The tables that say where groups and problems lie, and the kernel that fills them.
+void carve_layout(Plan& plan, Carver& carver);
+void start_layout(const Plan& plan, Stream stream);
 
 // A plan and the memory behind it.
 struct Prepared {

@@ -1,9 +1,9 @@
 // The tables and packed points that every MMD kernel reads, made on the device in four launches.
 //
 // 1 plan: where each problem's rows, strips and work begin; the kernels of each problem in order of their width.
-// 2 centre sums: sums of strips of rows, and of their squares. 3 frames: the centre of each problem, and from the spread
-// around it the precision it is computed in. 4 pack: centred, scaled rows in two halves, and half their squared norms.
-// Bytes: the points twice, the packed copy once.
+// 2 centre sums: sums of strips of rows, and of their squares. 3 frames: the centre of each problem, and from the
+// spread around it the precision it is computed in. 4 pack: centred, scaled rows in two halves, and half their squared
+// norms. Bytes: the points twice, the packed copy once.
 #include <optional>
 
 #include "block.h"
@@ -47,16 +47,14 @@ __global__ void __launch_bounds__(kPlanThreads) plan_kernel(Plan plan) {
   }
   const int64_t items = block_scan(
       plan.problems, scratch,
-      [&](int64_t p) {
-        return Schedule{size_of(0, p), size_of(plan.symmetric ? 0 : 1, p), plan.symmetric}.items();
-      },
+      [&](int64_t p) { return Schedule{size_of(0, p), size_of(plan.symmetric ? 0 : 1, p), plan.symmetric}.items(); },
       [&](int64_t p, int64_t before) { plan.start[p].item = before; });
   if (threadIdx.x == 0) {
     plan.start[plan.problems].item = items;
     plan.flags->crowded = crowded;
     plan.flags->shared = 0;
   }
-  for (int64_t p = threadIdx.x; p < plan.problems; p += kPlanThreads) {
+  for (int64_t p = threadIdx.x; p < plan.problems && plan.kernels > 0; p += kPlanThreads) {
     Step* steps = plan.steps + p * plan.kernels;
     const double* gamma = plan.gamma + p * plan.kernels;
     for (int s = 0; s < plan.kernels; ++s) {  // insertion: there are few
@@ -86,8 +84,7 @@ __device__ Strip find_strip(const Plan& plan, int64_t strip) {
   const int64_t rows = plan.start[plan.problems].strip[0];
   found.side = strip < rows ? 0 : 1;
   if (found.side == 1) strip -= rows;
-  found.problem =
-      find_problem(plan.problems, strip, [&](int64_t p) { return plan.start[p].strip[found.side]; });
+  found.problem = find_problem(plan.problems, strip, [&](int64_t p) { return plan.start[p].strip[found.side]; });
   found.index = strip - plan.start[found.problem].strip[found.side];
   found.begin = found.index * kStripRows;
   found.end = smaller(found.begin + kStripRows, plan.size(found.side, found.problem));
@@ -244,27 +241,10 @@ void check_ranges(const Tensor& ranges, const Tensor& z, const char* name) {
   AWPF_CHECK(ranges.dim() == 3 && ranges.size(2) == 2, name, " must have shape (problems, groups, 2)");
 }
 
-// Cuts aligned pieces off a buffer; with no buffer it counts what they take.
-struct Carver {
-  char* base;
-  int64_t used = 0;
-
-  template <class T>
-  T* take(int64_t count) {
-    T* piece = base == nullptr ? nullptr : reinterpret_cast<T*>(base + used);
-    used += round_up(larger(count, 1) * int64_t(sizeof(T)), int64_t(256));
-    return piece;
-  }
-};
-
 void carve(Plan& plan, Carver& carver, bool with_slots) {
   const int sides = plan.symmetric ? 1 : 2;
   const int64_t strips = most_strips(plan.rows_of_z, plan.problems);
-  for (int side = 0; side < sides; ++side)
-    plan.place[side] = carver.take<int64_t>(plan.problems * plan.groups[side] + 1);
-  if (plan.symmetric) plan.place[1] = plan.place[0];
-  plan.start = carver.take<ProblemStart>(plan.problems + 1);
-  plan.flags = carver.take<Flags>(1);
+  carve_layout(plan, carver);
   plan.steps = carver.take<Step>(plan.problems * plan.kernels);
   plan.frame = carver.take<Frame>(plan.problems);
   plan.centre = carver.take<double>(plan.problems * plan.dim);
@@ -276,23 +256,55 @@ void carve(Plan& plan, Carver& carver, bool with_slots) {
   plan.hi = carver.take<uint16_t>(packed);
   plan.lo = carver.take<uint16_t>(packed);
   const SlotTable slots{plan.groups[0], plan.groups[1]};
-  plan.slots =
-      with_slots ? carver.take<double>((strips + plan.problems * plan.groups[0]) * slots.width()) : nullptr;
+  plan.slots = with_slots ? carver.take<double>((strips + plan.problems * plan.groups[0]) * slots.width()) : nullptr;
 }
 
 }  // namespace
 
-Prepared prepare(const Tensor& z, const Tensor& rows, const std::optional<Tensor>& columns, const Tensor& gamma,
-                 const std::optional<Tensor>& centre, bool with_slots, Stream stream) {
+Plan describe(const Tensor& z, const Tensor& rows, const std::optional<Tensor>& columns) {
   check_beside(z, z, "z", "z");
   AWPF_CHECK(z.dim() == 2, "z must have two dimensions");
   with_element_type(z, "z", [](auto) {});
   check_ranges(rows, z, "rows");
-  const int64_t problems = rows.size(0);
   if (columns.has_value()) {
     check_ranges(*columns, z, "columns");
-    AWPF_CHECK(columns->size(0) == problems, "columns must have as many problems as rows");
+    AWPF_CHECK(columns->size(0) == rows.size(0), "columns must have as many problems as rows");
   }
+  const int64_t row_groups = rows.size(1), column_groups = columns.has_value() ? columns->size(1) : row_groups;
+  const int64_t most = int64_t(1) << 30;
+  AWPF_CHECK(z.size(1) < most && row_groups < most && column_groups < most && rows.size(0) < most,
+             "at most 2^30 features, groups and problems");
+  Plan plan{};
+  plan.z = z.const_data_ptr();
+  plan.type = z.scalar_type();
+  plan.rows_of_z = z.size(0);
+  plan.problems = rows.size(0);
+  plan.dim = int(z.size(1));
+  plan.pitch = round_up(plan.dim, kPackedSlab);
+  plan.groups[0] = int(row_groups);
+  plan.groups[1] = int(column_groups);
+  plan.symmetric = !columns.has_value();
+  plan.ranges[0] = rows.const_data_ptr<int64_t>();
+  plan.ranges[1] = columns.has_value() ? columns->const_data_ptr<int64_t>() : plan.ranges[0];
+  return plan;
+}
+
+void carve_layout(Plan& plan, Carver& carver) {
+  for (int side = 0; side < (plan.symmetric ? 1 : 2); ++side)
+    plan.place[side] = carver.take<int64_t>(plan.problems * plan.groups[side] + 1);
+  if (plan.symmetric) plan.place[1] = plan.place[0];
+  plan.start = carver.take<ProblemStart>(plan.problems + 1);
+  plan.flags = carver.take<Flags>(1);
+}
+
+void start_layout(const Plan& plan, Stream stream) {
+  launch(plan_kernel, dim3(1), dim3(kPlanThreads), kWarp * sizeof(int64_t), stream, plan);
+}
+
+Prepared prepare(const Tensor& z, const Tensor& rows, const std::optional<Tensor>& columns, const Tensor& gamma,
+                 const std::optional<Tensor>& centre, bool with_slots, Stream stream) {
+  Plan plan = describe(z, rows, columns);
+  const int64_t problems = plan.problems;
   check_beside(gamma, z, "gamma", "z");
   check_type(gamma, ScalarType::Double, "gamma", "float64");
   AWPF_CHECK(gamma.dim() == 2 && gamma.size(0) == problems, "gamma must have shape (problems, kernels)");
@@ -303,24 +315,8 @@ Prepared prepare(const Tensor& z, const Tensor& rows, const std::optional<Tensor
     AWPF_CHECK(centre->dim() == 2 && centre->size(0) == problems && centre->size(1) == z.size(1),
                "centre must have shape (problems, d)");
   }
-  const int64_t most = int64_t(1) << 30;
-  const int64_t row_groups = rows.size(1), column_groups = columns.has_value() ? columns->size(1) : row_groups;
-  AWPF_CHECK(z.size(1) < most && row_groups < most && column_groups < most && gamma.size(1) < most && problems < most,
-             "at most 2^30 features, groups, kernels and problems");
-
-  Plan plan{};
-  plan.z = z.const_data_ptr();
-  plan.type = z.scalar_type();
-  plan.rows_of_z = z.size(0);
-  plan.dim = int(z.size(1));
-  plan.pitch = round_up(plan.dim, kPackedSlab);
-  plan.problems = problems;
-  plan.groups[0] = int(row_groups);
-  plan.groups[1] = int(column_groups);
+  AWPF_CHECK(gamma.size(1) < int64_t(1) << 30, "at most 2^30 kernels");
   plan.kernels = int(gamma.size(1));
-  plan.symmetric = !columns.has_value();
-  plan.ranges[0] = rows.const_data_ptr<int64_t>();
-  plan.ranges[1] = columns.has_value() ? columns->const_data_ptr<int64_t>() : plan.ranges[0];
   plan.gamma = gamma.const_data_ptr<double>();
   plan.given_centre = centre.has_value() ? centre->const_data_ptr<double>() : nullptr;
   Carver counter{nullptr};
@@ -332,10 +328,11 @@ Prepared prepare(const Tensor& z, const Tensor& rows, const std::optional<Tensor
 
   const int sides = plan.symmetric ? 1 : 2;
   const unsigned strips = unsigned(smaller(sides * most_strips(plan.rows_of_z, problems), 32 * multiprocessors()));
-  launch(plan_kernel, dim3(1), dim3(kPlanThreads), kWarp * sizeof(int64_t), stream, plan);
+  start_layout(plan, stream);
   with_element_type(z, "z", [&](auto element) {
     using T = decltype(element);
-    launch(centre_sums_kernel<T>, dim3(strips), dim3(kSumThreads), (kStripRows + kWarp) * sizeof(int64_t), stream, plan);
+    launch(centre_sums_kernel<T>, dim3(strips), dim3(kSumThreads), (kStripRows + kWarp) * sizeof(int64_t), stream,
+           plan);
     launch(frame_kernel, dim3(unsigned(smaller(problems, 4 * multiprocessors()))), dim3(kFrameThreads),
            kWarp * sizeof(double), stream, plan);
     launch(pack_kernel<T>, dim3(strips), dim3(kPackThreads), size_t(0), stream, plan);

@@ -1,4 +1,5 @@
-// From the slots that tiles left behind to block sums: one block a sum, additions in an order that follows from the sizes.
+// From the slots that tiles left behind to block sums: one block a sum, additions in an order that follows from the
+// sizes.
 #include "block.h"
 #include "mmd_plan.h"
 

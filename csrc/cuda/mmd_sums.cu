@@ -1,10 +1,10 @@
 // Block sums of a mixture of Gaussian kernels.
 //
-// S[g, h] = sum over rows i of group g, j of group h of mean_s exp(-gamma_s |z_i - z_j|^2), for every problem. FLOPs: n^2 d
-// for n pooled rows in one product (the lower triangle only), three times that for float32 input; bytes: the packed
-// points once a strip, mostly from the second-level cache. Trick: the epilogue of the product turns a tile of inner
-// products into distances, exponentials and one sum; problems, strips and segments are one list of work, whose lengths
-// only the device knows. Nine launches at most, whatever the number of problems, and none waits for the host.
+// S[g, h] = sum over rows i of group g, j of group h of mean_s exp(-gamma_s |z_i - z_j|^2), for every problem. FLOPs:
+// n^2 d for n pooled rows in one product (the lower triangle only), three times that for float32 input; bytes: the
+// packed points once a strip, mostly from the second-level cache. Trick: the epilogue of the product turns a tile of
+// inner products into distances, exponentials and one sum; problems, strips and segments are one list of work, whose
+// lengths only the device knows. Nine launches at most, whatever the number of problems, and none waits for the host.
 #include "device.h"
 #include "mmd_slots.h"
 
@@ -35,8 +35,7 @@ __global__ void __launch_bounds__(kGramThreads, Gram::kBlocksEach) sums_kernel(P
       __syncthreads();
       Fragment<T> value;
       Gram::multiply(plan, p, frame.mode, places, shared, value);
-      const Wanted wanted{run.strip * kStripRows, schedule.rows, tile * kTileColumns, schedule.columns,
-                          plan.symmetric};
+      const Wanted wanted{run.strip * kStripRows, schedule.rows, tile * kTileColumns, schedule.columns, plan.symmetric};
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int row = fragment_row(i);
