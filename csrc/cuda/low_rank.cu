@@ -48,7 +48,9 @@ __global__ void __launch_bounds__(kPackThreads) pack_rows(const T* from, const d
   const int exponent = split_exponent(largest);
   const float scale = power_of_two(exponent);
   for (int k = lane; k < pitch; k += kWarp) {
-    const Split parts = split(k < depth ? value(k) * scale : 0.0f);
+    const float element = k < depth ? value(k) * scale : 0.0f;
+    Split parts = split(element);
+    if (fabsf(element) > 3.4e38f) parts.lo = 0;  // infinity less infinity would hide it
     to.hi[row * pitch + k] = parts.hi;
     if (to.lo != nullptr) to.lo[row * pitch + k] = parts.lo;
   }
