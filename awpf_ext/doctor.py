@@ -22,6 +22,8 @@ import awpf_ext
 OPTIONAL = {
     "open_clip_torch": "clip",
     "torchvision": "clip",
+    "jinja2": "clip",
+    "matplotlib": "clip",
     "pydantic": "clip",
     "pyyaml": "clip",
     "rich": "clip",

@@ -103,10 +103,11 @@ def _scatter(
     limits: tuple[float, float, float, float],
 ) -> Figure:
     figure, axes = new_figure(WIDTH, WIDTH * 0.96)
+    size = 13 if len(labels) > 150 else 36
     for index, label in enumerate(classes):
         own = places[labels == label]
         axes.scatter(
-            own[:, 0].numpy(), own[:, 1].numpy(), s=13 if len(labels) > 150 else 36, alpha=0.62, linewidths=0,
+            own[:, 0].numpy(), own[:, 1].numpy(), s=size, alpha=0.62, linewidths=0,
             color=series(index).light, marker=MARKERS[index % len(MARKERS)],
         )  # fmt: skip
     for index, label in enumerate(classes):
