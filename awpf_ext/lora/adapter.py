@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,6 +35,18 @@ _TYPES = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
+
+
+_CARRIED = {name: dtype for dtype, name in DTYPES.items()}
+
+
+class _Entry(NamedTuple):
+    """A tensor in a safetensors file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int  # of its bytes in the file
+    end: int
 
 
 class Layer(NamedTuple):
@@ -68,21 +83,31 @@ class Adapter:
     others: Mapping[str, str]  # what is no factor: its name, and its key in the file
     dtype: torch.dtype
     sha256: str  # of the tensors' file
-    _file: Any
+    _entries: Mapping[str, _Entry]
+    _file: BufferedReader
 
     @property
     def name(self) -> str:
         return str(self.folder)
 
     def read(self, key: str) -> Tensor:
-        """One tensor; DataError where it holds a NaN or an infinity."""
-        path = self.folder / WEIGHTS
+        """One tensor, copied; DataError where it holds a NaN or an infinity.
+
+        Not mapped: pages that were read would count as memory until the file is closed, and a file
+        that shrinks meanwhile would end the process.
+        """
+        path, entry = self.folder / WEIGHTS, self._entries[key]
+        buffer = torch.empty(entry.end - entry.start, dtype=torch.uint8)
         try:
-            tensor: Tensor = self._file.get_tensor(key)
-        except Exception as error:  # safetensors raises what it likes where a file has changed
-            raise DataError(f"cannot read {key} from {path}: {error}") from None
-        if tensor.dtype not in DTYPES:
-            raise DataError(f"{path}: {key} has type {tensor.dtype}, which cannot be carried over")
+            self._file.seek(entry.start)
+            found = self._file.readinto(buffer.numpy().data)
+        except OSError as error:
+            raise DataError(f"cannot read {path}: {error.strerror or error}") from None
+        if found != buffer.numel():
+            raise DataError(f"cannot read {path}: it has changed while it was read")
+        if entry.dtype not in _CARRIED:
+            raise DataError(f"{path}: {key} has type {entry.dtype}, which cannot be carried over")
+        tensor = buffer.view(_CARRIED[entry.dtype]).reshape(entry.shape)
         if not bool(tensor.isfinite().all()):
             raise DataError(f"{path}: {key} holds a NaN or an infinity")
         return tensor
@@ -97,23 +122,30 @@ def open_adapter(folder: str | Path) -> Iterator[Adapter]:
     path = _weights_file(folder)
     config = read_config(folder)
     try:
-        digest = _sha256(path)
-        opened = safe_open(path, framework="pt")
+        with safe_open(path, framework="pt"):  # checks the header against the file
+            pass
+        file = path.open("rb")
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"cannot read {path}: {reason}") from None
-    with opened as file:
-        factors, others = _sorted_keys(path, list(file.keys()))
-        types: set[torch.dtype] = set()
-        layers = {}
-        for module, keys in factors.items():
-            layers[module] = _layer(path, module, keys, file, config, types)
+    with file:
+        entries = _entries(file)
+        factors, others = _sorted_keys(path, list(entries))
+        layers = {
+            module: _layer(path, module, keys, entries, config) for module, keys in factors.items()
+        }
         if not layers:
             raise DataError(f"{path} has no LoRA factors (no keys with lora_A and lora_B)")
-        dtype = next(iter(types))
-        for other in types:
-            dtype = torch.promote_types(dtype, other)
-        yield Adapter(folder, config, layers, others, dtype, digest, file)
+        yield Adapter(
+            folder=folder,
+            config=config,
+            layers=layers,
+            others=others,
+            dtype=_joint_type(entries[key] for layer in layers.values() for key in layer[:2]),
+            sha256=_sha256(file),
+            _entries=entries,
+            _file=file,
+        )
 
 
 def _weights_file(folder: Path) -> Path:
@@ -133,12 +165,32 @@ def _weights_file(folder: Path) -> Path:
     return path
 
 
-def _sha256(path: Path) -> str:
+def _entries(file: BufferedReader) -> dict[str, _Entry]:
+    """Where each tensor lies in a file that safetensors has checked."""
+    length = int.from_bytes(file.read(8), "little")
+    header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    return {
+        key: _Entry(
+            entry["dtype"],
+            tuple(entry["shape"]),
+            *(8 + length + offset for offset in entry["data_offsets"]),
+        )
+        for key, entry in header.items()
+    }
+
+
+def _sha256(file: BufferedReader) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
+    file.seek(0)
+    while piece := file.read(1 << 20):
+        digest.update(piece)
     return digest.hexdigest()
+
+
+def _joint_type(entries: Iterable[_Entry]) -> torch.dtype:
+    types = {_TYPES[entry.dtype] for entry in entries}
+    return functools.reduce(torch.promote_types, types)
 
 
 def _sorted_keys(path: Path, keys: list[str]) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
@@ -165,9 +217,8 @@ def _layer(
     path: Path,
     module: str,
     keys: Mapping[str, str],
-    file: Any,
+    entries: Mapping[str, _Entry],
     config: AdapterConfig,
-    types: set[torch.dtype],
 ) -> Layer:
     embedding = "Ae" in keys
     sides = ("Ae", "Be") if embedding else ("A", "B")
@@ -175,13 +226,11 @@ def _layer(
         raise DataError(f"{path}: {module} needs two factors, but has {', '.join(keys.values())}")
     shapes = []
     for key in (keys[side] for side in sides):
-        described = file.get_slice(key)
-        shape, dtype = tuple(described.get_shape()), described.get_dtype()
+        dtype, shape = entries[key].dtype, entries[key].shape
         if dtype not in _TYPES:
             raise DataError(f"{path}: {key} has type {dtype}; expected one of {', '.join(_TYPES)}")
         if len(shape) < 2 or 0 in shape:
             raise DataError(f"{path}: {key} has shape {shape}; expected a factor's, e.g. (16, 768)")
-        types.add(_TYPES[dtype])
         shapes.append(shape)
     a_shape, b_shape = shapes
     rank = a_shape[0]

@@ -18,7 +18,7 @@ from awpf_ext.errors import UserError
 from awpf_ext.lora.methods.base import Merged, Settings, Term, at_most, signed_root, widest
 from awpf_ext.lora.methods.dense import truncate_dense
 
-_BLOCK = 1 << 22  # entries of all adapters' rows together
+_BLOCK = 1 << 19  # entries of a block, of all adapters together: it stays in the cache
 
 
 @dataclass(frozen=True, eq=False)
