@@ -13,6 +13,7 @@ STABLE_TORCH_LIBRARY_IMPL(AWPF_LIBRARY, AWPF_DISPATCH_KEY, m) {
   m.impl("rbf_sums", TORCH_BOX(&awpf::rbf_sums));
   m.impl("rbf_sums_backward", TORCH_BOX(&awpf::rbf_sums_backward));
   m.impl("rbf_sums_and_gradient", TORCH_BOX(&awpf::rbf_sums_and_gradient));
+  m.impl("rbf_permutation_sums", TORCH_BOX(&awpf::rbf_permutation_sums));
   m.impl("median_square_distance", TORCH_BOX(&awpf::median_square_distance));
   m.impl("scatter", TORCH_BOX(&awpf::scatter));
   m.impl("low_rank_sum", TORCH_BOX(&awpf::low_rank_sum));

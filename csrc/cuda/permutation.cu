@@ -1,0 +1,310 @@
+// The null distribution of a two-sample statistic: block sums of one Gram matrix under many random splits of its rows.
+//
+// With L the strict lower triangle of the kernel matrix and s in {0, 1}^n the membership of a split, all follows from
+// V = L S for all splits at once: q = s'Ls, u = 1'Ls and t = s'L1. FLOPs: n^2 d for the triangle (three times that in
+// halves), and n^2 B for each part of L; memory: n B bits of membership.
+//
+// The statistic is a small difference of these sums, so they are found exactly: kernels are cut into parts of eleven
+// bits, whole numbers to the tensor cores, which multiply them with zeros and ones and add up to 2^17 without rounding;
+// totals are 64-bit integers. Their order of additions does not matter, so blocks may add to them as they come. Three
+// parts keep a kernel to 2^-33, five (for float64 input) to 2^-55. Launches: four for each kSplitsAtOnce splits of a
+// problem. Split 0 is the given one, so that the statistic and its null share every rounding.
+#include <torch/csrc/stable/ops.h>
+
+#include "../common/shuffle.h"
+#include "device.h"
+#include "mixture.h"
+
+namespace awpf {
+namespace {
+
+constexpr int64_t kSplitsAtOnce = 2048;
+constexpr int kChunk = 128;  // splits multiplied with a tile at a time: 32 a warp
+constexpr int kMostParts = 5;
+constexpr int kLeadingBits = 10, kPartBits = 11;
+
+// A 64-bit integer in two's complement, of the type that atomicAdd takes.
+using Total = unsigned long long;
+
+struct Splits {
+  Plan plan;
+  int64_t problem, first, count;  // of these splits
+  uint64_t seed;
+  int parts;
+  int64_t words;      // of 32 places, a split
+  int64_t padded;     // splits, to whole chunks
+  uint32_t* members;  // [split][word]
+  Total* within;      // [part][split]: q
+  Total* reaching;    // [part][split]: u
+  Total* row_sum;     // [part][place]: L1
+  double* sums;       // of this problem, (permutations + 1, 3)
+
+  __device__ int64_t size() const { return plan.size(0, problem); }
+  // Of the first sample.
+  __device__ int64_t sample() const { return plan.group_length(0, problem * plan.groups[0]); }
+  __device__ bool valid() const { return plan.tables_hold() && plan.frame[problem].mode != Mode::invalid; }
+};
+
+constexpr int kMemberThreads = 256;
+
+// One block a split: its members, and zeros where its sums are going to be.
+__global__ void __launch_bounds__(kMemberThreads) members_kernel(Splits call) {
+  ShuffleKey* const key = shared_memory<ShuffleKey>();
+  if (!call.valid()) return;
+  const int64_t split = blockIdx.x, number = call.first + split, size = call.size(), sample = call.sample();
+  const bool wanted = split < call.count;
+  if (threadIdx.x == 0) *key = shuffle_key(call.seed, uint64_t(number), uint64_t(size));
+  __syncthreads();
+  for (int64_t word = threadIdx.x; word < call.words; word += kMemberThreads) {
+    uint32_t bits = 0;
+    for (int k = 0; k < 32 && wanted; ++k) {
+      const int64_t place = word * 32 + k;
+      if (place >= size) break;
+      const int64_t to = number == 0 ? place : int64_t(shuffled(uint32_t(place), uint32_t(size), *key));
+      bits |= uint32_t(to < sample) << k;
+    }
+    call.members[split * call.words + word] = bits;
+  }
+  for (int part = threadIdx.x; part < call.parts; part += kMemberThreads)
+    call.within[part * call.padded + split] = call.reaching[part * call.padded + split] = 0;
+  for (int64_t k = split * kMemberThreads + threadIdx.x; k < call.parts * call.plan.rows_of_z;
+       k += int64_t(gridDim.x) * kMemberThreads)
+    call.row_sum[k] = 0;
+}
+
+// The kernels of a tile, part by part, in shared memory.
+struct TileParts {
+  static constexpr int kStride = kTileColumns + 8;
+  static constexpr int kSize = kStripRows * kStride;
+};
+
+__device__ __forceinline__ void add_exactly(Total* to, float whole) { atomicAdd(to, Total(int64_t(int(whole)))); }
+
+// Replaces kernels between 0 and 1 by their parts, and adds up the rows of each.
+template <class T>
+__device__ __forceinline__ void cut(const Splits& call, int64_t strip, uint16_t* to, Fragment<T>& value) {
+  for (int part = 0; part < call.parts; ++part) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int row = fragment_row(i);
+      float row_sum = 0;
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        uint32_t both = 0;
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const T scaled = value[i][j][e] * T(part == 0 ? 1 << kLeadingBits : 1 << kPartBits);
+          const T whole = rint(scaled);
+          value[i][j][e] = scaled - whole;
+          row_sum += float(whole);
+          both |= uint32_t(half_bits(float(whole))) << 16 * e;
+        }
+        *reinterpret_cast<uint32_t*>(to + part * TileParts::kSize + row * TileParts::kStride + fragment_column(j, 0)) =
+            both;
+      }
+      row_sum += __shfl_xor_sync(kWholeWarp, row_sum, 1);
+      row_sum += __shfl_xor_sync(kWholeWarp, row_sum, 2);
+      const int64_t place = strip * kStripRows + row;
+      if (threadIdx.x % 4 == 0 && place < call.size())
+        add_exactly(call.row_sum + part * call.plan.rows_of_z + place, row_sum);
+    }
+  }
+}
+
+// Two neighbouring bits as halves, 0 or 1.
+__device__ __forceinline__ uint32_t two_halves(uint32_t bits) {
+  return (bits & 1 ? 0x3c00u : 0u) | (bits & 2 ? 0x3c000000u : 0u);
+}
+
+// Multiplies the parts of a tile with the members of all splits. All threads.
+__device__ __forceinline__ void multiply_members(const Splits& call, int64_t strip, int64_t tile,
+                                                 const uint16_t* parts) {
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, top = warp / 4 * 32;
+  for (int64_t chunk = warp % 4 * 32; chunk < call.padded; chunk += kChunk) {
+    for (int part = 0; part < call.parts; ++part) {
+      float sum[2][4][4] = {};
+#pragma unroll
+      for (int quarter = 0; quarter < 4; ++quarter) {
+        uint32_t word[4];
+#pragma unroll
+        for (int n = 0; n < 4; ++n)
+          word[n] = call.members[(chunk + n * 8 + lane / 4) * call.words + tile * 4 + quarter] >> lane % 4 * 2;
+#pragma unroll
+        for (int step = 0; step < 2; ++step) {
+          uint32_t a[2][4];
+#pragma unroll
+          for (int i = 0; i < 2; ++i)
+            load_matrix_x4(a[i], parts + part * TileParts::kSize + (top + i * 16 + lane % 16) * TileParts::kStride +
+                                     quarter * 32 + step * 16 + lane / 16 * 8);
+#pragma unroll
+          for (int n = 0; n < 4; ++n) {
+            const uint32_t b0 = two_halves(word[n] >> step * 16), b1 = two_halves(word[n] >> (step * 16 + 8));
+            mma_f16(sum[0][n], a[0], b0, b1);
+            mma_f16(sum[1][n], a[1], b0, b1);
+          }
+        }
+      }
+#pragma unroll
+      for (int n = 0; n < 4; ++n)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int64_t split = chunk + n * 8 + lane % 4 * 2 + e;
+          const uint32_t mine = call.members[split * call.words + strip * 2 + warp / 4] >> lane / 4;
+          float within = 0, reaching = 0;
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            const float found = sum[i / 2][n][i % 2 * 2 + e];
+            reaching += found;
+            within += mine >> i * 8 & 1 ? found : 0.0f;
+          }
+#pragma unroll
+          for (int by = 4; by < kWarp; by *= 2) {
+            within += __shfl_xor_sync(kWholeWarp, within, by);
+            reaching += __shfl_xor_sync(kWholeWarp, reaching, by);
+          }
+          if (lane < 4 && split < call.count) {
+            add_exactly(call.within + part * call.padded + split, within);
+            add_exactly(call.reaching + part * call.padded + split, reaching);
+          }
+        }
+    }
+  }
+}
+
+template <class Gram>
+size_t region_bytes(int parts) {
+  const size_t needed = parts * TileParts::kSize * sizeof(uint16_t);
+  return needed > Gram::kSharedBytes ? needed : Gram::kSharedBytes;
+}
+
+template <class Gram>
+__global__ void __launch_bounds__(kGramThreads, 1) splits_kernel(Splits call, size_t region) {
+  using T = typename Gram::Value;
+  char* const shared = shared_memory<char>();
+  TilePlaces<T>& places = *reinterpret_cast<TilePlaces<T>*>(shared + region);
+  const Plan& plan = call.plan;
+  const int64_t p = call.problem;
+  if (!call.valid()) return;
+  const Frame frame = plan.frame[p];
+  if (!Gram::computes(frame.mode)) return;
+  const Schedule schedule = plan.schedule(p);
+  const Step* const steps = plan.steps + p * plan.kernels;
+  const T unit = T(frame.unit), share = T(1) / T(plan.kernels);
+  for (int64_t item = blockIdx.x; item < schedule.items(); item += gridDim.x) {
+    const TileRun run = schedule.run(item);
+    if (run.begin >= run.end) continue;
+    __syncthreads();
+    places.fill_rows(plan, 0, p, run.strip);
+    for (int64_t tile = run.begin; tile < run.end; ++tile) {
+      __syncthreads();
+      places.fill_columns(plan, 0, p, tile);
+      __syncthreads();
+      Fragment<T> value;
+      Gram::multiply(plan, p, frame.mode, places, shared, value);
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+#pragma unroll
+        for (int first = 0; first < 8; first += Gram::kAtOnce) {
+          T sums[Gram::kAtOnce];
+          kernels_of<false>(plan, steps, unit, places, value, i, first, sums, sums);
+#pragma unroll
+          for (int k = 0; k < Gram::kAtOnce; ++k) {
+            const int j = (first + k) / 2, e = k % 2;
+            const int64_t row = run.strip * kStripRows + fragment_row(i);
+            const int64_t column = tile * kTileColumns + fragment_column(j, e);
+            const T mean = sums[k] * share;
+            value[i][j][e] = column < row && row < schedule.rows ? (mean < T(1) ? mean : T(1)) : T(0);
+          }
+        }
+      cut(call, run.strip, reinterpret_cast<uint16_t*>(shared), value);
+      __syncthreads();
+      multiply_members(call, run.strip, tile, reinterpret_cast<const uint16_t*>(shared));
+    }
+  }
+}
+
+constexpr int kFinishThreads = 256;
+
+// One block a split: t = s'L1, and from q, u and t the three sums.
+__global__ void __launch_bounds__(kFinishThreads) finish_kernel(Splits call) {
+  int64_t* const scratch = shared_memory<int64_t>();
+  const int64_t split = blockIdx.x;
+  double* const out = call.sums + (call.first + split) * 3;
+  if (!call.valid()) {
+    if (threadIdx.x < 3) out[threadIdx.x] = nan("");
+    return;
+  }
+  const int64_t size = call.size();
+  double within = 0, touching = 0, total = 0;
+  for (int part = call.parts - 1; part >= 0; --part) {
+    int64_t mine = 0, all = 0;
+    for (int64_t place = threadIdx.x; place < size; place += kFinishThreads) {
+      const int64_t row = int64_t(call.row_sum[part * call.plan.rows_of_z + place]);
+      all += row;
+      if (call.members[split * call.words + place / 32] >> place % 32 & 1) mine += row;
+    }
+    mine = block_sum(mine, scratch);
+    all = block_sum(all, scratch);
+    const double unit = ldexp(1.0, -(kLeadingBits + part * kPartBits));
+    within += double(int64_t(call.within[part * call.padded + split])) * unit;
+    touching += double(int64_t(call.reaching[part * call.padded + split]) + mine) * unit;
+    total += double(all) * unit;
+  }
+  if (threadIdx.x > 0) return;
+  const double n = double(call.sample());
+  out[0] = 2 * within + n;
+  out[1] = touching - 2 * within;
+  out[2] = 2 * (total - touching + within) + (double(size) - n);
+}
+
+template <class Gram>
+void start_splits(const Splits& call, Stream stream) {
+  const size_t region = region_bytes<Gram>(call.parts);
+  const int64_t most = most_strips(call.plan.rows_of_z, 1) * kSegments;
+  launch(splits_kernel<Gram>, dim3(unsigned(smaller(most, multiprocessors()))), dim3(kGramThreads),
+         region + sizeof(TilePlaces<typename Gram::Value>), stream, call, region);
+}
+
+}  // namespace
+
+Tensor rbf_permutation_sums(Tensor z, Tensor rows, Tensor gamma, int64_t permutations, int64_t seed) {
+  AWPF_CHECK(rows.dim() == 3 && rows.size(1) == 2, "rows must hold two groups a problem");
+  AWPF_CHECK(permutations >= 0, "permutations must not be negative");
+  AWPF_CHECK(z.size(0) < int64_t(1) << 31, "at most 2^31 - 1 pooled rows");
+  const OnDevice scope(z);
+  const Prepared prepared = prepare(z, rows, std::nullopt, gamma, std::nullopt, false, scope.stream);
+  Splits call{};
+  call.plan = prepared.plan;
+  const int64_t problems = call.plan.problems, splits = permutations + 1;
+  Tensor sums = torch::stable::new_empty(gamma, {problems, splits, 3}, ScalarType::Double);
+  call.seed = uint64_t(seed);
+  call.parts = call.plan.type == ScalarType::Double ? kMostParts : 3;
+  call.words = larger(1, pieces(call.plan.rows_of_z, kTileColumns)) * (kTileColumns / 32);
+  const int64_t most = round_up(smaller(splits, kSplitsAtOnce), int64_t(kChunk));
+  const auto carve = [&](Carver& carver) {
+    call.members = carver.take<uint32_t>(most * call.words);
+    call.within = carver.take<Total>(call.parts * most);
+    call.reaching = carver.take<Total>(call.parts * most);
+    call.row_sum = carver.take<Total>(call.parts * call.plan.rows_of_z);
+  };
+  Carver counter{nullptr};
+  carve(counter);
+  Tensor memory = new_memory(z, counter.used);
+  Carver carver{static_cast<char*>(memory.mutable_data_ptr())};
+  carve(carver);
+  for (call.problem = 0; call.problem < problems; ++call.problem) {
+    call.sums = sums.mutable_data_ptr<double>() + call.problem * splits * 3;
+    for (call.first = 0; call.first < splits; call.first += kSplitsAtOnce) {
+      call.count = smaller(kSplitsAtOnce, splits - call.first);
+      call.padded = round_up(call.count, int64_t(kChunk));
+      launch(members_kernel, dim3(unsigned(call.padded)), dim3(kMemberThreads), sizeof(ShuffleKey), scope.stream, call);
+      if (call.plan.type != ScalarType::Double) start_splits<SplitGram>(call, scope.stream);
+      start_splits<DoubleGram>(call, scope.stream);
+      launch(finish_kernel, dim3(unsigned(call.count)), dim3(kFinishThreads), kWarp * sizeof(int64_t), scope.stream,
+             call);
+    }
+  }
+  return sums;
+}
+
+}  // namespace awpf
