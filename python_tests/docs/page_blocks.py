@@ -1,7 +1,7 @@
 """The fenced blocks of a Markdown page, and what the comment above each says of its test.
 
     (nothing)                   python: executed; sh: its `awpf` commands are run; both must succeed
-    <!-- fails -->              sh: the commands end with an error
+    <!-- fails: CODE -->        sh: the commands end with this exit code
     <!-- output -->             text: what the block before it printed; ... stands for anything
     <!-- file: NAME -->         written to the page's folder, for the blocks after it
     <!-- needs: WHAT -->        sh: options and values are checked, nothing is run; python: compiled

@@ -45,7 +45,7 @@ def test_blocks_are_found_with_their_comments(tmp_path, monkeypatch):
         (fence("fortran", "end"), "no test knows"),
         (fence("sh", "ls"), "ls is not run by any test"),
         (fence("sh", "awpf run --dataset features:none.npz"), "ended with 2"),
-        (fence("sh", "awpf methods", "fails"), "ended with 0"),
+        (fence("sh", "awpf methods", "fails: 2"), "ended with 0"),
         (fence("sh", "awpf run --dataset cifar100 --basis 3", "needs: data"), "--basis"),
         (fence("sh", "awpf run --dataset cifar100 --set epoch=3", "needs: data"), "epoch"),
         (fence("sh", "awpf predict --basis 3", "needs: a run"), "--basis"),
