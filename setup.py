@@ -40,7 +40,6 @@ class CMakeBuild(build_ext):
     """Builds all native libraries with one CMake run."""
 
     def build_extension(self, ext: Extension) -> None:
-        import pybind11
         import torch  # noqa: F401  (a clear error before CMake starts, if it is missing)
 
         target = Path(self.get_ext_fullpath(ext.name)).parent.resolve()
@@ -54,7 +53,6 @@ class CMakeBuild(build_ext):
             "Ninja",
             f"-DCMAKE_MAKE_PROGRAM={build_tool('ninja')}",
             f"-DPython_EXECUTABLE={sys.executable}",
-            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DCMAKE_INSTALL_PREFIX={target}",
             f"-DCMAKE_BUILD_TYPE={'Debug' if self.debug else 'Release'}",
             str(ROOT),

@@ -20,7 +20,6 @@ ROOT = Path(__file__).parents[1].resolve()
 BUILD_REQUIREMENTS = [
     "setuptools>=77,<82",
     "wheel",
-    "pybind11>=2.13",
     "cmake>=3.24",
     "ninja",
     "numpy",
