@@ -1,4 +1,5 @@
-"""The CUDA kernels compiled for the CPU, every thread of a block emulated (csrc/emulator)."""
+"""The CUDA kernels: compiled for the CPU, every thread of a block emulated (csrc/emulator), and on
+a GPU where there is one."""
 
 from __future__ import annotations
 
@@ -14,6 +15,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._pytree import tree_map_only
+
+from awpf_ext import _library
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "python_tests" / "ops"))  # `import references`
@@ -39,6 +43,8 @@ def _run(*command: str) -> None:
 @pytest.fixture(scope="session")
 def emulated_library(request: pytest.FixtureRequest) -> Path:
     """Built in pytest's cache, so that only what has changed is compiled again."""
+    if not (ROOT / "CMakeLists.txt").exists():
+        pytest.skip("the emulated kernels are built on demand, which needs the checkout")
     cmake, ninja = _program("cmake"), _program("ninja")
     if not any(shutil.which(compiler) for compiler in (os.environ.get("CXX", "c++"), "g++")):
         pytest.skip("the emulated kernels are built on demand, which needs a C++ compiler")
@@ -58,6 +64,52 @@ def emulated_library(request: pytest.FixtureRequest) -> Path:
 def emulated(emulated_library: Path) -> Any:
     """The raw operations on the emulator, for CPU tensors."""
     return torch.ops.awpf_emulated
+
+
+class OnGpu:
+    """The raw operations for tensors on the CPU, which travel to the GPU and back."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        operation = getattr(torch.ops.awpf, name)
+
+        def call(*arguments: Any) -> Any:
+            found = operation(*tree_map_only(torch.Tensor, lambda t: t.cuda(), arguments))
+            return tree_map_only(torch.Tensor, lambda t: t.cpu(), found)
+
+        return call
+
+
+def _need_gpu() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    if _library.MISSING_CUDA is not None:
+        pytest.skip(f"CUDA kernels: {_library.MISSING_CUDA}")
+
+
+@pytest.fixture(params=["emulated", "gpu"])
+def kernels(request: pytest.FixtureRequest) -> Any:
+    """The raw operations of the CUDA kernels, for tensors on the CPU."""
+    if request.param == "emulated":
+        return request.getfixturevalue("emulated")
+    _need_gpu()
+    return OnGpu()
+
+
+@pytest.fixture(params=["emulated", "gpu"])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Where the public functions run on the CUDA kernels."""
+    if request.param == "emulated":
+        request.getfixturevalue("use_emulated")
+        return torch.device("cpu")
+    _need_gpu()
+    return torch.device("cuda")
+
+
+@pytest.fixture
+def gpu() -> torch.device:
+    """A GPU; for what has no meaning on the emulator."""
+    _need_gpu()
+    return torch.device("cuda")
 
 
 @pytest.fixture
