@@ -89,3 +89,14 @@ def test_the_reference_has_every_operation_as_it_is():
         )
         written = " ".join(shown.get(name, "nothing").split())
         assert written == str(bare).replace("'", '"'), f"operations.md: {name}"
+
+
+def test_the_version_is_one_everywhere():
+    for name, pattern in (
+        ("pyproject.toml", r'^version = "(.+)"$'),
+        ("CITATION.cff", r"^version: (.+)$"),
+        ("CHANGELOG.md", r"^## \[.*\] \((.+)\)$|^## \[(\d.+)\]"),
+    ):
+        found = re.search(pattern, (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE)
+        assert found, name
+        assert awpf_ext.__version__ in found.groups(), name
