@@ -36,7 +36,7 @@ def merge(
     ] = None,
     on: Annotated[
         str | None,
-        typer.Option(metavar="WHAT", help="what entries are those of: delta or factors [delta]"),
+        typer.Option(metavar="WHAT", help="what is pruned: delta or factors [delta]"),
     ] = None,
     common: Annotated[
         float | None,

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -129,7 +129,10 @@ def open_adapter(folder: str | Path) -> Iterator[Adapter]:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"cannot read {path}: {reason}") from None
     with file:
-        entries = _entries(file)
+        try:
+            entries = _entries(file)
+        except ValueError as error:
+            raise DataError(f"cannot read {path}: {error}") from None
         factors, others = _sorted_keys(path, list(entries))
         layers = {
             module: _layer(path, module, keys, entries, config) for module, keys in factors.items()
@@ -168,7 +171,7 @@ def _weights_file(folder: Path) -> Path:
 def _entries(file: BufferedReader) -> dict[str, _Entry]:
     """Where each tensor lies in a file that safetensors has checked."""
     length = int.from_bytes(file.read(8), "little")
-    header = json.loads(file.read(length))
+    header = json.loads(file.read(length), object_pairs_hook=_once)
     header.pop("__metadata__", None)
     return {
         key: _Entry(
@@ -178,6 +181,14 @@ def _entries(file: BufferedReader) -> dict[str, _Entry]:
         )
         for key, entry in header.items()
     }
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; a key that is there twice may mean different things to different readers."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name is in its header twice")
+    return found
 
 
 def _sha256(file: BufferedReader) -> str:

@@ -130,7 +130,7 @@ def merge(
                     factors = opened[0].read(layer.b_key), opened[0].read(layer.a_key)
                     merged = Merged(*factors)
                 else:
-                    merged = chosen.merge(name, _terms(opened, shares, name), settings)
+                    merged = _merged(chosen, name, _terms(opened, shares, name), settings)
                 _write_layer(stream, name, layer, merged, kind)
                 energy, lost = energy + merged.energy, lost + merged.lost
                 ranks = tuple(adapter.layers[name].rank for adapter in opened)
@@ -186,6 +186,13 @@ def _terms(adapters: Sequence[Adapter], weights: Sequence[float], name: str) -> 
         a = adapter.read(layer.a_key).to(precise).reshape(layer.rank, -1)
         terms.append(Term(b, a, layer.scaling, weight, adapter.sha256))
     return terms
+
+
+def _merged(method: Method, name: str, terms: Sequence[Term], settings: Settings) -> Merged:
+    try:
+        return method.merge(name, terms, settings)
+    except (ValueError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
+        raise DataError(f"{name} cannot be merged in {terms[0].a.dtype}: {error}") from None
 
 
 def _names(adapter: Adapter) -> list[str]:

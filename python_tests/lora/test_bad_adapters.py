@@ -201,6 +201,12 @@ DAMAGED = {
     "a shape that is not its bytes": crafted({A: entry([2**40, 2**40], 0, 16)}, b"\0" * 16),
     "an overflowing shape": crafted({A: entry([2**62, 4], 0, 16)}, b"\0" * 16),
     "negative offsets": crafted({A: entry([4, 1], -16, 0)}, b"\0" * 16),
+    "a name twice": crafted(
+        json.dumps({A: entry([4, 1], 0, 16)}).encode()[:-1]
+        + b", "
+        + json.dumps({A: entry([2, 2], -64, 1 << 50)}).encode()[1:],
+        b"\0" * 16,
+    ),
     "an unknown type": crafted({A: entry([4, 1], 0, 16, "PICKLE")}, b"\0" * 16),
 }
 
@@ -218,6 +224,13 @@ def test_truncated_tensors(share, write, tmp_path):
     whole = (one / WEIGHTS).read_bytes()
     (one / WEIGHTS).write_bytes(whole[: int(share * len(whole))])
     refused([one], tmp_path / "out", DataError, "cannot read .*adapter_model.safetensors")
+
+
+def test_numbers_beyond_the_type_are_an_error(write, tmp_path):
+    folders = [write("a"), write("b")]
+    for method in ("linear", "stack", "svd", "tsv", "iso"):
+        refused(folders, tmp_path / "out", DataError, "layers.0", method=method,
+                weights=[1e300, 1e300])  # fmt: skip
 
 
 def test_names_are_never_taken_for_paths(write, tmp_path):

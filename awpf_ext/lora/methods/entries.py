@@ -125,7 +125,7 @@ def merge_entries(
             entries *= entries.abs() >= thresholds
         if chances is not None:
             drawn = torch.stack([torch.rand(entries.shape[1:], generator=g) for g in chances])
-            entries *= (drawn < share) / share
+            entries *= (drawn < share).to(entries.dtype) / share
         if rule.elect:
             sign = torch.where(entries.sum(0) >= 0, 1.0, -1.0)
             agree = entries.sign() == sign

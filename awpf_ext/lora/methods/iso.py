@@ -13,6 +13,7 @@ from awpf_ext.lora.methods.base import (
     Term,
     at_most,
     cut,
+    numerical_rank,
     orthogonalised,
     rank_of_sum,
     summed,
@@ -58,7 +59,7 @@ def _left(term: Term, common: Tensor, share: int, scale: float) -> LowRank:
     """Leading triplets of a task's delta without its part in the common output directions."""
     b = term.b - common @ (common.mT @ term.b)
     u, s, v = truncate([b], None, [term.a.mT], rank=share, weights=[term.coefficient])
-    kept = int((s > scale * torch.finfo(s.dtype).eps * b.shape[0]).sum())
+    kept = numerical_rank(s, common.shape[1] + term.rank, scale)
     return LowRank(u[:, :kept], s[:kept], v[:, :kept])
 
 
