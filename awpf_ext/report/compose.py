@@ -7,7 +7,7 @@ from pathlib import Path
 
 from awpf_ext.report.blocks import Section
 from awpf_ext.report.load import FinishedRun, RunGroup
-from awpf_ext.report.names import Fonts, short
+from awpf_ext.report.names import Fonts, substitutes
 from awpf_ext.report.page import write_page
 from awpf_ext.report.sections.group_runs import write_tables
 from awpf_ext.report.style import drawing
@@ -22,14 +22,13 @@ def report_of_run(run: FinishedRun, folder: Path) -> Path:
         f"{counted(len(run.class_names), 'class')} in {counted(len(run.seen), 'task')}, "
         f"class order {facts['class_order']}, seed {facts['seed']}"
     )
-    substitutes = {short(name): f"class {place + 1}" for place, name in enumerate(run.labels)}
     return _write(
         folder,
         f"{run.method} on {run.dataset}",
         lead,
         lambda: [section(run) for section in OF_A_RUN],
         [*run.labels, run.method],
-        substitutes,
+        substitutes(run.labels, "class"),
     )
 
 
@@ -51,7 +50,7 @@ def report_of_group(group: RunGroup, folder: Path) -> Path:
         lead,
         lambda: [section(group) for section in OF_A_GROUP],
         [*arms, group.varied],
-        {short(arm): f"setting {place + 1}" for place, arm in enumerate(arms)},
+        substitutes(arms, "setting"),
     )
 
 
@@ -70,7 +69,7 @@ def _write(
     lead: str,
     sections: Callable[[], Sequence[Section | None]],
     names: Sequence[str],
-    substitutes: dict[str, str],
+    in_their_place: dict[str, str],
 ) -> Path:
     with drawing():
         fonts = Fonts()
@@ -81,5 +80,5 @@ def _write(
                 lead=lead,
                 sections=[section for section in sections() if section is not None],
                 drawable=fonts.drawable,
-                substitutes=substitutes,
+                substitutes=in_their_place,
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -162,39 +162,45 @@ def _runs_below(folder: Path) -> tuple[list[tuple[Path, str | None]], str | None
 
 
 def _arms(runs: Sequence[FinishedRun]) -> tuple[list[str], str]:
-    """For each run what it differs in from others, order and seed apart; and those keys' names."""
-    identities = []
-    for run in runs:
-        facts = run.result.provenance
-        settings = facts.get("config", {})
-        kept = {k: v for k, v in run.config.identity().items() if "." not in k}
-        kept = {k: v for k, v in kept.items() if k not in ("order", "seed", "dataset")}
-        content = {"dataset": facts.get("content_hash", facts["dataset"])}
-        identities.append({**content, **kept, **settings})
+    """A name for each run by what it differs in from others, order and seed apart; and those keys.
+
+    As few keys as tell the runs apart: the method first, then what parts them most.
+    """
+    identities = [_identity(run) for run in runs]
     keys = list(dict.fromkeys(key for identity in identities for key in identity))
-    by_method = len({identity["method"] for identity in identities}) > 1
 
-    def told(key: str) -> bool:
-        """Whether runs differ in it; a setting only where runs of one method do."""
-        groups: dict[str, set[str]] = {}
-        for identity in identities:
-            if key in identity:
-                value = json.dumps(identity[key], sort_keys=True, default=str)
-                groups.setdefault(str(identity["method"]), set()).add(value)
-        own = any(len(values) > 1 for values in groups.values())
-        shared = all(key in identity for identity in identities) and key in identities[0]
-        top = key in ("dataset", "base", "increment", "model", "pretrained", "precision", "prompt")
-        everywhere = len(set().union(*groups.values())) > 1 and shared and top
-        return own or everywhere
+    def kinds(chosen: Sequence[str]) -> int:
+        return len({tuple(identity.get(key) for key in chosen) for identity in identities})
 
-    differing = [key for key in keys if key != "method" and told(key)]
-    arms = []
-    for run, identity in zip(runs, identities, strict=True):
-        parts = [run.method] if by_method or not differing else []
-        for key in differing:
-            if key in identity:
-                value = run.dataset if key == "dataset" else identity[key]
-                parts.append(f"{key} {value}" if by_method or len(differing) > 1 else str(value))
-        arms.append(" ".join(parts))
-    names = (["method"] if by_method else []) + differing
-    return arms, ", ".join(names) or "method"
+    chosen = ["method"] if kinds(["method"]) > 1 else []
+    while kinds(chosen) < kinds(keys):
+        chosen.append(max(keys, key=lambda key: kinds([*chosen, key])))
+    arms = [_name(run, identity, chosen) for run, identity in zip(runs, identities, strict=True)]
+    if len(set(arms)) < kinds(chosen):  # other data under the same name
+        pairs = zip(arms, identities, strict=True)
+        arms = [f"{arm} ({identity['dataset'][1:7]})" for arm, identity in pairs]
+    return arms, ", ".join(chosen) or "method"
+
+
+def _identity(run: FinishedRun) -> dict[str, str]:
+    facts = run.result.provenance
+    own = {key: value for key, value in run.config.identity().items() if "." not in key}
+    own["dataset"] = facts.get("content_hash", facts["dataset"])
+    own = {**own, **facts.get("config", {})}
+    return {
+        key: json.dumps(value, sort_keys=True, default=str)
+        for key, value in own.items()
+        if key not in ("order", "seed")
+    }
+
+
+def _name(run: FinishedRun, identity: Mapping[str, str], chosen: Sequence[str]) -> str:
+    plainly = {"method": run.method, "dataset": run.dataset}
+    parts = []
+    for key in chosen or ["method"]:
+        if key in plainly:
+            parts.append(plainly[key])
+        elif key in identity:
+            value = plain(json.loads(identity[key]))
+            parts.append(value if len(chosen) == 1 else f"{key} {value}")
+    return " ".join(parts)

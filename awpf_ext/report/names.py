@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 SHORT = 26  # characters of a name in a figure
+NARROW = 17  # where there is less room
 
 # Families that draw what DejaVu does not, where they are installed.
 FALLBACK_FAMILIES = (
@@ -45,6 +46,15 @@ def short(text: object, limit: int = SHORT) -> str:
         return name
     head = (limit - 1) * 2 // 3
     return f"{name[:head].rstrip()}…{name[-(limit - 1 - head) :].lstrip()}"
+
+
+def substitutes(names: Iterable[str], noun: str) -> dict[str, str]:
+    """For each name, at each length it may have in a figure: the noun and its place."""
+    found = {}
+    for place, name in enumerate(names):
+        for limit in (SHORT, NARROW):
+            found[short(name, limit)] = f"{noun} {place + 1}"
+    return found
 
 
 def class_labels(class_names: Iterable[str]) -> list[str]:

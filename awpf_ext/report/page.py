@@ -106,6 +106,11 @@ def _png(figure: Figure, drawable: Callable[[str], bool], substitutes: Mapping[s
     from matplotlib.text import Text
 
     figure.set_layout_engine("none")
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            names = [label.get_text() for label in axis.get_ticklabels()]
+            if not all(map(drawable, names)):  # these are set as a whole
+                axis.set_ticklabels([replaced(name, substitutes) for name in names])
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
         if not drawable(text.get_text()):

@@ -206,6 +206,25 @@ def test_letters_that_no_font_has_are_named_by_number_in_image_files(monkeypatch
     assert fonts.drawable("\U0001f40d")
 
 
+def test_image_files_show_no_empty_boxes():
+    from matplotlib.text import Text
+
+    from awpf_ext.report.page import _png, _svg
+    from awpf_ext.report.style import drawing, new_figure
+
+    fonts, letters = Fonts(), "\U0001f40d"
+    with drawing():
+        figure, axes = new_figure()
+        axes.plot([0, 1], [0, 1], label=f"a {letters}")
+        axes.set_yticks([0, 1], [letters, f"{letters} / b"])
+        axes.legend()
+        assert f">{letters} / b<" in _svg(figure)
+        _png(figure, fonts.drawable, {letters: "class 7"})
+    shown = {text.get_text() for text in figure.findobj(Text)}
+    assert {"class 7", "class 7 / b", "a class 7"} <= shown
+    assert all(fonts.drawable(text) for text in shown)
+
+
 def test_names_become_one_clean_line():
     assert plain("a\nb\tc\x00\udcff") == "a b c\ufffd\ufffd"
     assert short("abcdefghijklmnopqrstuvwxyz", 10) == "abcdef…xyz"

@@ -13,12 +13,13 @@ from PIL import Image
 from awpf_ext.evidence import PICTURED_PAIRS, Evidence, Pair, Picture, hardest_pairs
 from awpf_ext.report.blocks import Block, Drawing, Pictures, Section, Shown, Table, Text
 from awpf_ext.report.load import FinishedRun
-from awpf_ext.report.names import plain, short
+from awpf_ext.report.names import NARROW, plain, short
 from awpf_ext.report.style import MUTED, SMALL, new_figure, series
 from awpf_ext.tables import counted, percent
 
 PAIRS = 10
 CLASSES = 12
+LONGEST = 60  # characters of a name outside figures
 TINY = 64  # pixels; smaller pictures are shown pixel by pixel
 
 
@@ -63,7 +64,7 @@ def _pairs_figure(run: FinishedRun, evidence: Evidence, pairs: list[Pair]) -> Fi
         )
     axes.scatter(after, rows, s=34, color=series(0).light, zorder=4)
     names = [
-        f"{short(run.labels[pair.first], 17)} / {short(run.labels[pair.second], 17)}"
+        f"{short(run.labels[pair.first], NARROW)} / {short(run.labels[pair.second], NARROW)}"
         for pair in pairs
     ]
     axes.set_yticks(rows, names)
@@ -95,7 +96,12 @@ def _weakest(run: FinishedRun, evidence: Evidence) -> Table:
         other = run.labels[int(torch.bincount(wrong).argmax())] if len(wrong) else "-"
         task = next(i for i, end in enumerate(run.seen) if label < end) + 1
         rows.append(
-            [run.labels[label], other, str(task), f"{int(images[label]):,}"]
+            [
+                short(run.labels[label], LONGEST),
+                short(other, LONGEST),
+                str(task),
+                f"{int(images[label]):,}",
+            ]
             + [percent(float(share[label])) for share in shares]
         )
     columns = ["class", "taken for", "task", "images", "accuracy", "zero-shot"]
@@ -121,5 +127,5 @@ def _shown(run: FinishedRun, picture: Picture) -> Shown:
     with Image.open(io.BytesIO(picture.content)) as opened:
         tiny = max(opened.size) < TINY
     data = f"data:image/{kind};base64,{base64.b64encode(picture.content).decode()}"
-    label, other = run.labels[picture.label], run.labels[picture.taken_for]
+    label, other = (short(run.labels[i], LONGEST) for i in (picture.label, picture.taken_for))
     return Shown(data, f"{label}, taken for {other}", tiny)

@@ -115,7 +115,7 @@ def _scatter(
             float(texts[index, 0]), float(texts[index, 1]),
             s=170, marker="*", linewidths=0.8, zorder=4,
             color=series(index).light, edgecolors=INK.light,
-            label=short(run.labels[label], 22),
+            label=short(run.labels[label]),
         )  # fmt: skip
     axes.set(xlim=limits[:2], ylim=limits[2:], xticks=[], yticks=[])
     axes.grid(False)

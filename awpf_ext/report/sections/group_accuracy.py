@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from awpf_ext.report.blocks import Block, Drawing, Section, Text
 from awpf_ext.report.load import FinishedRun, RunGroup
-from awpf_ext.report.names import short
+from awpf_ext.report.names import NARROW, short
 from awpf_ext.report.sections.accuracy import finish_axes
 from awpf_ext.report.style import MUTED, Colour, new_figure, series
 from awpf_ext.result import Result
@@ -39,7 +39,9 @@ def group_accuracy(group: RunGroup) -> Section:
     curves = [
         curve
         for place, arm in enumerate(arms)
-        for curve in _of_runs(short(arm, 18), group.of(arm), series(place), lambda r: r.accuracy)
+        for curve in _of_runs(
+            short(arm, NARROW), group.of(arm), series(place), lambda r: r.accuracy
+        )
     ]
     reference = _zero_shot(group)
     told = "; dashed: zero-shot CLIP" if reference else ""
@@ -79,7 +81,7 @@ def _above_first(group: RunGroup, arms: Sequence[str]) -> list[Curves]:
             if own.test_images == first.test_images
         ]
         if rows and all(len(row) == len(seen) for row in rows):
-            found.append(Curves(short(arm, 18), seen, rows, series(place)))
+            found.append(Curves(short(arm, NARROW), seen, rows, series(place)))
     return found
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from awpf_ext.report.blocks import Drawing, Section, Text
 from awpf_ext.report.load import FinishedRun, RunGroup
-from awpf_ext.report.names import short
+from awpf_ext.report.names import NARROW, short
 from awpf_ext.report.sections.group_accuracy import MOST_LINES, Curves, mean_lines
 from awpf_ext.report.style import series
 
@@ -24,7 +24,7 @@ def group_balance(group: RunGroup) -> Section | None:
                 by_tasks.setdefault(tasks, []).append(values)
             for tasks, rows in by_tasks.items():
                 if tasks:
-                    curves.append(Curves(short(arm, 18), tasks, rows, series(place)))
+                    curves.append(Curves(short(arm, NARROW), tasks, rows, series(place)))
         if curves:
             figure, band = mean_lines(curves, unit=1.0, across="task")
             drawings.append(Drawing(key, f"At each fusion step {meaning}: means{band}.", figure))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from awpf_ext.grid import METRICS, Difference, Spread
 from awpf_ext.report.blocks import Block, Drawing, Section, Table, Text
-from awpf_ext.report.load import RunGroup
+from awpf_ext.report.load import FinishedRun, RunGroup
 from awpf_ext.report.names import short
 from awpf_ext.report.sections.group_sweep import swept_values
 from awpf_ext.report.style import INK, new_figure, series
@@ -16,7 +16,8 @@ MOST_DOTS = 24  # settings whose runs are drawn one by one
 def group_summary(group: RunGroup) -> Section:
     grid = group.grid
     first = grid.arms[0]
-    compared = [arm for arm in grid.arms if arm != first and grid.paired(arm)]
+    alike = len({_cut(run) for run in group.runs}) == 1
+    compared = [arm for arm in grid.arms if alike and arm != first and grid.paired(arm)]
     columns = [group.varied, "runs", *METRICS, "seconds"]
     if compared:
         columns += ["average, diff.", "last, diff."]
@@ -52,6 +53,12 @@ def group_summary(group: RunGroup) -> Section:
     if 1 < len(grid.arms) <= MOST_DOTS and swept_values(grid.arms) is None:
         blocks += [_dots(group, "average"), _dots(group, "last")]
     return Section("Summary", blocks)
+
+
+def _cut(run: FinishedRun) -> tuple[object, ...]:
+    """The data and the tasks, without which a difference says nothing."""
+    facts = run.result.provenance
+    return (facts.get("content_hash", facts["dataset"]), len(run.class_names), *run.seen)
 
 
 def _made_of(group: RunGroup) -> str:
@@ -94,7 +101,7 @@ def _dots(group: RunGroup, metric: str) -> Drawing:
         axes.scatter(values, [row] * len(values), s=30, color=colour, alpha=0.7, linewidths=0)
         mean = sum(values) / len(values)
         axes.plot([mean, mean], [row - 0.3, row + 0.3], color=INK.light, linewidth=1.6)
-    axes.set_yticks(range(len(grid.arms)), [short(arm, 22) for arm in grid.arms])
+    axes.set_yticks(range(len(grid.arms)), [short(arm) for arm in grid.arms])
     axes.set_ylim(len(grid.arms) - 0.4, -0.8)
     low, high = axes.get_xlim()
     if high - low < 2:

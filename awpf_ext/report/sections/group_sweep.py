@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from awpf_ext.report.blocks import Drawing, Section, Text
 from awpf_ext.report.load import RunGroup
-from awpf_ext.report.names import short
+from awpf_ext.report.names import NARROW, short
 from awpf_ext.report.style import MUTED, end_labels, new_figure, series
 
 SYMBOLS = {"balance_scale": "λ (balance_scale)"}
@@ -64,7 +64,7 @@ def _sweep(group: RunGroup, values: Sequence[float], metric: str) -> Figure:
             if len(single) <= 6:
                 seeds = {cell.seed for cell in grid.cells}
                 name = order_name if len(seeds) == 1 else f"{order_name}, {seed}"
-                ends.append((*points[-1], short(name, 16), MUTED))
+                ends.append((*points[-1], short(name, NARROW), MUTED))
     spreads = [grid.spread(arm, metric) for arm in arms]
     axes.errorbar(
         places, [100 * spread.mean for spread in spreads],
