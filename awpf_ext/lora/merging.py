@@ -119,27 +119,16 @@ def merge(
         ]
         shares = checked_weights(weights, len(opened))
         check_alike(opened, base_model)
-        kind = _result_type(opened) if dtype is None else _TYPES[dtype]
         one = len(opened) == 1 and shares[0] == 1 and _keeps_one(chosen, settings, opened[0])
+        kind = _TYPES[dtype] if dtype else None if one else _result_type(opened)
+
+        def compute(name: str, layer: Layer) -> Merged:
+            if one:
+                return Merged(opened[0].read(layer.b_key), opened[0].read(layer.a_key))
+            return _merged(chosen, name, _terms(opened, shares, name), settings)
+
         folder = stack.enter_context(new_folder(out, force))
-        layers, energy, lost = [], 0.0, 0.0
-        with io.open_atomic(folder / WEIGHTS) as file:
-            stream = TensorStream(file, _names(opened[0]))
-            for name, layer in opened[0].layers.items():
-                if one:
-                    factors = opened[0].read(layer.b_key), opened[0].read(layer.a_key)
-                    merged = Merged(*factors)
-                else:
-                    merged = _merged(chosen, name, _terms(opened, shares, name), settings)
-                _write_layer(stream, name, layer, merged, kind)
-                energy, lost = energy + merged.energy, lost + merged.lost
-                ranks = tuple(adapter.layers[name].rank for adapter in opened)
-                layers.append(MergedLayer(name, ranks, merged.a.shape[0], merged.kept))
-                if progress is not None:
-                    progress(len(layers), len(opened[0].layers))
-            for name, tensor in _carried(opened):
-                stream.write(name, tensor)
-            stream.finish()
+        layers, kept = _write_tensors(folder / WEIGHTS, opened, compute, kind, progress)
         new_ranks = {layer.name: layer.rank for layer in layers}
         first = opened[0].config
         config = renamed(first, base_model) if one else merged_config(first, new_ranks, base_model)
@@ -154,13 +143,39 @@ def merge(
             ),
             base_model=base_model or first.base_model,
             layers=tuple(layers),
-            kept=1 - lost / energy if energy > 0 else 1.0,
+            kept=kept,
             seconds=time.perf_counter() - start,
             peak_memory=_peak_memory(),
         )
         io.write_json(folder / RECORD, report.record())
         io.write_json(folder / CONFIG, config)
     return report
+
+
+def _write_tensors(
+    path: Path,
+    adapters: Sequence[Adapter],
+    compute: Callable[[str, Layer], Merged],
+    dtype: torch.dtype | None,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[list[MergedLayer], float]:
+    """Merge and write layer after layer; what was merged, and the share of energy that is left."""
+    layers, energy, lost = [], 0.0, 0.0
+    shared = adapters[0].layers
+    with io.open_atomic(path) as file:
+        stream = TensorStream(file, _names(adapters[0]))
+        for name, layer in shared.items():
+            merged = compute(name, layer)
+            _write_layer(stream, name, layer, merged, dtype)
+            energy, lost = energy + merged.energy, lost + merged.lost
+            ranks = tuple(adapter.layers[name].rank for adapter in adapters)
+            layers.append(MergedLayer(name, ranks, merged.a.shape[0], merged.kept))
+            if progress is not None:
+                progress(len(layers), len(shared))
+        for name, tensor in _carried(adapters):
+            stream.write(name, tensor)
+        stream.finish()
+    return layers, 1 - lost / energy if energy > 0 else 1.0
 
 
 def _result_type(adapters: Sequence[Adapter]) -> torch.dtype:
@@ -208,12 +223,12 @@ def _keys(name: str, layer: Layer) -> tuple[str, str]:
 
 
 def _write_layer(
-    stream: TensorStream, name: str, layer: Layer, merged: Merged, dtype: torch.dtype
+    stream: TensorStream, name: str, layer: Layer, merged: Merged, dtype: torch.dtype | None
 ) -> None:
     rank = merged.a.shape[0]
     shapes = (rank, *layer.a_shape[1:]), (layer.b_shape[0], rank, *layer.b_shape[2:])
     for key, factor, shape in zip(_keys(name, layer), (merged.a, merged.b), shapes, strict=True):
-        tensor = factor.to(dtype).reshape(shape)
+        tensor = factor.to(dtype or factor.dtype).reshape(shape)
         if not bool(tensor.isfinite().all()):
             raise DataError(f"the merged {key} does not fit into {dtype}; use dtype float32")
         stream.write(key, tensor)

@@ -24,7 +24,11 @@ FILES = ["adapter_config.json", "adapter_model.safetensors", "merge.json"]
 
 @pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].keeps_one])
 def test_one_adapter_at_weight_one_comes_back_bit_by_bit(method, write, tmp_path):
-    saved = {"base_model.model.head.weight": torch.randn(3, 5)}
+    saved = {
+        "base_model.model.head.weight": torch.randn(3, 5),
+        "base_model.model.mixed.lora_A.weight": torch.randn(4, 5),
+        "base_model.model.mixed.lora_B.weight": torch.randn(6, 4).half(),
+    }
     one = write("one", 4, dtype=torch.bfloat16, lora_alpha=7, use_rslora=True, tensors=saved)
     report = merge([one], tmp_path / "out", method=method, **WHOLE[method])
     before, after = (load_file(f / "adapter_model.safetensors") for f in (one, report.out))
