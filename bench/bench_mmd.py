@@ -26,7 +26,6 @@ from comparison import (
     near_floor,
     within_contract,
 )
-from sklearn.metrics.pairwise import rbf_kernel
 from torch import Tensor
 
 import awpf_ext
@@ -78,6 +77,8 @@ def one_pair(n: int, everybody: bool) -> Work:
     compiled = torch.compile(eager.mmd, dynamic=False, fullgraph=True)
 
     def with_sklearn() -> Tensor:
+        from sklearn.metrics.pairwise import rbf_kernel
+
         a, b = x.numpy(), y.numpy()
         total = 0.0
         for gamma in gammas:

@@ -10,7 +10,6 @@ from functools import cache, partial
 
 import torch
 from comparison import OURS, Contender, Error, Outcome, Work, faster, near_floor
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import Tensor
 
 import awpf_ext
@@ -70,6 +69,8 @@ def scatter(rows: int, d: int, classes: int) -> Work:
         return [x[:, i : i + BLOCK].mT @ x[:, : i + BLOCK] for i in range(0, d, BLOCK)]
 
     def with_sklearn() -> tuple[Tensor]:
+        from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
         lda = LinearDiscriminantAnalysis(solver="lsqr").fit(x.numpy(), labels.numpy())
         return (torch.from_numpy(lda.covariance_) * rows,)
 

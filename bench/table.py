@@ -47,9 +47,9 @@ def as_text(outcomes: Outcomes) -> str:
     return "\n".join(lines)
 
 
-def as_markdown(outcomes: Outcomes) -> str:
+def as_markdown(outcomes: Outcomes, heading: str | None = None, legend: str = _LEGEND) -> str:
     """One Markdown table a kernel."""
-    lines = [machine(), "", _LEGEND.replace("*", r"\*").replace("|-", r"\|-"), ""]
+    lines = [heading or machine(), "", legend.replace("*", r"\*").replace("|-", r"\|-"), ""]
     for kernel, found in outcomes.items():
         lines += [f"## {kernel}", ""]
         for outcome in found:
@@ -62,10 +62,10 @@ def as_markdown(outcomes: Outcomes) -> str:
     return "\n".join(lines)
 
 
-def as_json(outcomes: Outcomes) -> str:
+def as_json(outcomes: Outcomes, processor: str | None = None) -> str:
     """Everything measured, and the machine."""
     data = {
-        "machine": {**_build(), "processor": _processor()},
+        "machine": {**_build(), "processor": processor or _processor()},
         "kernels": {kernel: [as_data(one) for one in found] for kernel, found in outcomes.items()},
     }
     return json.dumps(data, indent=1) + "\n"

@@ -1,0 +1,119 @@
+"""Times contenders on a GPU by its own clock, in turns, with the memory and the error of each."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from comparison import OURS, Error, Goal, Outcome, Row, Verdict, Work, paired_ratio
+
+ROUNDS = 15
+SAMPLE = 2e-3  # seconds of calls between two events
+BUDGET = 3.0  # seconds a contender
+FLOOR = "cuBLAS floor"
+
+
+def compare(work: Work, goals: Sequence[Goal]) -> Outcome:
+    """Everybody warmed up, checked and timed; who fails is told in the note of its row."""
+    everyone = dict(work.contenders)
+    if work.floor is not None:
+        everyone[FLOOR] = work.floor
+    errors: dict[str, Error] = {}
+    extra: dict[str, int] = {}
+    failures: dict[str, str] = {}
+    repeats: dict[str, int] = {}
+    for who, contender in everyone.items():
+        try:
+            checked = work.error is not None and contender.checked and who != FLOOR
+            result = contender.run()
+            if checked and not contender.stage:
+                errors[who] = work.error(result)  # type: ignore[misc]
+            del result
+            contender.run()
+            extra[who] = _extra_bytes(contender.run)
+            repeats[who] = max(1, int(SAMPLE / _seconds(contender.run, 1)))
+        except Exception as error:
+            failures[who] = f"failed: {type(error).__name__}: {str(error).splitlines()[0][:100]}"
+    times: dict[str, dict[int, float]] = {who: {} for who in repeats}
+    spent = dict.fromkeys(repeats, 0.0)
+    for turn in range(ROUNDS):
+        for who in repeats:
+            if turn >= 3 and spent[who] > BUDGET:
+                continue
+            taken = _seconds(everyone[who].run, repeats[who])
+            spent[who] += taken * repeats[who]
+            times[who][turn] = taken * everyone[who].scale
+    rows = []
+    for who, contender in everyone.items():
+        found = times.get(who, {})
+        both = OURS in times and bool(found)
+        rows.append(
+            Row(
+                work=work.name,
+                who=who,
+                seconds=statistics.median(found.values()) if found else float("nan"),
+                ratio=paired_ratio(times[OURS], found) if both else None,
+                extra_bytes=extra.get(who),
+                error=errors.get(who),
+                of_floor=paired_ratio(found, times[FLOOR]) if found and FLOOR in times else None,
+                rounds=len(found),
+                role=_role(who, contender.stage, contender.approximate),
+                note=failures.get(who, contender.note),
+            )
+        )
+    outcome = Outcome(rows)
+    outcome.verdicts = [_judged(goal, outcome) for goal in goals]
+    return outcome
+
+
+def at_most(milliseconds: float) -> Goal:
+    """Ours takes no longer."""
+
+    def judge(outcome: Outcome) -> Verdict:
+        taken = outcome.ours.seconds * 1e3
+        goal = f"at most {milliseconds:g} ms"
+        return Verdict(outcome.ours.work, goal, f"{taken:.3f} ms", taken <= milliseconds)
+
+    return judge
+
+
+def _judged(goal: Goal, outcome: Outcome) -> Verdict:
+    """Who has failed has not met the goal, and judges may stumble over what is not there."""
+    try:
+        return goal(outcome)
+    except Exception as error:
+        return Verdict(outcome.ours.work, "a goal", f"not to be judged: {error!r}", False)
+
+
+def _role(who: str, stage: bool, approximate: bool) -> str:
+    if who == OURS:
+        return "ours"
+    if who == FLOOR:
+        return "floor"
+    if approximate:
+        return "approximate"
+    return "stage" if stage else "baseline"
+
+
+def _seconds(run: Callable[[], Any], times: int) -> float:
+    """Seconds of one of so many calls, by events on the current stream."""
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    begin.record()
+    for _ in range(times):
+        run()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) * 1e-3 / times
+
+
+def _extra_bytes(run: Callable[[], Any]) -> int:
+    """Peak of torch's allocator above what was allocated before."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    run()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
