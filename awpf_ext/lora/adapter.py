@@ -90,6 +90,11 @@ class Adapter:
     def name(self) -> str:
         return str(self.folder)
 
+    def width(self, key: str) -> int:
+        """Bytes of an element of a tensor."""
+        dtype = _CARRIED.get(self._entries[key].dtype)
+        return 1 if dtype is None else dtype.itemsize
+
     def read(self, key: str) -> Tensor:
         """One tensor, copied; DataError where it holds a NaN or an infinity.
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 import awpf_ext
 from awpf_ext import io
@@ -120,7 +119,7 @@ def merge(
         shares = checked_weights(weights, len(opened))
         check_alike(opened, base_model)
         one = len(opened) == 1 and shares[0] == 1 and _keeps_one(chosen, settings, opened[0])
-        kind = _TYPES[dtype] if dtype else None if one else _result_type(opened)
+        kind = _result_type(opened) if dtype is None else _TYPES[dtype]
 
         def compute(name: str, layer: Layer) -> Merged:
             if one:
@@ -128,7 +127,13 @@ def merge(
             return _merged(chosen, name, _terms(opened, shares, name), settings)
 
         folder = stack.enter_context(new_folder(out, force))
-        layers, kept = _write_tensors(folder / WEIGHTS, opened, compute, kind, progress)
+        with io.open_atomic(folder / WEIGHTS) as file:
+            stream = TensorStream(file, _names(opened[0]))
+            if one and dtype is None:
+                layers, kept = _copy_tensors(stream, opened[0]), 1.0
+            else:
+                layers, kept = _write_tensors(stream, opened, compute, kind, progress)
+            stream.finish()
         new_ranks = {layer.name: layer.rank for layer in layers}
         first = opened[0].config
         config = renamed(first, base_model) if one else merged_config(first, new_ranks, base_model)
@@ -152,29 +157,39 @@ def merge(
     return report
 
 
+def _copy_tensors(stream: TensorStream, adapter: Adapter) -> list[MergedLayer]:
+    """One adapter as it is."""
+    keys = {PREFIX + name: key for name, key in adapter.others.items()}
+    for name, layer in adapter.layers.items():
+        keys.update(zip(_keys(name, layer), (layer.a_key, layer.b_key), strict=True))
+    for name, key in sorted(keys.items(), key=lambda pair: -adapter.width(pair[1])):
+        stream.write(name, adapter.read(key))
+    return [
+        MergedLayer(name, (layer.rank,), layer.rank, 1.0) for name, layer in adapter.layers.items()
+    ]
+
+
 def _write_tensors(
-    path: Path,
+    stream: TensorStream,
     adapters: Sequence[Adapter],
     compute: Callable[[str, Layer], Merged],
-    dtype: torch.dtype | None,
+    dtype: torch.dtype,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[list[MergedLayer], float]:
     """Merge and write layer after layer; what was merged, and the share of energy that is left."""
     layers, energy, lost = [], 0.0, 0.0
-    shared = adapters[0].layers
-    with io.open_atomic(path) as file:
-        stream = TensorStream(file, _names(adapters[0]))
-        for name, layer in shared.items():
-            merged = compute(name, layer)
-            _write_layer(stream, name, layer, merged, dtype)
-            energy, lost = energy + merged.energy, lost + merged.lost
-            ranks = tuple(adapter.layers[name].rank for adapter in adapters)
-            layers.append(MergedLayer(name, ranks, merged.a.shape[0], merged.kept))
-            if progress is not None:
-                progress(len(layers), len(shared))
-        for name, tensor in _carried(adapters):
-            stream.write(name, tensor)
-        stream.finish()
+    shared, others = adapters[0].layers, adapters[0].others
+    wide = [name for name in others if adapters[0].width(others[name]) >= dtype.itemsize]
+    _carry(stream, adapters, wide)
+    for name, layer in shared.items():
+        merged = compute(name, layer)
+        _write_layer(stream, name, layer, merged, dtype)
+        energy, lost = energy + merged.energy, lost + merged.lost
+        ranks = tuple(adapter.layers[name].rank for adapter in adapters)
+        layers.append(MergedLayer(name, ranks, merged.a.shape[0], merged.kept))
+        if progress is not None:
+            progress(len(layers), len(shared))
+    _carry(stream, adapters, sorted(set(others) - set(wide)))
     return layers, 1 - lost / energy if energy > 0 else 1.0
 
 
@@ -223,30 +238,31 @@ def _keys(name: str, layer: Layer) -> tuple[str, str]:
 
 
 def _write_layer(
-    stream: TensorStream, name: str, layer: Layer, merged: Merged, dtype: torch.dtype | None
+    stream: TensorStream, name: str, layer: Layer, merged: Merged, dtype: torch.dtype
 ) -> None:
     rank = merged.a.shape[0]
     shapes = (rank, *layer.a_shape[1:]), (layer.b_shape[0], rank, *layer.b_shape[2:])
     for key, factor, shape in zip(_keys(name, layer), (merged.a, merged.b), shapes, strict=True):
-        tensor = factor.to(dtype or factor.dtype).reshape(shape)
+        tensor = factor.to(dtype).reshape(shape)
         if not bool(tensor.isfinite().all()):
             raise DataError(f"the merged {key} does not fit into {dtype}; use dtype float32")
         stream.write(key, tensor)
 
 
-def _carried(adapters: Sequence[Adapter]) -> Iterator[tuple[str, Tensor]]:
-    """What is no factor (saved modules, biases): only what all adapters have in common."""
-    for name, key in adapters[0].others.items():
-        tensor = adapters[0].read(key)
+def _carry(stream: TensorStream, adapters: Sequence[Adapter], names: Sequence[str]) -> None:
+    """Write what is no factor (saved modules, biases): only what all adapters have in common."""
+    first = adapters[0]
+    for name in sorted(names, key=lambda name: -first.width(first.others[name])):
+        tensor = first.read(first.others[name])
         for other in adapters[1:]:
             theirs = other.read(other.others[name])
             if theirs.dtype != tensor.dtype or not torch.equal(theirs, tensor):
                 raise UserError(
-                    f"{name} is no LoRA factor and differs between {adapters[0].name} and "
+                    f"{name} is no LoRA factor and differs between {first.name} and "
                     f"{other.name}; only factors can be merged (modules_to_save, biases and "
                     "resized embeddings must be equal)"
                 )
-        yield PREFIX + name, tensor
+        stream.write(PREFIX + name, tensor)
 
 
 def _peak_memory() -> int | None:

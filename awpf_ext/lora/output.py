@@ -26,7 +26,8 @@ class TensorStream:
     """A safetensors file that is written a tensor at a time; what is written is not kept.
 
     The header comes first in the file but is known last, so room for it is left: `names` are all
-    tensors to come, and no shape or offset takes more than `_ENTRY` bytes beside the name.
+    tensors to come, and no shape or offset takes more than `_ENTRY` bytes beside the name. Wide
+    elements have to be written before narrow ones: some readers want every tensor aligned.
     """
 
     _ENTRY = 200
@@ -40,6 +41,7 @@ class TensorStream:
         file.write(self._room.to_bytes(8, "little") + b" " * self._room)
 
     def write(self, name: str, tensor: Tensor) -> None:
+        assert self._end % tensor.element_size() == 0
         start, self._end = self._end, self._end + tensor.nbytes
         self._header[name] = {
             "dtype": io.DTYPES[tensor.dtype],

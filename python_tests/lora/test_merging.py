@@ -146,6 +146,25 @@ def test_what_is_no_factor_is_carried_over_if_equal(write, tmp_path):
     assert not (tmp_path / "no").exists()
 
 
+def test_every_tensor_is_aligned_whatever_is_beside_it(write, tmp_path):
+    others = {
+        "base_model.model.a": torch.ones(3, dtype=torch.uint8),
+        "base_model.model.b": torch.ones(3, dtype=torch.float64),
+        "base_model.model.z": torch.ones(3, dtype=torch.float32),
+    }
+    odd = {"q": (5, 3)}
+    folders = [write(n, 1, dtype=torch.float16, tensors=others, shapes=odd) for n in "ab"]
+    for name, sources in (("copy", folders[:1]), ("merged", folders)):
+        out = merge(sources, tmp_path / name).out / "adapter_model.safetensors"
+        content = out.read_bytes()
+        length = int.from_bytes(content[:8], "little")
+        for key, entry in json.loads(content[8 : 8 + length]).items():
+            if key != "__metadata__":
+                width = {"F64": 8, "F32": 4, "F16": 2, "U8": 1}[entry["dtype"]]
+                assert (8 + length + entry["data_offsets"][0]) % width == 0
+        assert load_file(out).keys() >= others.keys()
+
+
 def test_the_record_names_sources_by_content(write, tmp_path):
     folders = [write("a", base_model_name_or_path="m"), write("b", base_model_name_or_path="m")]
     report = merge(folders, tmp_path / "out", method="svd", rank=3, weights=[1, 0.5])
@@ -163,7 +182,8 @@ def test_the_record_names_sources_by_content(write, tmp_path):
 
 def test_progress_is_told_by_layers(write, tmp_path):
     seen = []
-    merge([write("a")], tmp_path / "out", progress=lambda done, total: seen.append((done, total)))
+    folders = [write("a"), write("b")]
+    merge(folders, tmp_path / "out", progress=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
