@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import references
 import torch
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch.autograd import gradcheck, gradgradcheck
 
 import awpf_ext
@@ -86,8 +85,9 @@ def test_absent_and_single_row_classes():
 
 
 def test_scikit_learn_agrees():
+    sklearn = pytest.importorskip("sklearn.discriminant_analysis")
     x, labels = labelled(200, 6, 4)
-    lda = LinearDiscriminantAnalysis(solver="eigen", store_covariance=True)
+    lda = sklearn.LinearDiscriminantAnalysis(solver="eigen", store_covariance=True)
     lda.fit(x.numpy(), labels.numpy())
     found = awpf_ext.scatter(x.numpy(), labels.numpy())
     assert np.allclose(found.within / 200, lda.covariance_, rtol=1e-10)

@@ -1,0 +1,117 @@
+#!/usr/bin/env bash
+# The CUDA kernels on a machine with a GPU, in one call of at most nine minutes:
+#
+#     tools/gpu_check.sh OUT [STAGE...]
+#
+# Builds, runs the tests on the GPU, the benchmarks and compute-sanitizer, each stage under a limit; a stage that fails
+# or runs out of time is recorded and the rest goes on. Needs python3 with torch, numpy and pytest, nvcc, cmake and
+# ninja; no network, and nothing is installed. Leaves OUT/gpu_check.md and .json (stages and benchmarks), and
+# OUT/log.txt, all that was said.
+set -uo pipefail
+
+[ $# -ge 1 ] || { sed -n '4p' "$0" | sed 's/^# *//'; exit 2; }
+out=$(mkdir -p "$1" && cd "$1" && pwd)
+shift
+wanted=" ${*:-machine build load tests bench memcheck racecheck initcheck synccheck ops} "
+root=$(cd "$(dirname "$0")/.." && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+deadline=$((SECONDS + 530))
+: > "$out/log.txt"
+: > "$work/stages"
+failed=0
+
+# stage NAME SECONDS COMMAND...: runs it, keeps what it says, notes how it ended.
+stage() {
+  local name=$1 limit=$2 left=$((deadline - SECONDS)) begin=$SECONDS status result
+  shift 2
+  case $wanted in *" $name "*) ;; *) return 0 ;; esac
+  [ "$limit" -le "$left" ] || limit=$left
+  printf '\n==== %s ====\n' "$name" >> "$out/log.txt"
+  if [ "$limit" -lt 5 ]; then
+    result="not run: no time left" status=1
+  else
+    (cd "$work" && timeout --kill-after=5 "$limit" "$@") > "$work/said" 2>&1
+    status=$?
+    cat "$work/said" >> "$out/log.txt"
+    result=$(grep -v '^[[:space:]]*$' "$work/said" | tail -n 1)
+    case $status in
+      0) result="ok: $result" ;;
+      77) result="not run: $result" ;;
+      124 | 137) result="stopped after $limit s: $result" ;;
+      *) result="failed ($status): $result" ;;
+    esac
+  fi
+  [ "$status" -eq 0 ] || [ "$status" -eq 77 ] || failed=1
+  result=$(printf %s "$result" | tr -d '\t' | cut -c 1-300)
+  printf '%s\t%s\t%s\n' "$name" "$((SECONDS - begin))" "$result" >> "$work/stages"
+  printf '%-10s %4s s  %s\n' "$name" "$((SECONDS - begin))" "$result"
+}
+
+machine() {
+  nvidia-smi || true
+  nvcc --version
+  cmake --version | head -n 1
+  python3 -c 'import torch; print(torch.__version__, torch.cuda.get_device_name())'
+}
+
+build() {
+  set -e
+  mkdir -p site build
+  cp -r "$root/awpf_ext" site/
+  rm -f site/awpf_ext/*.so
+  cmake -S "$root" -B build -G Ninja -DCMAKE_BUILD_TYPE=Release -DAWPF_CUDA=1 \
+    -DPython_EXECUTABLE="$(command -v python3)" -DCMAKE_INSTALL_PREFIX="$work/site/awpf_ext"
+  ninja -C build
+  ninja -C build install
+  cp -r "$root/bench" "$root/tools" .
+  mkdir -p python_tests
+  cp -r "$root/python_tests/ops" "$root/python_tests/cuda" python_tests/
+}
+
+load() {
+  python3 -c 'import awpf_ext, json; print(json.dumps(awpf_ext.build_info()))
+assert awpf_ext.build_info()["cuda_kernels"].startswith("ready")'
+}
+
+# A folder of tests away from the checkout, so that what is imported is what was built.
+run_tests() {
+  python3 -m pytest -q -p no:cacheprovider --rootdir "$work" --import-mode=importlib "$@"
+}
+
+sanitize() {
+  command -v compute-sanitizer > /dev/null || { echo "compute-sanitizer is not here"; exit 77; }
+  compute-sanitizer --tool "$1" --error-exitcode 9 python3 tools/gpu_sample.py
+}
+
+export PYTHONPATH="$work/site"
+export root work
+export -f machine build load run_tests sanitize
+
+stage machine 30 bash -c machine
+stage build 200 bash -c build
+stage load 60 bash -c load
+stage tests 150 bash -c 'run_tests python_tests/cuda'
+stage bench 200 python3 bench/gpu.py "$out"
+for tool in memcheck racecheck initcheck synccheck; do stage $tool 45 bash -c "sanitize $tool"; done
+stage ops 90 bash -c 'run_tests python_tests/ops --device cuda'
+
+python3 - "$work/stages" "$out" << 'END'
+import json, pathlib, sys
+
+stages = [line.split("\t") for line in pathlib.Path(sys.argv[1]).read_text().splitlines()]
+out = pathlib.Path(sys.argv[2])
+lines = ["| stage | seconds | result |", "|---|---:|---|"]
+lines += [f"| {name} | {seconds} | {result.replace('|', '/')} |" for name, seconds, result in stages]
+tables = out / "gpu.md"
+if tables.exists():
+    lines += ["", tables.read_text()]
+    tables.unlink()
+(out / "gpu_check.md").write_text("\n".join(lines) + "\n")
+found = [{"stage": n, "seconds": int(s), "result": r} for n, s, r in stages]
+bench = out / "gpu.json"
+measured = json.loads(bench.read_text()) if bench.exists() else None
+bench.unlink(missing_ok=True)
+(out / "gpu_check.json").write_text(json.dumps({"stages": found, "bench": measured}, indent=1) + "\n")
+END
+exit $failed
