@@ -13,7 +13,7 @@ from PIL import Image
 from awpf_ext.evidence import PICTURED_PAIRS, Evidence, Pair, Picture, hardest_pairs
 from awpf_ext.report.blocks import Block, Drawing, Pictures, Section, Shown, Table, Text
 from awpf_ext.report.load import FinishedRun
-from awpf_ext.report.names import NARROW, plain, short
+from awpf_ext.report.names import plain, short
 from awpf_ext.report.style import MUTED, SMALL, new_figure, series
 from awpf_ext.tables import counted, percent
 
@@ -51,7 +51,7 @@ def confusion(run: FinishedRun) -> Section | None:
 
 
 def _pairs_figure(run: FinishedRun, evidence: Evidence, pairs: list[Pair]) -> Figure:
-    figure, axes = new_figure(height=0.9 + 0.27 * len(pairs))
+    figure, axes = new_figure(height=0.8 + 0.42 * len(pairs))
     zero_shot = hardest_pairs(evidence.labels, evidence.zero_shot)
     at_first = {pair[:2]: pair.confused for pair in zero_shot}
     before = [at_first.get(pair[:2], 0) for pair in pairs]
@@ -63,10 +63,7 @@ def _pairs_figure(run: FinishedRun, evidence: Evidence, pairs: list[Pair]) -> Fi
             before, rows, s=34, facecolors="none", edgecolors=MUTED.light, linewidths=1.2, zorder=3
         )
     axes.scatter(after, rows, s=34, color=series(0).light, zorder=4)
-    names = [
-        f"{short(run.labels[pair.first], NARROW)} / {short(run.labels[pair.second], NARROW)}"
-        for pair in pairs
-    ]
+    names = [f"{short(run.labels[pair.first])}\n{short(run.labels[pair.second])}" for pair in pairs]
     axes.set_yticks(rows, names)
     axes.set_ylim(len(pairs) - 0.4, -0.6)
     most = max(before + after)
@@ -75,7 +72,9 @@ def _pairs_figure(run: FinishedRun, evidence: Evidence, pairs: list[Pair]) -> Fi
     axes.grid(False, axis="y")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("test images confused")
-    axes.tick_params(axis="y", labelsize=SMALL)
+    axes.tick_params(axis="y", labelsize=SMALL - 0.5)
+    for label in axes.get_yticklabels():
+        label.set_linespacing(1.05)
     return figure
 
 
