@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 import awpf_ext
+from awpf_ext._library import MISSING_CUDA
 
 # package -> the extra of awpf_ext that brings it
 OPTIONAL = {
@@ -47,8 +48,12 @@ def main(arguments: Sequence[str] = ()) -> int:
 
 def examine() -> dict[str, Any]:
     """The report as data."""
-    failure = _failure()
+    devices = ["cpu"]
+    if torch.cuda.is_available() and MISSING_CUDA is None:
+        devices += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    failure = next(filter(None, map(_failure, devices)), None)
     return {
+        "devices": devices,
         "works": failure is None,
         "failure": failure,
         "build": awpf_ext.build_info(),
@@ -59,18 +64,18 @@ def examine() -> dict[str, Any]:
     }
 
 
-def _failure() -> str | None:
-    """Why the operations do not work on the CPU, or None: each is run and compared."""
+def _failure(device: str) -> str | None:
+    """Why the operations do not work on a device, or None: each is run and compared."""
     torch.manual_seed(0)
-    x, y = torch.randn(40, 8), torch.randn(30, 8) + 1
     try:
+        x, y = torch.randn(40, 8).to(device), torch.randn(30, 8).to(device) + 1
         pooled = torch.cat([x, y]).double()
         kernel = torch.exp(-torch.cdist(pooled, pooled).square() / 8)
         blocks = kernel[:40, :40].mean() + kernel[40:, 40:].mean() - 2 * kernel[:40, 40:].mean()
-        labels = (torch.arange(40) % 4).long()
+        labels = torch.arange(40, device=device) % 4
         means = torch.stack([x[labels == c].mean(0) for c in range(4)])
         centred = (x - means[labels]).double()
-        u, s, v = torch.randn(8, 3), torch.rand(3), torch.randn(6, 3)
+        u, s, v = (torch.randn(*shape).to(device) for shape in ((8, 3), (3,), (6, 3)))
         checks = {
             "mmd": (awpf_ext.mmd(x, y, bandwidth=2.0), blocks),
             "scatter": (awpf_ext.scatter(x, labels, 4).within, centred.T @ centred),
@@ -78,9 +83,9 @@ def _failure() -> str | None:
         }
         for name, (found, expected) in checks.items():
             if not torch.allclose(found.double(), expected.double(), 1e-4, 1e-5):
-                return f"awpf_ext.{name} gives a wrong result"
+                return f"awpf_ext.{name} gives a wrong result on {device}"
     except Exception as error:  # whatever is broken, this is the place to say it
-        return f"{type(error).__name__}: {error}"
+        return f"{type(error).__name__} on {device}: {error}"
     return None
 
 
@@ -150,9 +155,9 @@ def _lines(report: dict[str, Any]) -> list[str]:
         used = "not there yet" if folder["bytes"] is None else _size(folder["bytes"])
         rows.append((name, f"{folder['path']} ({used}, {_size(folder['free'])} free)"))
     rows.append(("weights found", ", ".join(report["weights"]) or "none; fetched on first use"))
-    verdict = (
-        "all operations work on the CPU" if report["works"] else f"broken: {report['failure']}"
-    )
+    where = " and on ".join(report["devices"]).replace("cpu", "the CPU")
+    works = f"all operations work on {where}"
+    verdict = works if report["works"] else f"broken: {report['failure']}"
     width = max(len(name) for name, _ in rows)
     return [f"{name:<{width}}  {value}".rstrip() for name, value in rows] + ["", verdict]
 
