@@ -19,9 +19,9 @@ from awpf_ext.errors import UserError
 
 DEFAULT_STYLE = "plain"
 TRAIN_EACH, TEST_EACH = 200, 50
-CLUTTER = 1.0  # chosen on zero-shot accuracy alone, before any method ran
+CLUTTER = 1.1  # chosen on zero-shot accuracy alone, before any method ran
 SEED = 503
-FROZEN = "0"  # what frozen_hash() was then
+FROZEN = "14455eb608bc853c"  # what frozen_hash() was then
 
 
 @dataclass(frozen=True)
