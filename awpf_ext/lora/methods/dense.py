@@ -43,7 +43,11 @@ def truncate_dense(matrix: Tensor, rank: int, seed: int) -> Merged:
             break
     basis, core = torch.linalg.qr(image)
     v, s, uh = torch.linalg.svd(core)
-    total = float(torch.linalg.vector_norm(matrix, dtype=torch.float64)) ** 2
+    # In pieces: a norm in double of the whole would make a copy in double of the whole.
+    total = sum(
+        float(torch.linalg.vector_norm(rows, dtype=torch.float64)) ** 2
+        for rows in matrix.split(256)
+    )
     return cut(LowRank(left @ uh.mT[:, :rank], s, basis @ v[:, :rank]), rank, energy=total)
 
 
