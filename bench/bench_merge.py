@@ -12,6 +12,7 @@ at once.
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 import tempfile
@@ -120,6 +121,7 @@ def work(root: Path, method: str, options: dict[str, Any], peft: str | None) -> 
         )
     }
     if peft is not None:
+        importlib.import_module("peft")  # before anything is timed
         their = {"density": options["density"]} if dense else {}
         decomposed = peft.endswith("svd")
         contenders[f"PEFT, {peft}"] = Contender(
