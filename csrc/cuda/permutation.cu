@@ -31,6 +31,7 @@ struct Splits {
   int64_t problem, first, count;  // of these splits
   uint64_t seed;
   int parts;
+  double whole;       // a power of two that no sum of kernels exceeds: exact to divide by
   int64_t words;      // of 32 places, a split
   int64_t padded;     // splits, to whole chunks
   uint32_t* members;  // [split][word]
@@ -189,7 +190,7 @@ __global__ void __launch_bounds__(kGramThreads, 1) splits_kernel(Splits call, si
   if (!Gram::computes(frame.mode)) return;
   const Schedule schedule = plan.schedule(p);
   const Step* const steps = plan.steps + p * plan.kernels;
-  const T unit = T(frame.unit), share = T(1) / T(plan.kernels);
+  const T unit = T(frame.unit), share = T(1.0 / call.whole);
   for (int64_t item = blockIdx.x; item < schedule.items(); item += gridDim.x) {
     const TileRun run = schedule.run(item);
     if (run.begin >= run.end) continue;
@@ -212,8 +213,8 @@ __global__ void __launch_bounds__(kGramThreads, 1) splits_kernel(Splits call, si
             const int j = (first + k) / 2, e = k % 2;
             const int64_t row = run.strip * kStripRows + fragment_row(i);
             const int64_t column = tile * kTileColumns + fragment_column(j, e);
-            const T mean = sums[k] * share;
-            value[i][j][e] = column < row && row < schedule.rows ? (mean < T(1) ? mean : T(1)) : T(0);
+            const T part = sums[k] * share;
+            value[i][j][e] = column < row && row < schedule.rows ? (part < T(1) ? part : T(1)) : T(0);
           }
         }
       cut(call, run.strip, reinterpret_cast<uint16_t*>(shared), value);
@@ -245,16 +246,16 @@ __global__ void __launch_bounds__(kFinishThreads) finish_kernel(Splits call) {
     }
     mine = block_sum(mine, scratch);
     all = block_sum(all, scratch);
-    const double unit = ldexp(1.0, -(kLeadingBits + part * kPartBits));
+    const double unit = ldexp(call.whole, -(kLeadingBits + part * kPartBits));
     within += double(int64_t(call.within[part * call.padded + split])) * unit;
     touching += double(int64_t(call.reaching[part * call.padded + split]) + mine) * unit;
     total += double(all) * unit;
   }
   if (threadIdx.x > 0) return;
-  const double n = double(call.sample());
-  out[0] = 2 * within + n;
-  out[1] = touching - 2 * within;
-  out[2] = 2 * (total - touching + within) + (double(size) - n);
+  const double n = double(call.sample()), kernels = call.plan.kernels;
+  out[0] = 2 * within / kernels + n;
+  out[1] = (touching - 2 * within) / kernels;
+  out[2] = 2 * (total - touching + within) / kernels + (double(size) - n);
 }
 
 template <class Gram>
@@ -279,6 +280,8 @@ Tensor rbf_permutation_sums(Tensor z, Tensor rows, Tensor gamma, int64_t permuta
   Tensor sums = torch::stable::new_empty(gamma, {problems, splits, 3}, ScalarType::Double);
   call.seed = uint64_t(seed);
   call.parts = call.plan.type == ScalarType::Double ? kMostParts : 3;
+  call.whole = 1;
+  while (call.whole < call.plan.kernels) call.whole *= 2;
   call.words = larger(1, pieces(call.plan.rows_of_z, kTileColumns)) * (kTileColumns / 32);
   const int64_t most = round_up(smaller(splits, kSplitsAtOnce), int64_t(kChunk));
   const auto carve = [&](Carver& carver) {
