@@ -21,7 +21,7 @@ DEFAULT_STYLE = "plain"
 TRAIN_EACH, TEST_EACH = 200, 50
 CLUTTER = 1.1  # chosen on zero-shot accuracy alone, before any method ran
 SEED = 503
-FROZEN = "14455eb608bc853c"  # what frozen_hash() was then
+FROZEN = "4e200b232fdaf76e"  # what frozen_hash() was then
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 from awpf_ext.data.demo.numbers import Numbers
 from awpf_ext.data.demo.patterns import DRAWN
 from awpf_ext.data.demo.shapes import CELLS, COS, DEGREES, REACH, SIN, Field, distance_table
-from awpf_ext.data.demo.styles import STYLES
+from awpf_ext.data.demo.styles import DRAWINGS, STYLES
 from awpf_ext.data.demo.words import COLORS, PATTERNS, SHAPES, Composition
 
 SIZE = 48
@@ -81,8 +81,9 @@ def paint(
     _object(picture, scene.target, numbers, clutter, x, y, radius)
     if numbers.uniform() < 0.7 * clutter:
         _stroke(picture, numbers)
-    picture = _camera(picture, numbers, clutter)
-    picture = STYLES[style](picture, numbers)
+    steps = [STYLES[style], lambda drawn, numbers: _camera(drawn, numbers, clutter)]
+    for step in steps if style in DRAWINGS else reversed(steps):
+        picture = step(picture, numbers)
     picture *= 255.0
     picture += 0.5
     levels = np.minimum(np.maximum(picture, 0.0), 255.0).astype(np.uint8)

@@ -1,6 +1,7 @@
 """The styles a scene can be rendered in: the demo's domains.
 
-The backbone is trained on the first three; the others it never sees.
+Three are photographs, which the backbone is trained on. The others are drawings, made first and
+then photographed, which it never sees.
 """
 
 from __future__ import annotations
@@ -109,3 +110,4 @@ STYLES: dict[str, Style] = {
     "blueprint": blueprint,
 }
 TRAINED = ("plain", "faded", "night")
+DRAWINGS = tuple(style for style in STYLES if style not in TRAINED)
