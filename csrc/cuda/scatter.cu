@@ -209,7 +209,16 @@ __global__ void __launch_bounds__(kSplitThreads) multiply_split(Wave wave, bool 
     if (!diagonal) right.store(stage(slab, 1), half * kWarps + warp, b, p, label);
   };
 
-  double* sums = p.split_tiles + (int64_t(blockIdx.y) * cut.tiles + blockIdx.x) * (kSplitTile * kSplitTile);
+  // Found anew where it is written, rather than kept in registers through the loop.
+  const auto flush = [&](const SplitTile& tile, bool anew) {
+    const int64_t index = int64_t(blockIdx.y) * cut.tiles + blockIdx.x;
+    double* sums = wave.problem(blockIdx.z).split_tiles + index * (kSplitTile * kSplitTile);
+    tile.for_pairs([&](int r, int c, float one, float two) {
+      double* to = sums + r * kSplitTile + c;
+      to[0] = anew ? double(one) : to[0] + double(one);
+      to[1] = anew ? double(two) : to[1] + double(two);
+    });
+  };
   const bool busy = !diagonal || SplitTile::first_column() <= SplitTile::first_row();
   SplitTile tile;
   tile.clear();
@@ -235,22 +244,11 @@ __global__ void __launch_bounds__(kSplitThreads) multiply_split(Wave wave, bool 
     if (more) store(slab + 1, 1);
     __syncthreads();
     if (more && slab % kFlushSlabs == kFlushSlabs - 1 && busy) {
-      const bool anew = slab < kFlushSlabs;
-      tile.for_pairs([&](int r, int c, float one, float two) {
-        double* to = sums + r * kSplitTile + c;
-        to[0] = anew ? double(one) : to[0] + double(one);
-        to[1] = anew ? double(two) : to[1] + double(two);
-      });
+      flush(tile, slab < kFlushSlabs);
       tile.clear();
     }
   }
-  if (!busy) return;
-  const bool anew = slabs <= kFlushSlabs;
-  tile.for_pairs([&](int r, int c, float one, float two) {
-    double* to = sums + r * kSplitTile + c;
-    to[0] = anew ? double(one) : to[0] + double(one);
-    to[1] = anew ? double(two) : to[1] + double(two);
-  });
+  if (busy) flush(tile, slabs <= kFlushSlabs);
 }
 
 // Rows less their class's mean...
