@@ -23,7 +23,7 @@ AWPF_HOST_DEVICE inline int64_t larger(int64_t a, int64_t b) { return a > b ? a 
 
 // Tiles [begin, end) of one strip.
 struct TileRun {
-  int64_t strip, segment, begin, end;
+  int32_t strip, segment, begin, end;
 };
 
 struct Schedule {
@@ -45,7 +45,7 @@ struct Schedule {
   AWPF_HOST_DEVICE TileRun run(int64_t item) const {
     const int64_t strip = strips() - 1 - item / segments(), segment = item % segments();
     const int64_t begin = segment * tiles_each();
-    return {strip, segment, begin, smaller(begin + tiles_each(), tiles_of(strip))};
+    return {int32_t(strip), int32_t(segment), int32_t(begin), int32_t(smaller(begin + tiles_each(), tiles_of(strip)))};
   }
 };
 

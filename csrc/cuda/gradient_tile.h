@@ -66,6 +66,7 @@ struct SplitGradient {
     for (int s = 0; s < kStages - 1; ++s) load(s);
     const int warp = threadIdx.x / kWarp, row = warp / 4 * 32, feature = warp % 4 * (kFeatures / 4);
     const int features = plan.pitch - first_feature - feature;  // those this warp has to do
+#pragma unroll 1
     for (int slab = 0; slab < kTileColumns / kSlab; ++slab) {
       copy_async_wait<kStages - 2>();
       __syncthreads();

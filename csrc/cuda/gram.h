@@ -60,7 +60,7 @@ struct SplitGram {
   static constexpr int kStages = 3;
   static constexpr int kPartSize = kTilePlaces * RowSlab::kStride;  // one slab of high or of low halves
   static constexpr size_t kSharedBytes = kStages * 2 * kPartSize * sizeof(uint16_t);
-  static constexpr int kBlocksEach = 2;  // on a multiprocessor
+  static constexpr int kBlocksEach = 1;  // on a multiprocessor: two would spill a few registers
   static constexpr int kAtOnce = 4;      // kernels found side by side
 
   __device__ __forceinline__ static bool computes(Mode mode) { return mode == Mode::single || mode == Mode::split; }
@@ -117,7 +117,6 @@ struct SplitGram {
 
   // The product of high halves alone.
   __device__ __forceinline__ static void add_high(SplitTile& tile, const RowSlab& rows, const RowSlab& columns) {
-    float slab[2][4][4] = {};
 #pragma unroll
     for (int depth = 0; depth < kPackedSlab; depth += 16) {
       uint32_t b[2][4];
@@ -127,16 +126,15 @@ struct SplitGram {
       for (int i = 0; i < 2; ++i) {
         uint32_t a[4];
         rows.a(a, SplitTile::first_row() + i * 16, depth);
+        float product[4][4] = {};
 #pragma unroll
-        for (int j = 0; j < 4; ++j) mma_f16(slab[i][j], a, b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+        for (int j = 0; j < 4; ++j) mma_f16(product[j], a, b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+#pragma unroll
+          for (int k = 0; k < 4; ++k) tile.sum[i][j][k] += product[j][k];
       }
     }
-#pragma unroll
-    for (int i = 0; i < 2; ++i)
-#pragma unroll
-      for (int j = 0; j < 4; ++j)
-#pragma unroll
-        for (int k = 0; k < 4; ++k) tile.sum[i][j][k] += slab[i][j][k];
   }
 };
 

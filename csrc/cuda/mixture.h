@@ -65,6 +65,7 @@ template <bool kWeighted, class T, int kCount>
 __device__ __forceinline__ void kernels_of(const Plan& plan, const Step* __restrict__ steps, T unit,
                                            const TilePlaces<T>& places, const Fragment<T>& product, int i, int first,
                                            T (&sum)[kCount], T (&weighted)[kCount]) {
+  no_reading_ahead();
   const int row = fragment_row(i);
   T exponents[kCount];
 #pragma unroll

@@ -32,7 +32,8 @@ __device__ __forceinline__ double coefficient(const Plan& plan, const GradientCa
 // Of the owned rows, in shared memory.
 struct Owned {
   double power[kStripRows];   // of two: weights are multiplied with it, so that the largest is below 2^15
-  double weight[kStripRows];  // sum_j P_ij, so multiplied
+  double factor[kStripRows];  // of the result
+  double weight[kStripRows];  // sum_j P_ij, multiplied with the power
   double part[4][kStripRows];
 };
 
@@ -70,32 +71,35 @@ __global__ void __launch_bounds__(kGramThreads, 1) gradient_kernel(Plan plan, Gr
   const int64_t items = plan.start[plan.problems].strip[side] * chunks;
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
     const int64_t all_strips = item / chunks;
-    const int64_t p = find_problem(plan.problems, all_strips, [&](int64_t q) { return plan.start[q].strip[side]; });
-    const Frame frame = plan.frame[p];
-    if (!Gram::computes(frame.mode)) continue;
-    const int64_t strip = all_strips - plan.start[p].strip[side];
+    const int p = int(find_problem(plan.problems, all_strips, [&](int64_t q) { return plan.start[q].strip[side]; }));
+    if (!Gram::computes(plan.frame[p].mode)) continue;
+    const int strip = int(all_strips - plan.start[p].strip[side]);
     const int chunk = int(item % chunks), first_feature = chunk * Gradient::kFeatures;
-    const Schedule schedule{plan.size(side, p), plan.size(other, p), plan.symmetric};
-    const Step* const steps = plan.steps + p * plan.kernels;
-    const T unit = T(frame.unit);
+    const auto schedule_of = [&] { return Schedule{plan.size(side, p), plan.size(other, p), plan.symmetric}; };
     __syncthreads();
     places.fill_rows(plan, side, p, strip);
     __syncthreads();
-    if (threadIdx.x < kStripRows)
-      owned.power[threadIdx.x] =
-          places.group[threadIdx.x] < 0 ? 1.0 : weight_power(plan, call, p, places.group[threadIdx.x]);
+    if (threadIdx.x < kStripRows) {
+      const int g = places.group[threadIdx.x];
+      const double power = g < 0 ? 1.0 : weight_power(plan, call, p, g);
+      owned.power[threadIdx.x] = power;
+      owned.factor[threadIdx.x] = refused ? nan("") : plan.frame[p].weight / plan.frame[p].scale / power;
+    }
 
     Gradient gradient;
     gradient.clear();
-    double row_weight[4] = {0, 0, 0, 0};
-    for (int64_t tile = 0; tile < schedule.tiles(); ++tile) {
+    owned.part[threadIdx.x / kStripRows][threadIdx.x % kStripRows] = 0;
+    const int tiles = int(schedule_of().tiles());
+    for (int tile = 0; tile < tiles; ++tile) {
       __syncthreads();
       places.fill_columns(plan, other, p, tile);
       __syncthreads();
       Fragment<T> value;
-      Gram::multiply(plan, p, frame.mode, places, shared, value);
-      const Wanted in_range{strip * kStripRows, schedule.rows, tile * kTileColumns, schedule.columns, false};
-      const Wanted below{in_range.row_begin, schedule.rows, in_range.column_begin, schedule.columns, true};
+      Gram::multiply(plan, p, plan.frame[p].mode, places, shared, value);
+      const Step* const steps = plan.steps + int64_t(p) * plan.kernels;
+      const T unit = T(plan.frame[p].unit);
+      const Schedule schedule = schedule_of();
+      const Wanted in_range(schedule, strip, tile, false), below(schedule, strip, tile, true);
       // Weights go to shared memory, and the fragment keeps what the sums are made of.
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
@@ -108,8 +112,8 @@ __global__ void __launch_bounds__(kGramThreads, 1) gradient_kernel(Plan plan, Gr
 #pragma unroll
           for (int k = 0; k < Gram::kAtOnce; ++k) {
             const int column = fragment_column((first + k) / 2, k % 2);
-            const bool counts = in_range(row, column) &&
-                                !(plan.symmetric && in_range.row_begin + row == in_range.column_begin + column);
+            const bool itself = plan.symmetric && column == row + in_range.diagonal;
+            const bool counts = in_range(row, column) && !itself;
             const int h = places.group[kStripRows + column];
             weights[k] = counts ? weights[k] * T(owned.power[row] * coefficient(plan, call, p, g, h)) : T(0);
             value[i][(first + k) / 2][k % 2] = below(row, column) ? sums[k] : T(0);
@@ -118,37 +122,32 @@ __global__ void __launch_bounds__(kGramThreads, 1) gradient_kernel(Plan plan, Gr
           for (int k = 0; k < Gram::kAtOnce; k += 2)
             total += Gradient::put(shared, row, fragment_column((first + k) / 2, 0), weights[k], weights[k + 1]);
         }
-        row_weight[i] += double(total);
+        // Four lanes share a row with those of three more warps.
+        double row_weight = double(total);
+        row_weight += __shfl_xor_sync(kWholeWarp, row_weight, 1);
+        row_weight += __shfl_xor_sync(kWholeWarp, row_weight, 2);
+        if (threadIdx.x % 4 == 0) owned.part[threadIdx.x / kWarp % 4][row] += row_weight;
       }
       if (call.with_sums && chunk == 0 && tile < schedule.tiles_of(strip)) {
-        const int64_t segment = tile / schedule.tiles_each();
-        const TileRun run{strip, segment, segment * schedule.tiles_each(), tile + 1};
+        const int each = int(schedule.tiles_each()), segment = tile / each;
+        const TileRun run{strip, segment, segment * each, tile + 1};
         add_to_slots(plan, p, run, tile, below, places, value, T(plan.kernels));
       }
-      gradient.add(plan, p, frame.mode, places, first_feature, shared);
+      gradient.add(plan, p, plan.frame[p].mode, places, first_feature, shared);
     }
 
-    // Four lanes and four warps share a row.
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      row_weight[i] += __shfl_xor_sync(kWholeWarp, row_weight[i], 1);
-      row_weight[i] += __shfl_xor_sync(kWholeWarp, row_weight[i], 2);
-      if (threadIdx.x % 4 == 0) owned.part[threadIdx.x / kWarp % 4][fragment_row(i)] = row_weight[i];
-    }
     __syncthreads();
     if (threadIdx.x < kStripRows)
       owned.weight[threadIdx.x] = (owned.part[0][threadIdx.x] + owned.part[1][threadIdx.x]) +
                                   (owned.part[2][threadIdx.x] + owned.part[3][threadIdx.x]);
-    if (threadIdx.x < kStripRows) owned.power[threadIdx.x] = 1.0 / owned.power[threadIdx.x];
     __syncthreads();
-    const double factor = refused ? nan("") : frame.weight / frame.scale;
     gradient.for_each([&](int row, int column, double received) {
       const int64_t from = places.row[row];
       const int feature = first_feature + column;
       if (from < 0 || feature >= plan.dim) return;
-      const double point = Gradient::point(plan, p, frame.mode, from, feature);
+      const double point = Gradient::point(plan, p, plan.frame[p].mode, from, feature);
       store(call.gradient, call.type, from * plan.dim + feature,
-            (received - owned.weight[row] * point) * (owned.power[row] * factor));
+            (received - owned.weight[row] * point) * owned.factor[row]);
     });
   }
 }

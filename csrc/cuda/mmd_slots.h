@@ -5,26 +5,30 @@
 
 namespace awpf {
 
-// Which pairs of a tile count.
+// Which pairs of a tile count: those within the problem, and of a symmetric one perhaps only those below the diagonal.
 struct Wanted {
-  int64_t row_begin, rows, column_begin, columns;  // first of the tile, and how many the problem has
-  bool below_diagonal;
+  int rows, columns;  // of the tile that the problem has
+  int diagonal;       // the column of row 0 that is on the diagonal; anything far away where none is
+  bool below;
 
-  __device__ __forceinline__ bool operator()(int row, int column) const {
-    const int64_t i = row_begin + row, j = column_begin + column;
-    return i < rows && j < columns && (!below_diagonal || j < i);
+  __device__ Wanted(const Schedule& schedule, int strip, int tile, bool below_diagonal)
+      : rows(int(smaller(kStripRows, schedule.rows - int64_t(strip) * kStripRows))),
+        columns(int(smaller(kTileColumns, schedule.columns - int64_t(tile) * kTileColumns))),
+        diagonal(int(smaller(larger(int64_t(strip) * kStripRows - int64_t(tile) * kTileColumns, -4096), 4096))),
+        below(below_diagonal) {}
+
+  __device__ bool operator()(int row, int column) const {
+    return row < rows && column < columns && (!below || column < row + diagonal);
   }
 };
 
 // `value` is zero where not wanted; `largest` bounds it. All threads.
 template <class T>
-__device__ __forceinline__ void add_to_slots(const Plan& plan, int64_t problem, const TileRun& run, int64_t tile,
+__device__ __forceinline__ void add_to_slots(const Plan& plan, int64_t problem, const TileRun& run, int tile,
                                              const Wanted& wanted, TilePlaces<T>& places, const Fragment<T>& value,
                                              T largest) {
-  const int last_row = int(smaller(kStripRows, wanted.rows - wanted.row_begin)) - 1;
-  const int last_column = int(smaller(kTileColumns, wanted.columns - wanted.column_begin)) - 1;
-  const int first_g = places.group[0], last_g = places.group[last_row];
-  const int first_h = places.group[kStripRows], last_h = places.group[kStripRows + last_column];
+  const int first_g = places.group[0], last_g = places.group[wanted.rows - 1];
+  const int first_h = places.group[kStripRows], last_h = places.group[kStripRows + wanted.columns - 1];
   const bool one_cell = first_g == last_g && first_h == last_h;
   const SlotTable table = plan.slot_table();
   for (int g = first_g; g <= last_g; ++g)
@@ -43,7 +47,7 @@ __device__ __forceinline__ void add_to_slots(const Plan& plan, int64_t problem, 
       const double total = block_sum(sum.total(), places.scratch);
       if (threadIdx.x == 0) {
         // The first of the segment, or the first to meet this group of columns.
-        const bool fresh = tile == run.begin || plan.group_start(1, problem, h) >= wanted.column_begin;
+        const bool fresh = tile == run.begin || plan.group_start(1, problem, h) >= int64_t(tile) * kTileColumns;
         double* const slot =
             plan.slots + table.slot(plan.start[problem].strip[0], problem, run.strip, g, run.segment, h);
         *slot = fresh ? total : *slot + total;

@@ -19,23 +19,21 @@ __global__ void __launch_bounds__(kGramThreads, Gram::kBlocksEach) sums_kernel(P
   if (!plan.tables_hold()) return;
   const int64_t items = plan.start[plan.problems].item;
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
-    const int64_t p = find_problem(plan.problems, item, [&](int64_t q) { return plan.start[q].item; });
-    const Frame frame = plan.frame[p];
-    if (!Gram::computes(frame.mode)) continue;
-    const Schedule schedule = plan.schedule(p);
-    const TileRun run = schedule.run(item - plan.start[p].item);
+    const int p = int(find_problem(plan.problems, item, [&](int64_t q) { return plan.start[q].item; }));
+    if (!Gram::computes(plan.frame[p].mode)) continue;
+    const TileRun run = plan.schedule(p).run(item - plan.start[p].item);
     if (run.begin >= run.end) continue;
-    const Step* const steps = plan.steps + p * plan.kernels;
-    const T unit = T(frame.unit), largest = T(plan.kernels);
     __syncthreads();
     places.fill_rows(plan, 0, p, run.strip);
-    for (int64_t tile = run.begin; tile < run.end; ++tile) {
+    for (int tile = run.begin; tile < run.end; ++tile) {
       __syncthreads();
       places.fill_columns(plan, 1, p, tile);
       __syncthreads();
       Fragment<T> value;
-      Gram::multiply(plan, p, frame.mode, places, shared, value);
-      const Wanted wanted{run.strip * kStripRows, schedule.rows, tile * kTileColumns, schedule.columns, plan.symmetric};
+      Gram::multiply(plan, p, plan.frame[p].mode, places, shared, value);
+      const Step* const steps = plan.steps + int64_t(p) * plan.kernels;
+      const T unit = T(plan.frame[p].unit);
+      const Wanted wanted(plan.schedule(p), run.strip, tile, plan.symmetric);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int row = fragment_row(i);
@@ -50,7 +48,7 @@ __global__ void __launch_bounds__(kGramThreads, Gram::kBlocksEach) sums_kernel(P
           }
         }
       }
-      add_to_slots(plan, p, run, tile, wanted, places, value, largest);
+      add_to_slots(plan, p, run, tile, wanted, places, value, T(plan.kernels));
     }
   }
 }

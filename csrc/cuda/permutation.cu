@@ -13,7 +13,7 @@
 
 #include "../common/shuffle.h"
 #include "device.h"
-#include "mixture.h"
+#include "mmd_slots.h"
 
 namespace awpf {
 namespace {
@@ -196,12 +196,13 @@ __global__ void __launch_bounds__(kGramThreads, 1) splits_kernel(Splits call, si
     if (run.begin >= run.end) continue;
     __syncthreads();
     places.fill_rows(plan, 0, p, run.strip);
-    for (int64_t tile = run.begin; tile < run.end; ++tile) {
+    for (int tile = run.begin; tile < run.end; ++tile) {
       __syncthreads();
       places.fill_columns(plan, 0, p, tile);
       __syncthreads();
       Fragment<T> value;
       Gram::multiply(plan, p, frame.mode, places, shared, value);
+      const Wanted wanted(schedule, run.strip, tile, true);
 #pragma unroll
       for (int i = 0; i < 4; ++i)
 #pragma unroll
@@ -211,10 +212,8 @@ __global__ void __launch_bounds__(kGramThreads, 1) splits_kernel(Splits call, si
 #pragma unroll
           for (int k = 0; k < Gram::kAtOnce; ++k) {
             const int j = (first + k) / 2, e = k % 2;
-            const int64_t row = run.strip * kStripRows + fragment_row(i);
-            const int64_t column = tile * kTileColumns + fragment_column(j, e);
             const T part = sums[k] * share;
-            value[i][j][e] = column < row && row < schedule.rows ? (part < T(1) ? part : T(1)) : T(0);
+            value[i][j][e] = wanted(fragment_row(i), fragment_column(j, e)) ? (part < T(1) ? part : T(1)) : T(0);
           }
         }
       cut(call, run.strip, reinterpret_cast<uint16_t*>(shared), value);

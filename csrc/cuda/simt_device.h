@@ -104,6 +104,9 @@ __device__ __forceinline__ void mma_f64(double (&c)[2], double a, double b) {
                : "d"(a), "d"(b));
 }
 
+// Values are not read ahead of here: what would be read early would have to be kept in registers.
+__device__ __forceinline__ void no_reading_ahead() { asm volatile("" ::: "memory"); }
+
 // 2^x within two units in the last place; results below the normal numbers are zero.
 __device__ __forceinline__ float exp2_approx(float x) {
   float y;

@@ -120,7 +120,6 @@ struct SplitTile {
   __device__ __forceinline__ void add(const SplitSlab<Slab>& a, const SplitSlab<Slab>& b, F meanwhile) {
 #pragma unroll
     for (int depth = 0; depth < kSplitSlab; depth += 16) {
-      float product[2][4][4] = {};
       uint32_t high[2][4], low[2][4];
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
@@ -129,24 +128,23 @@ struct SplitTile {
       }
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
+        float product[4][4] = {};
         uint32_t hi[4], lo[4];
         a.hi.a(hi, first_row() + i * 16, depth);
         a.lo.a(lo, first_row() + i * 16, depth);
         if (kLow) {
 #pragma unroll
-          for (int j = 0; j < 4; ++j) mma_f16(product[i][j], hi, low[j / 2][j % 2 * 2], low[j / 2][j % 2 * 2 + 1]);
+          for (int j = 0; j < 4; ++j) mma_f16(product[j], hi, low[j / 2][j % 2 * 2], low[j / 2][j % 2 * 2 + 1]);
         }
 #pragma unroll
-        for (int j = 0; j < 4; ++j) mma_f16(product[i][j], lo, high[j / 2][j % 2 * 2], high[j / 2][j % 2 * 2 + 1]);
+        for (int j = 0; j < 4; ++j) mma_f16(product[j], lo, high[j / 2][j % 2 * 2], high[j / 2][j % 2 * 2 + 1]);
 #pragma unroll
-        for (int j = 0; j < 4; ++j) mma_f16(product[i][j], hi, high[j / 2][j % 2 * 2], high[j / 2][j % 2 * 2 + 1]);
-      }
-#pragma unroll
-      for (int i = 0; i < 2; ++i)
+        for (int j = 0; j < 4; ++j) mma_f16(product[j], hi, high[j / 2][j % 2 * 2], high[j / 2][j % 2 * 2 + 1]);
 #pragma unroll
         for (int j = 0; j < 4; ++j)
 #pragma unroll
-          for (int k = 0; k < 4; ++k) sum[i][j][k] += product[i][j][k];
+          for (int k = 0; k < 4; ++k) sum[i][j][k] += product[j][k];
+      }
       if (depth == 0) meanwhile();
     }
   }

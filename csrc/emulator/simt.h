@@ -124,6 +124,8 @@ inline void copy_async_wait() {
   emulator::copy_async_wait(N);
 }
 
+inline void no_reading_ahead() {}
+
 void load_matrix_x4(uint32_t (&to)[4], const void* row);
 void load_matrix_x4_transposed(uint32_t (&to)[4], const void* row);
 void mma_f16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
