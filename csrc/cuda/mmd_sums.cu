@@ -4,7 +4,7 @@
 // n^2 d for n pooled rows in one product (the lower triangle only), three times that for float32 input; bytes: the
 // packed points once a strip, mostly from the second-level cache. Trick: the epilogue of the product turns a tile of
 // inner products into distances, exponentials and one sum; problems, strips and segments are one list of work, whose
-// lengths only the device knows. Nine launches at most, whatever the number of problems, and none waits for the host.
+// lengths only the device knows. Seven launches, whatever the number of problems, and none waits for the host.
 #include "device.h"
 #include "mmd_slots.h"
 
