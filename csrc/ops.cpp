@@ -1,7 +1,7 @@
 // Every operation of the package, one line each. Schemas are part of the public contract (README, "Versions").
-#include <torch/csrc/stable/library.h>
-
 #include "common/ops.h"
+
+#include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(AWPF_LIBRARY, m) {
   // S[p, g, h]: sums of mean_s exp(-gamma[p, s] |z_i - z_j|^2) over row group g and column group h of problem p. Groups
