@@ -39,7 +39,7 @@ Out = Annotated[
 @guarded
 def compare(
     context: typer.Context,
-    methods: Methods = "zero_shot,rapf,awpf,calfuse",
+    methods: Methods = "zero_shot,finetune,rapf,awpf,calfuse",
     orders: Orders = "seed:0,seed:1,seed:2",
     seeds: Seeds = "0",
     out: Out = Path("runs/compare"),
