@@ -271,7 +271,7 @@ def _check_unreadable(
     for title, split in stored.items():
         if not len(split.y):
             raise DataError(f"no {title} image can be read:\n  {listing}")
-    warnings.warn(f"{count} cannot be read and are left out:\n  {listing}", stacklevel=3)
+    warnings.warn(f"{count} cannot be read, left out:\n  {listing}", stacklevel=3)
     return len(unreadable)
 
 

@@ -176,7 +176,7 @@ def test_an_unreadable_image_stops_a_run_or_is_left_out(image_arguments, awpf, t
     assert "images/train/犬/2.png" in stopped.err
     left_out = awpf("run", *image_arguments, "--set", "on_unreadable=skip", "--json")
     assert left_out.code == 0
-    assert "warning: 1 image cannot be read and are left out" in left_out.err
+    assert "warning: 1 image cannot be read, left out" in left_out.err
     assert left_out.json["provenance"]["skipped_images"] == 1
 
 
@@ -215,7 +215,7 @@ def test_doctor_says_what_is_broken(awpf, monkeypatch):
     monkeypatch.setattr(awpf_ext, "mmd", lambda *_, **__: torch.zeros(()))
     done = awpf("doctor")
     assert done.code == 1
-    assert done.out.splitlines()[-1] == "broken: awpf_ext.mmd gives a wrong result"
+    assert done.out.splitlines()[-1] == "broken: awpf_ext.mmd gives a wrong result on cpu"
     monkeypatch.setattr(awpf_ext, "mmd", None)
     assert awpf("doctor").out.splitlines()[-1].startswith("broken: TypeError")
 
