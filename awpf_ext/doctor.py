@@ -162,11 +162,11 @@ def _lines(report: dict[str, Any]) -> list[str]:
     return [f"{name:<{width}}  {value}".rstrip() for name, value in rows] + ["", verdict]
 
 
-def _size(count: int) -> str:
+def _size(count: float) -> str:
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.0f} {unit}"
-        count //= 1000
+        count /= 1000
     return f"{count:.0f} GB"
 
 

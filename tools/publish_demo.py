@@ -155,7 +155,8 @@ and nothing else: it is of no use for photographs.
 - Drawing a picture of the demo took {draw:.2f} ms of processor time on the machine that wrote this.
 
 The difficulty of the demo, clutter {demo_data.CLUTTER}, was chosen on zero-shot accuracy alone and
-frozen before any method ran on it; the hash of its pictures is {demo_data.FROZEN}.
+frozen before any method ran on it with these weights; the hash of its pictures is
+{demo_data.FROZEN}.
 
 Zero-shot accuracy of these weights under "{DEFAULT_PROMPT}":
 

@@ -2,12 +2,15 @@
 // names for two builds. Under nvcc they are CUDA; with AWPF_EMULATE the same sources are plain C++ that runs on the
 // emulator, thread by thread, so that tests need no GPU. Kernels use these names and no other way to the hardware.
 //
+// clang-format off
 //   launch(kernel, grid, block, shared_bytes, stream, arguments...)   instead of <<<>>>
-//   shared_memory<T>()                                                the block's dynamic shared memory; there is no
-//   other copy_async_16, copy_async_commit, copy_async_wait<N>              cp.async load_matrix_x4,
-//   load_matrix_x4_transposed                         ldmatrix mma_f16, mma_bf16, mma_f64 mma.sync m16n8k16, m16n8k16,
-//   m8n8k4 exp2_approx, half_bits, half_value, bfloat16_bits, bfloat16_value
+//   shared_memory<T>()                                      the block's dynamic shared memory; there is no other
+//   copy_async_16, copy_async_commit, copy_async_wait<N>    cp.async
+//   load_matrix_x4, load_matrix_x4_transposed               ldmatrix
+//   mma_f16, mma_bf16, mma_f64                              mma.sync m16n8k16, m16n8k16, m8n8k4
+//   exp2_approx, half_bits, half_value, bfloat16_bits, bfloat16_value
 //   __shfl_*_sync, __any_sync, __all_sync, __ballot_sync, __syncwarp  of whole warps
+// clang-format on
 #pragma once
 
 #include <stddef.h>
