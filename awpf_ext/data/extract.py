@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +19,7 @@ from awpf_ext.clip.backbone import Backbone
 from awpf_ext.clip.prompts import DEFAULT_PROMPT, prompt_templates, text_bank
 from awpf_ext.data.features import FeatureSet, ReadTestImage, nonfinite_rows
 from awpf_ext.data.images import ImageDataset, ImageSplit
-from awpf_ext.data.reading import Pixels, prepared_batches
+from awpf_ext.data.reading import Pixels, default_workers, prepared_batches
 from awpf_ext.data.store import FeatureStore, Shard, SplitEntry, StoredSplit, read_or_none
 from awpf_ext.errors import DataError, UserError
 from awpf_ext.io import lock, remove_leftovers, save_tensors
@@ -71,7 +70,7 @@ def extract_features(
         raise UserError(f"workers is {workers}; expected at least 1")
     templates = prompt_templates(prompt)
     tell = progress or (lambda _: None)
-    encoder = _Encoder(backbone, batch_size, workers or _default_workers(), tell)
+    encoder = _Encoder(backbone, batch_size, workers or default_workers(), tell)
     splits = {"train": dataset.train, "test": dataset.test}
     entries = {title: store.split(backbone, images) for title, images in splits.items()}
     stored = {
@@ -273,8 +272,3 @@ def _check_unreadable(
             raise DataError(f"no {title} image can be read:\n  {listing}")
     warnings.warn(f"{count} cannot be read, left out:\n  {listing}", stacklevel=3)
     return len(unreadable)
-
-
-def _default_workers() -> int:
-    allowed = getattr(os, "sched_getaffinity", None)  # Linux: what this process may use
-    return min(len(allowed(0)) if allowed else os.cpu_count() or 1, 16)

@@ -6,8 +6,9 @@ without copies between processes and with nothing left behind by a kill.
 
 from __future__ import annotations
 
+import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -17,12 +18,13 @@ from PIL import Image
 from awpf_ext.data.images import ImageSplit
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+Prepare = Callable[[Image.Image], Pixels]
 
 
 def prepared_batches(
     images: ImageSplit,
-    batches: Iterable[range],
-    prepare: Callable[[Image.Image], Pixels],
+    batches: Iterable[Sequence[int]],
+    prepare: Prepare,
     workers: int,
     ahead: int,
 ) -> Generator[list[Pixels | str], None, None]:
@@ -48,3 +50,9 @@ def prepared_batches(
             yield [image.result() for image in waiting.popleft()]
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def default_workers() -> int:
+    """Threads that read: one a core, at most 16."""
+    allowed = getattr(os, "sched_getaffinity", None)  # Linux: what this process may use
+    return min(len(allowed(0)) if allowed else os.cpu_count() or 1, 16)

@@ -1,0 +1,164 @@
+"""The images behind the features, as bytes that a network's towers take: read once, kept in memory.
+
+What training a tower needs and frozen features do not. Prepared images are kept as long as they
+fit a budget, so that over small data only the first epoch reads files.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from awpf_ext.data.images import ImageSplit
+from awpf_ext.data.reading import Pixels, Prepare, default_workers, prepared_batches
+from awpf_ext.errors import DataError
+
+MEMORY = 2 << 30  # bytes of prepared images that one split keeps: 14,000 of 224 x 224
+Rows = Tensor | Sequence[int] | slice
+
+
+class PixelRows:
+    """Prepared images by row: `rows[index]` is a uint8 tensor (n, height, width, 3).
+
+    An index is an int64 tensor, a list, a range or a slice; rows may repeat. Images are read on
+    `workers` threads (by default one a core, at most 16) and kept, first come, up to `memory`
+    bytes: an epoch passes over all of them, so that to replace one by another would gain nothing.
+    What `at` selects shares the memory. Nothing here draws random numbers.
+    """
+
+    def __init__(
+        self,
+        images: ImageSplit,
+        prepare: Prepare,
+        rows: Rows | None = None,
+        *,
+        workers: int | None = None,
+        memory: int = MEMORY,
+    ) -> None:
+        """rows: of `images`, those that this holds; by default all."""
+        count = len(images.labels)
+        self._rows = torch.arange(count) if rows is None else _positions(rows, count)
+        self._images = images
+        self._prepare = prepare
+        self._workers = workers or default_workers()
+        self._kept = _Kept(count, memory)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Rows) -> Tensor:
+        """DataError naming the images that cannot be read, IndexError for rows not there."""
+        return next(self.batches([index]))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        raise TypeError("PixelRows gives many images at a time; use batches(...)")
+
+    def at(self, index: Rows) -> PixelRows:
+        """Only these rows, numbered anew; nothing is read."""
+        view = object.__new__(PixelRows)
+        view.__dict__.update(self.__dict__)
+        view._rows = self._rows[_positions(index, len(self))]
+        return view
+
+    def name(self, row: int) -> str:
+        """What to call the image of a row in messages."""
+        return self._images.name(int(self._rows[row]))
+
+    def batches(self, parts: Iterable[Rows], ahead: int = 0) -> Generator[Tensor, None, None]:
+        """`self[part]` for each of the parts; `ahead` more are read while the caller works.
+
+        A network on the CPU needs the cores itself: keep `ahead` at 0 there.
+        """
+        plans: deque[tuple[Tensor, Tensor]] = deque()
+
+        def absent() -> Iterator[list[int]]:
+            for part in parts:
+                wanted = self._rows[_positions(part, len(self))]
+                missing = wanted[~self._kept.has(wanted)].unique()  # sorted
+                if not len(wanted) and self._kept.shape is None and len(self):
+                    missing = self._rows[:1]  # only an image tells their height and width
+                plans.append((wanted, missing))
+                yield missing.tolist()
+
+        reader = prepared_batches(self._images, absent(), self._prepare, self._workers, ahead)
+        with closing(reader):
+            for found in reader:
+                wanted, missing = plans.popleft()
+                yield self._joined(wanted, missing, found)
+
+    def _joined(self, wanted: Tensor, missing: Tensor, found: list[Pixels | str]) -> Tensor:
+        """The images `wanted`: those `missing` as found, the others as kept."""
+        fresh = self._stacked(missing, found)
+        old = self._kept.has(wanted)  # before more are kept: what `fresh` holds is not asked for
+        if fresh is None:
+            return self._kept.get(wanted)
+        if not bool(old.any()):
+            joined = fresh[torch.searchsorted(missing, wanted)]
+        else:
+            joined = fresh.new_empty(len(wanted), *fresh.shape[1:])
+            joined[old] = self._kept.get(wanted[old])
+            joined[~old] = fresh[torch.searchsorted(missing, wanted[~old])]
+        self._kept.keep(missing, fresh)
+        return joined
+
+    def _stacked(self, rows: Tensor, found: list[Pixels | str]) -> Tensor | None:
+        unreadable = [
+            f"{self._images.name(row)}: {image}"
+            for row, image in zip(rows.tolist(), found, strict=True)
+            if isinstance(image, str)
+        ]
+        if unreadable:
+            more = f" (and {len(unreadable) - 1} more)" if len(unreadable) > 1 else ""
+            raise DataError(f"cannot read {unreadable[0]}{more}")
+        return torch.from_numpy(np.stack(found)) if found else None
+
+
+class _Kept:
+    """Prepared images in memory, by their row in the split."""
+
+    def __init__(self, count: int, memory: int) -> None:
+        self.shape: tuple[int, ...] | None = None  # of one image, once one has been seen
+        self._memory = memory
+        self._pixels = torch.empty(0, 0, 0, 3, dtype=torch.uint8)
+        self._slot = torch.full((count,), -1)
+        self._used = 0
+
+    def has(self, rows: Tensor) -> Tensor:
+        return self._slot[rows] >= 0
+
+    def get(self, rows: Tensor) -> Tensor:
+        return self._pixels[self._slot[rows]]
+
+    def keep(self, rows: Tensor, pixels: Tensor) -> None:
+        """As many as there is room for; rows kept already (two batches were read ahead) stay."""
+        if self.shape is None:
+            self.shape = tuple(pixels.shape[1:])
+            room = min(len(self._slot), self._memory // pixels[0].numel())
+            self._pixels = pixels.new_empty(room, *self.shape)  # memory is taken when written to
+        new = (self._slot[rows] < 0).nonzero().flatten()[: len(self._pixels) - self._used]
+        slots = torch.arange(self._used, self._used + len(new))
+        self._pixels[slots] = pixels[new]
+        self._slot[rows[new]] = slots
+        self._used += len(new)
+
+
+def _positions(index: Rows, count: int) -> Tensor:
+    """The rows that an index names, checked against their number."""
+    if isinstance(index, slice):
+        index = range(*index.indices(count))
+    if isinstance(index, range):
+        index = torch.from_numpy(np.arange(index.start, index.stop, index.step))
+    rows = torch.as_tensor(index).cpu()
+    if rows.dim() != 1 or (rows.is_floating_point() and len(rows)) or rows.dtype == torch.bool:
+        raise TypeError(
+            f"rows are {rows.dtype} of shape {tuple(rows.shape)}; expected integers of shape (n,)"
+        )
+    rows = rows.long()
+    if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < count:
+        raise IndexError(f"rows {int(rows.min())}..{int(rows.max())} of {count} images")
+    return rows

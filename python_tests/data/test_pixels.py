@@ -1,0 +1,121 @@
+"""Images for networks that are trained: rows, views, memory, reading ahead."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from awpf_ext.data.images import ArraySplit, FileSplit
+from awpf_ext.data.pixels import PixelRows
+from awpf_ext.errors import DataError
+
+SIDE = 6
+BYTES = SIDE * SIDE * 3
+
+
+class Counted(ArraySplit):
+    """Images in memory that remember how often they were read."""
+
+    def read(self, index):
+        self.reads.append(index)
+        return super().read(index)
+
+
+@pytest.fixture
+def split():
+    pixels = np.random.default_rng(0).integers(0, 256, (20, SIDE, SIDE, 3), dtype=np.uint8)
+    split = Counted("drawn", pixels, torch.arange(20) % 3)
+    object.__setattr__(split, "reads", [])
+    return split
+
+
+def inverted(image: Image.Image):
+    return 255 - np.asarray(image)
+
+
+def expected(split, rows):
+    return 255 - torch.from_numpy(split.pixels[rows])
+
+
+@pytest.mark.parametrize(
+    "index", [torch.tensor([3, 1, 3]), [3, 1, 3], range(2, 9, 3), slice(15, None), slice(4, 2), []]
+)
+def test_rows_come_prepared_and_in_the_order_asked_for(split, index):
+    rows = np.arange(20)[index] if isinstance(index, slice) else list(index)
+    images = PixelRows(split, inverted)
+    for _ in range(2):  # read, then kept
+        found = images[index]
+        assert found.dtype == torch.uint8
+        assert found.shape == (len(rows), SIDE, SIDE, 3)
+        assert torch.equal(found, expected(split, rows))
+
+
+@pytest.mark.parametrize("images", [0, 7, 20])
+def test_memory_bounds_what_is_kept_but_never_what_comes_back(split, images):
+    rows = PixelRows(split, inverted, memory=images * BYTES + 5)
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(1))
+    for _ in range(3):
+        for part in order.split(6):
+            assert torch.equal(rows[part], expected(split, part))
+    assert len(split.reads) == images + 3 * (20 - images)
+
+
+def test_views_number_anew_and_share_what_was_read(split):
+    rows = PixelRows(split, inverted, rows=[19, 4, 7, 0])
+    view = rows.at(torch.tensor([2, 0]))
+    assert len(view) == 2
+    assert view.name(0) == "drawn image 7"
+    assert torch.equal(view[:], expected(split, [7, 19]))
+    assert torch.equal(rows[:], expected(split, [19, 4, 7, 0]))
+    assert sorted(split.reads) == [0, 4, 7, 19]
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+def test_batches_read_ahead_equal_those_read_one_by_one(split, ahead):
+    rows = PixelRows(split, inverted, memory=9 * BYTES)
+    parts = [torch.tensor(p) for p in ([0, 1, 2], [2, 2, 3], [], [1, 5, 19], [9, 8, 2, 5])]
+    parts[2] = parts[2].long()
+    found = list(rows.batches(parts, ahead))
+    assert [len(f) for f in found] == [3, 3, 0, 3, 4]
+    for part, images in zip(parts, found, strict=True):
+        assert torch.equal(images, expected(split, part))
+
+
+def test_nothing_is_read_before_it_is_asked_for_and_reading_can_stop(split):
+    rows = PixelRows(split, inverted)
+    batches = rows.batches([[0], [1], [2], [3]], ahead=1)
+    assert split.reads == []
+    next(batches)
+    batches.close()
+    assert set(split.reads) <= {0, 1}
+
+
+def test_reading_leaves_random_numbers_alone(split):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    PixelRows(split, inverted)[:]
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_unreadable_image_is_named(tmp_path, save_png):
+    for name in ("a.png", "b.png"):
+        save_png(tmp_path / name, 1)
+    (tmp_path / "b.png").write_bytes(b"not an image")
+    rows = PixelRows(FileSplit(tmp_path, ["a.png", "b.png"], torch.tensor([0, 1])), np.array)
+    assert len(rows[[0]]) == 1
+    with pytest.raises(DataError, match=r"cannot read .*b\.png: cannot identify"):
+        rows[[0, 1]]
+
+
+@pytest.mark.parametrize("index", [[20], [-1], torch.tensor([0, 25])])
+def test_rows_that_are_not_there(split, index):
+    with pytest.raises(IndexError, match="of 20 images"):
+        PixelRows(split, inverted)[index]
+
+
+@pytest.mark.parametrize("index", [3, [0.5], torch.tensor([[1]]), torch.ones(20) > 0])
+def test_what_is_no_list_of_rows(split, index):
+    with pytest.raises(TypeError, match="expected integers of shape"):
+        PixelRows(split, inverted)[index]
