@@ -3,6 +3,7 @@
     run.json                     what the run is: configuration, data, seed; and where it was made
     task_0000.safetensors        the method's state after task 0, the random generator's included
     statistics_0000.safetensors  the class statistics that task 0 added; never rewritten
+    adapters/task_0000/          a LoRA that task 0 trained, as PEFT reads it; in methods with LoRAs
     task_0000.json               results of task 0; written last, it makes the task count
 
 Every file is whole or absent (awpf_ext.io) and carries the run's fingerprint, so that a file of
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from awpf_ext import io
 from awpf_ext.errors import CheckpointError, DataError, UserError
+from awpf_ext.lora.output import AdapterFiles, write_adapter
 
 FORMAT = 1  # of this layout; a folder of another format is refused
 Resume = bool | Literal["intact"]
@@ -80,14 +82,24 @@ class RunFolder:
         state: Mapping[str, Tensor],
         statistics: Mapping[str, Tensor] | None,
         results: Mapping[str, Any],
+        *,
+        adapters: Mapping[str, AdapterFiles] | None = None,
+        forget: bool = False,
     ) -> None:
-        """Add one task; it counts once its results are there."""
+        """Add one task; it counts once its results are there.
+
+        forget: of large states keep only this one and the one before.
+        """
         metadata = {"run": self._fingerprint, "task": str(index)}
         io.save_tensors(self._file("task", index), state, metadata)
+        for name, adapter in (adapters or {}).items():
+            write_adapter(self.path / "adapters" / name, adapter)
         if statistics is not None:
             io.save_tensors(self._file("statistics", index), statistics, metadata)
         content = {**metadata, "statistics": statistics is not None, "results": dict(results)}
         io.write_json(self._results(index), {**content, "digest": _digest(content)})
+        if forget and index > 1:
+            self._file("task", index - 2).unlink(missing_ok=True)
 
     def _check_run(self, identity: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
         try:

@@ -24,6 +24,7 @@ from pydantic import (
 from awpf_ext.clip import embedded
 from awpf_ext.clip.prompts import DEFAULT_PROMPT
 from awpf_ext.data.datasets import absolute
+from awpf_ext.data.stream import Protocol
 from awpf_ext.errors import UserError
 from awpf_ext.methods import METHODS, MethodConfig, method_class, method_config
 from awpf_ext.methods.registry import suggestion
@@ -38,9 +39,21 @@ class RunConfig(BaseModel):
         "demo", description="NAME or NAME:PATH: demo, cifar100, folder:DIR, features:FILE.npz"
     )
     class_names: Path | None = Field(None, description="JSON or TXT file with the classes' names")
+    train_limit: int | None = Field(
+        None, ge=1, description="most training images of a class (and domain); null: all"
+    )
+    test_limit: int | None = Field(None, ge=1, description="the same of test images")
+    imbalance: float | None = Field(
+        None, gt=0, le=1, description="long tail: training images of the rarest class by the most"
+    )
+    protocol: Protocol = Field(
+        "class", description="what a task brings: class, new classes; domain, a new domain"
+    )
     base: int = Field(0, ge=0, description="classes of the first task; 0: as many as the others")
     increment: int = Field(10, ge=1, description="classes of each further task")
-    order: str = Field("seed:1993", description="class order: natural, seed:N or file:PATH")
+    order: str = Field(
+        "seed:1993", description="of the classes (or domains): natural, seed:N or file:PATH"
+    )
     method: str = Field("awpf", description="see `awpf methods`")
     preset: str | None = Field(None, description="published settings, as cifar100-b0-inc10")
     seed: int = Field(0, ge=0, lt=2**63, description="of everything random in the method")
@@ -84,7 +97,9 @@ class RunConfig(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """What a result follows from, and that can be told without reading any data."""
-        names = ["dataset", "base", "increment", "order", "method", "seed"]
+        names = ["dataset", "protocol", "order", "method", "seed"]
+        names += ["base", "increment"] if self.protocol == "class" else []
+        names += [name for name in LIMITS if getattr(self, name) is not None]
         if not self.dataset.startswith("features:"):
             names += ["class_names", "model", "pretrained", "precision", "prompt", "on_unreadable"]
         dumped = self.model_dump(mode="json")
@@ -93,6 +108,7 @@ class RunConfig(BaseModel):
         return {**kept, **{f"{self.method}.{k}": v for k, v in dumped["settings"].items()}}
 
 
+LIMITS = ("train_limit", "test_limit", "imbalance")
 RUN_KEYS = tuple(key for key in RunConfig.model_fields if key != "settings")
 
 

@@ -32,10 +32,10 @@ from awpf_ext import io
 from awpf_ext.data import TaskStream
 from awpf_ext.errors import CheckpointError, DataError
 from awpf_ext.methods import Method
+from awpf_ext.trainer import inputs_of_seen, parts, predictions
 
 FILE = "evidence.safetensors"
 FORMAT = 1
-ROWS_AT_ONCE = 8192  # test rows whose logits are in memory at a time
 MOST_IMAGES = 100_000  # whose predictions are kept
 MAP_CLASSES = 8
 MAP_IMAGES = 60  # of a class
@@ -83,15 +83,16 @@ class Evidence:
 def collect_evidence(stream: TaskStream, method: Method) -> Evidence:
     """Gather it from a method that has learned the whole stream."""
     x, y = stream.test_seen(len(stream) - 1)
+    inputs = inputs_of_seen(stream, method, len(stream) - 1)
     rows = _evenly(len(y), MOST_IMAGES)
     labels = y[rows].cpu()
-    learned = torch.cat(
-        [method.logits(part).argmax(1).cpu() for part in torch.split(x[rows], ROWS_AT_ONCE)]
-    )
+    kept = inputs[rows] if isinstance(inputs, Tensor) else inputs.at(rows)
+    learned = predictions(method, kept, method.seen).cpu()
     steps = _zero_shot_steps(stream, x)
     accuracy, matrix = _zero_shot_accuracies(stream, y.cpu(), steps)
     pairs = hardest_pairs(labels, learned)
     chosen = _map_rows(y.cpu(), pairs, len(stream.text)).to(x.device)
+    mapped = inputs[chosen] if isinstance(inputs, Tensor) else inputs.at(chosen.cpu())
     pictures, missing = _pictures(stream, rows.cpu(), labels, learned, pairs)
     return Evidence(
         labels=labels,
@@ -101,7 +102,7 @@ def collect_evidence(stream: TaskStream, method: Method) -> Evidence:
         zero_shot_matrix=matrix,
         map_labels=y[chosen].cpu(),
         before=normalize(x[chosen], dim=-1).cpu().half(),
-        after=method.embed(x[chosen]).cpu().half(),
+        after=torch.cat([method.embed(part) for part in parts(mapped)]).cpu().half(),
         share=len(rows) / len(y),
         pictures=pictures,
         pictures_missing=missing,
@@ -185,20 +186,21 @@ def _zero_shot_steps(stream: TaskStream, x: Tensor) -> list[Tensor]:
 
     One pass over the texts: a step compares the best of its own classes with the best before.
     """
-    parts: list[list[Tensor]] = [[] for _ in range(len(stream))]
-    for rows in torch.split(x, ROWS_AT_ONCE):
+    found: list[list[Tensor]] = [[] for _ in range(len(stream))]
+    for rows in parts(x):
         cosines = normalize(rows, dim=-1) @ stream.text.T
         best = torch.full((len(rows),), -math.inf, device=x.device)
         likeliest = torch.zeros(len(rows), dtype=torch.int64, device=x.device)
         start = 0
         for step in range(len(stream)):
-            own, position = cosines[:, start : stream.seen(step)].max(dim=1)
-            better = own > best
-            best = torch.where(better, own, best)
-            likeliest = torch.where(better, position + start, likeliest)
-            start = stream.seen(step)
-            parts[step].append(likeliest.cpu())
-    return [torch.cat(part) for part in parts]
+            if stream.seen(step) > start:
+                own, position = cosines[:, start : stream.seen(step)].max(dim=1)
+                better = own > best
+                best = torch.where(better, own, best)
+                likeliest = torch.where(better, position + start, likeliest)
+                start = stream.seen(step)
+            found[step].append(likeliest.cpu())
+    return [torch.cat(part) for part in found]
 
 
 def _zero_shot_accuracies(
@@ -206,9 +208,9 @@ def _zero_shot_accuracies(
 ) -> tuple[tuple[float, ...], tuple[tuple[float, ...], ...]]:
     sizes = [len(stream.test(task)[1]) for task in range(len(stream))]
     overall, matrix = [], []
-    for step, predictions in enumerate(steps):
+    for step, predicted in enumerate(steps):
         seen = sum(sizes[: step + 1])
-        right = (predictions[:seen] == y[:seen]).double()
+        right = (predicted[:seen] == y[:seen]).double()
         overall.append(_mean(right))
         matrix.append(tuple(_mean(part) for part in torch.split(right, sizes[: step + 1])))
     return tuple(overall), tuple(matrix)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from awpf_ext import io
 from awpf_ext.checkpoint import RunFolder
+from awpf_ext.clip import Backbone, load_backbone, prompted_clip
 from awpf_ext.errors import CheckpointError, DataError, UserError
 from awpf_ext.methods import Method, method_class, method_config
 from awpf_ext.record import saved_config
@@ -25,32 +26,78 @@ from awpf_ext.record import saved_config
 FORMAT = 1
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a model's backbone is found, and where it shall work."""
+
+    pretrained: str | None = None  # where the weights are now, if not where they were
+    cache_dir: str | Path | None = None
+    device: torch.device | str = "cpu"
+
+
+HERE = Place()
+
+
 @dataclass(frozen=True, eq=False)
 class LearnedModel:
-    """What classifies image features of its backbone; made by `load_run` or `load_exported`."""
+    """What classifies images, or their features; made by `load_run` or `load_exported`."""
 
     method: Method
     class_names: tuple[str, ...]  # of the classes seen, in the order of the logits
     facts: Mapping[str, Any]  # what is kept beside the tensors; `provenance` names the backbone
 
     @torch.no_grad()
-    def logits(self, features: Tensor) -> Tensor:
-        """(n, classes) for (n, d) image features of the backbone, normalised or not."""
-        return self.method.logits(features.to(self.method.device, torch.float32))
+    def logits(self, x: Tensor) -> Tensor:
+        """(n, classes) for (n, d) image features of the backbone, normalised or not.
 
-    def probabilities(self, features: Tensor) -> Tensor:
-        return self.logits(features).softmax(dim=1)
+        Where `method.inputs` is "images", for (n, height, width, 3) bytes as the backbone's
+        `prepare` makes them.
+        """
+        images = self.method.inputs == "images"
+        return self.method.logits(x if images else x.to(self.method.device, torch.float32))
+
+    def probabilities(self, x: Tensor) -> Tensor:
+        return self.logits(x).softmax(dim=1)
 
 
-def load_model(path: str | Path) -> LearnedModel:
-    """The model in a run's folder or in an exported file."""
+def load_model(path: str | Path, place: Place = HERE) -> LearnedModel:
+    """The model in a run's folder or in an exported file.
+
+    place: of the backbone, which is loaded where the method changes CLIP itself.
+    """
     path = Path(path).expanduser()
     if not path.exists():
         raise UserError(f"there is no {path}; expected a run's folder or an exported file")
-    return load_run(path) if path.is_dir() else load_exported(path)
+    return load_run(path, place) if path.is_dir() else load_exported(path, place)
 
 
-def load_run(folder: str | Path) -> LearnedModel:
+def backbone_of(facts: Mapping[str, Any], place: Place = HERE) -> Backbone:
+    """The backbone that a model was learned on; DataError where its weights are others."""
+    known = facts["provenance"]
+    if "model" not in known:
+        raise UserError(
+            f"this model was learned on {known['dataset']}: the backbone of those features is not "
+            "known, so images cannot be encoded (features can be classified: "
+            "awpf_ext.export.load_model(PATH).logits(features))"
+        )
+    backbone = load_backbone(
+        known["model"],
+        place.pretrained or facts["pretrained"],
+        precision=known["precision"],
+        device=place.device,
+        cache_dir=place.cache_dir,
+    )
+    for key in ("weights_hash", "preprocessing_hash"):
+        here = backbone.provenance[key]
+        if here != known[key]:
+            raise DataError(
+                f"{backbone.name} {backbone.pretrained} is not the backbone that this model was "
+                f"learned on: its {key} is {here}, expected {known[key]}"
+            )
+    return backbone
+
+
+def load_run(folder: str | Path, place: Place = HERE) -> LearnedModel:
     """The model after the last task that is done in a run's folder."""
     folder = Path(folder).expanduser()
     config = saved_config(folder)
@@ -75,7 +122,7 @@ def load_run(folder: str | Path) -> LearnedModel:
         **bank,
         "provenance": {**bank["provenance"], **marker["environment"]},
     }
-    return _model(facts, tensors["text"], saved.state)
+    return _model(facts, tensors["text"], saved.state, place)
 
 
 def export_run(folder: str | Path, out: str | Path) -> LearnedModel:
@@ -94,7 +141,7 @@ def export_run(folder: str | Path, out: str | Path) -> LearnedModel:
     return model
 
 
-def load_exported(path: str | Path) -> LearnedModel:
+def load_exported(path: str | Path, place: Place = HERE) -> LearnedModel:
     """The model in a file that `export_run` wrote."""
     tensors, metadata = io.load_tensors(path)
     try:
@@ -105,15 +152,21 @@ def load_exported(path: str | Path) -> LearnedModel:
     if found != FORMAT:
         raise DataError(f"{path} has export format {found}; this version reads format {FORMAT}")
     state = {name.removeprefix("state."): tensor for name, tensor in tensors.items()}
-    return _model(facts, text, state)
+    return _model(facts, text, state, place)
 
 
-def _model(facts: Mapping[str, Any], text: Tensor, state: Mapping[str, Tensor]) -> LearnedModel:
-    method = method_class(facts["method"])(
-        method_config(facts["method"], facts["settings"]),
-        text=text,
-        logit_scale=facts["logit_scale"],
-        seed=facts["seed"],
+def _model(
+    facts: Mapping[str, Any], text: Tensor, state: Mapping[str, Tensor], place: Place
+) -> LearnedModel:
+    chosen = method_class(facts["method"])
+    config = method_config(facts["method"], facts["settings"])
+    clip = None
+    if chosen.trains_clip(config):
+        backbone = backbone_of(facts, place)
+        clip = prompted_clip(backbone, facts["class_names"], facts["provenance"]["prompt"])
+        text = text.to(backbone.device)
+    method = chosen(
+        config, text=text, logit_scale=facts["logit_scale"], seed=facts["seed"], clip=clip
     )
     # A generator's state is that of its device; what is learned may be used on another.
     method.load_state_dict({**state, "generator": method.generator.get_state()})

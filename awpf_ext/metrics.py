@@ -1,8 +1,9 @@
-"""Metrics of a class-incremental run, each with its formula.
+"""Metrics of a run, each with its formula.
 
 R is the accuracy matrix, T x T fractions: R[i][j] is the accuracy on the test images of task j
 after task i was learned, among all classes seen by then. Above the diagonal it is 0: a class not
-yet seen is never predicted. A task without test images has NaN in its column; means leave it out.
+yet seen is never predicted, and a domain not yet seen does not count. A task without test images
+has NaN in its column; means leave it out.
 """
 
 from __future__ import annotations
@@ -21,6 +22,14 @@ def average(overall: Sequence[float]) -> float:
 def last(overall: Sequence[float]) -> float:
     """a_T: the accuracy over all test images, after the last task."""
     return overall[-1]
+
+
+def worst_class(class_accuracies: Sequence[float]) -> float:
+    """min_c a_c: the accuracy, after the last task, on the class that comes off worst.
+
+    NaN where no class has test images.
+    """
+    return min((value for value in class_accuracies if not math.isnan(value)), default=math.nan)
 
 
 def per_task(matrix: Matrix) -> list[float]:

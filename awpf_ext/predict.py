@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from awpf_ext.clip import Backbone, load_backbone
-from awpf_ext.errors import DataError, UserError
+from awpf_ext.clip import Backbone
+from awpf_ext.errors import UserError
 from awpf_ext.export import LearnedModel
 
 
@@ -37,41 +37,6 @@ class Prediction:
         if self.error is not None:
             return {**told, "error": self.error}
         return {**told, "classes": [likely._asdict() for likely in self.classes]}
-
-
-def backbone_of(
-    model: LearnedModel,
-    *,
-    pretrained: str | None = None,
-    cache_dir: str | Path | None = None,
-    device: torch.device | str = "cpu",
-) -> Backbone:
-    """The backbone whose features `model` classifies; DataError where its weights are others.
-
-    pretrained: where the weights are now, if not where they were.
-    """
-    known = model.facts["provenance"]
-    if "model" not in known:
-        raise UserError(
-            f"this model was learned on {known['dataset']}: the backbone of those features is not "
-            "known, so images cannot be encoded (features can be classified: "
-            "awpf_ext.export.load_model(PATH).logits(features))"
-        )
-    backbone = load_backbone(
-        known["model"],
-        pretrained or model.facts["pretrained"],
-        precision=known["precision"],
-        device=device,
-        cache_dir=cache_dir,
-    )
-    for key in ("weights_hash", "preprocessing_hash"):
-        here = backbone.provenance[key]
-        if here != known[key]:
-            raise DataError(
-                f"{backbone.name} {backbone.pretrained} is not the backbone that this model was "
-                f"learned on: its {key} is {here}, expected {known[key]}"
-            )
-    return backbone
 
 
 def predict(
@@ -102,8 +67,10 @@ def _predict_batch(
     pixels = [image for image in read if not isinstance(image, str)]
     if not pixels:
         return [Prediction(n, error=str(e)) for n, e in zip(names, read, strict=True)]
-    features = backbone.encode_images(torch.from_numpy(np.stack(pixels)))
-    best = model.probabilities(features).topk(min(top, len(model.class_names)), dim=1)
+    stacked = torch.from_numpy(np.stack(pixels))
+    as_images = model.method.inputs == "images"
+    x = stacked if as_images else backbone.encode_images(stacked)
+    best = model.probabilities(x).topk(min(top, len(model.class_names)), dim=1)
     rows = iter(zip(best.values.tolist(), best.indices.tolist(), strict=True))
     predictions = []
     for name, image in zip(names, read, strict=True):

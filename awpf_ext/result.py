@@ -20,6 +20,7 @@ class TaskResult:
     next_baseline: float  # zero-shot CLIP's accuracy on the same
     seconds: dict[str, float]  # by stage
     records: tuple[dict[str, Any], ...]  # the method's own facts
+    class_accuracies: tuple[float, ...] = ()  # on each class seen; none: an earlier version's run
 
     def to_json(self) -> dict[str, Any]:
         return {key: _jsonable(value) for key, value in vars(self).items()}
@@ -33,6 +34,7 @@ class TaskResult:
             next_baseline=_number(saved["next_baseline"]),
             seconds=dict(saved["seconds"]),
             records=tuple(saved["records"]),
+            class_accuracies=tuple(_number(v) for v in saved.get("class_accuracies", ())),
         )
 
 
@@ -67,6 +69,10 @@ class Result:
     @property
     def forgetting(self) -> float:
         return metrics.forgetting(self.accuracy_matrix)
+
+    @property
+    def worst_class(self) -> float:
+        return metrics.worst_class(self.tasks[-1].class_accuracies)
 
     @property
     def backward_transfer(self) -> float:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from awpf_ext.data import (
 )
 from awpf_ext.errors import DataError, UserError
 from awpf_ext.evidence import collect_evidence, write_evidence
-from awpf_ext.methods import method_class
+from awpf_ext.methods.registry import check_able, method_for
 from awpf_ext.record import claim_folder, finish_folder, look_into
 from awpf_ext.result import Result
 from awpf_ext.team import ALONE, Team, local_gpu
@@ -77,15 +78,20 @@ def run_configured(
     progress: RunProgress | None = None,
     tensorboard: bool = False,
     features_of: FeatureSource | None = None,
+    team: Team = ALONE,
 ) -> Result:
-    """`run` for a configuration at hand; `features_of` may keep features between runs."""
+    """`run` for a configuration at hand; `features_of` may keep features between runs.
+
+    team: the processes that make this run together, where its method is `distributed`.
+    """
     folder = None if out is None else Path(out).expanduser()
     if tensorboard:
         check_tensorboard(folder)
     if folder is not None:
         found = look_into(folder, config)
+        team.wait()  # all have looked before the leader writes
         if found.result is not None:
-            if tensorboard:
+            if tensorboard and team.leads:
                 write_tensorboard(folder, found.result)
             return found.result
         if found.started and not resume:
@@ -93,30 +99,32 @@ def run_configured(
                 f"{folder} holds an unfinished run ({found.tasks} tasks done): resume it "
                 "(--resume) or choose another folder"
             )
+    check_able(config.method, config.protocol, team)
     device = trainer_device(config.device)
     with threads(config.threads):
         start = time.perf_counter()
-        features = (features_of or load_features)(config, progress)
+        source = features_of or partial(load_features, team=team)
+        features = source(config, progress)
         if not len(features.test_y):
             raise DataError("the data set has no test images, so nothing can be measured")
         stream = task_stream(
             features,
+            protocol=config.protocol,
             base=config.base,
             increment=config.increment,
             order=config.order,
             device=device,
         )
         reading = time.perf_counter() - start
-        method = method_class(config.method)(
-            config.settings, text=stream.text, logit_scale=stream.logit_scale, seed=config.seed
-        )
+        method = method_for(stream, config.method, config.settings, seed=config.seed, team=team)
         checkpoint = None
         if folder is not None:
-            claim_folder(folder, config, stream)
+            if team.leads:
+                claim_folder(folder, config, stream)
             checkpoint = RunFolder(folder)
         result = train(stream, method, checkpoint=checkpoint, resume=resume, progress=progress)
     result = _completed(result, reading)
-    if folder is not None:
+    if folder is not None and team.leads:
         write_evidence(folder, collect_evidence(stream, method))
         finish_folder(folder, config, result)
         if tensorboard:
@@ -134,7 +142,8 @@ def load_features(
     data = load_dataset(config.dataset, class_names=config.class_names)
     if isinstance(data, FeatureSet):
         return data
-    class_order(config.order, len(data.class_keys))  # a mistake shows before hours of encoding
+    ordered = data.class_keys if config.protocol == "class" else data.domain_names
+    class_order(config.order, len(ordered))  # a mistake shows before hours of encoding
     backbone = load_backbone(
         config.model,
         config.pretrained,

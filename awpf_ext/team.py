@@ -10,6 +10,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from awpf_ext.errors import UserError
 
@@ -45,6 +46,22 @@ class Team:
             ) from error
         return bool(word)
 
+    def share(self, count: int) -> range:
+        """The part of range(count) that is this process's; the parts differ by one at most."""
+        return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+
+    def gathered(self, own: Tensor, count: int) -> Tensor:
+        """All `count` rows, of which each process brings those of its share."""
+        if self.size == 1:
+            return own
+        most = -(-count // self.size)
+        padded = own.new_zeros((most, *own.shape[1:]))
+        padded[: len(own)] = own
+        parts = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(parts, padded)
+        shares = [Team(rank, self.size).share(count) for rank in range(self.size)]
+        return torch.cat([part[: len(s)] for part, s in zip(parts, shares, strict=True)])
+
 
 ALONE = Team()
 
@@ -68,7 +85,7 @@ def check_alone(command: str) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
             f"{command} works in one process; under torchrun share the encoding with "
-            "`awpf features`, then start it without torchrun"
+            "`awpf features`, or a single run with `awpf run`, then start it without torchrun"
         )
 
 

@@ -6,9 +6,9 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,8 +19,12 @@ from awpf_ext.data.stream import TaskStream
 from awpf_ext.methods.base import Method
 from awpf_ext.result import Result, TaskResult
 from awpf_ext.statistics import StatisticsBlock
+from awpf_ext.team import ALONE, Team
 
-ROWS_AT_ONCE = 8192  # test rows whose logits are in memory at a time
+if TYPE_CHECKING:
+    from awpf_ext.data.pixels import PixelRows
+
+ROWS_AT_ONCE = {"features": 8192, "images": 256}  # test rows that are in a method at a time
 SAMPLE_ROWS = 1024  # rows of a split that enter a stream's fingerprint
 
 
@@ -51,15 +55,21 @@ def train(
     """
     report = progress or (lambda event: None)
     results: list[TaskResult] = []
-    identity, environment = _identity(stream, method), _environment(stream)
+    team = method.team
+    identity, environment = _identity(stream, method), _environment(stream, team)
     with ExitStack() as stack:
         if checkpoint is not None:
-            stack.enter_context(checkpoint.held())
-            saved = checkpoint.begin(identity, environment, resume)
+            if team.leads:
+                stack.enter_context(checkpoint.held())
+                saved = checkpoint.begin(identity, environment, resume)
+            team.wait()  # the folder is a run's now
+            if not team.leads:
+                saved = checkpoint.begin(identity, environment, resume or True)
+            team.wait()  # all have read before the leader writes
             results = _restore(method, saved)
         for index in range(len(results), len(stream)):
             results.append(_run_task(stream, method, index, results, report))
-            if checkpoint is not None:
+            if checkpoint is not None and team.leads:
                 _save(method, checkpoint, index, results[-1])
             report(_progress("task", stream, index, results, 0, 0))
     return Result(
@@ -85,40 +95,73 @@ def _run_task(
 
     method.fit(stream[index], epoch_done)
     with method.timed("evaluate"), torch.no_grad():
-        accuracy, accuracies = _evaluate_seen(stream, method, index)
+        accuracy, accuracies, by_class = _evaluate_seen(stream, method, index)
         next_accuracy, next_baseline = _evaluate_next(stream, method, index)
     seconds = dict(method.seconds)
     seconds["other"] = time.perf_counter() - start - sum(seconds.values())
     return TaskResult(
-        accuracy, accuracies, next_accuracy, next_baseline, seconds, tuple(method.records[known:])
+        accuracy,
+        accuracies,
+        next_accuracy,
+        next_baseline,
+        seconds,
+        tuple(method.records[known:]),
+        by_class,
     )
 
 
 def _evaluate_seen(
     stream: TaskStream, method: Method, index: int
-) -> tuple[float, tuple[float, ...]]:
-    """Accuracy over all test images seen, and on each task so far."""
-    x, y = stream.test_seen(index)
-    right = _predictions(method.logits, x, stream.seen(index)) == y
+) -> tuple[float, tuple[float, ...], tuple[float, ...]]:
+    """Accuracy over all test images seen, on each task so far, and on each class."""
+    _, y = stream.test_seen(index)
+    x = inputs_of_seen(stream, method, index)
+    right = predictions(method, x, stream.seen(index), method.team).to(y.device) == y
     sizes = [len(stream.test(task)[1]) for task in range(index + 1)]
-    return _fraction(right), tuple(_fraction(part) for part in torch.split(right, sizes))
+    hits = torch.bincount(y[right], minlength=stream.seen(index)).double()
+    by_class = hits / torch.bincount(y, minlength=stream.seen(index))  # 0 / 0: no test images
+    by_task = tuple(_fraction(part) for part in torch.split(right, sizes))
+    return _fraction(right), by_task, tuple(by_class.tolist())
 
 
 def _evaluate_next(stream: TaskStream, method: Method, index: int) -> tuple[float, float]:
     """Accuracy on the task after `index`, its classes being candidates; and zero-shot's."""
     if index + 1 == len(stream):
         return math.nan, math.nan
-    x, y = stream.test(index + 1)
+    features, y = stream.test(index + 1)
+    x = features if method.inputs == "features" else stream.test_images(index + 1)
     classes = stream.seen(index + 1)
+    learned = predictions(method, x, classes, method.team).to(y.device) == y
     texts = stream.text[:classes]
-    learned = _predictions(method.logits, x, classes) == y
-    zero_shot = _predictions(lambda rows, _: normalize(rows, dim=-1) @ texts.T, x, classes) == y
+    cosines = (normalize(rows, dim=-1) @ texts.T for rows in parts(features))
+    zero_shot = _joined([part.argmax(1) for part in cosines]).to(y.device) == y
     return _fraction(learned), _fraction(zero_shot)
 
 
-def _predictions(logits: Callable[[Tensor, int], Tensor], x: Tensor, classes: int) -> Tensor:
-    parts = [logits(rows, classes).argmax(1) for rows in torch.split(x, ROWS_AT_ONCE)]
-    return torch.cat(parts)
+def inputs_of_seen(stream: TaskStream, method: Method, index: int) -> Tensor | PixelRows:
+    """What `method` takes, of the test images of tasks 0..`index`."""
+    if method.inputs == "features":
+        return stream.test_seen(index)[0]
+    return stream.test_images_seen(index)
+
+
+def predictions(method: Method, x: Tensor | PixelRows, classes: int, team: Team = ALONE) -> Tensor:
+    """The likeliest of the first `classes` classes, row for row; a team shares the rows."""
+    own = team.share(len(x))
+    labels = [method.logits(rows, classes).argmax(1) for rows in parts(x, own)]
+    return team.gathered(_joined(labels).to(method.device), len(x))
+
+
+def parts(x: Tensor | PixelRows, span: range | None = None) -> Iterator[Tensor]:
+    """The rows of `x`, or those in `span`, in pieces that fit into memory."""
+    span = range(len(x)) if span is None else span
+    step = ROWS_AT_ONCE["features" if isinstance(x, Tensor) else "images"]
+    for start in range(span.start, span.stop, step):
+        yield x[start : min(start + step, span.stop)]
+
+
+def _joined(labels: Sequence[Tensor]) -> Tensor:
+    return torch.cat([torch.empty(0, dtype=torch.int64), *(part.cpu() for part in labels)])
 
 
 def _fraction(right: Tensor) -> float:
@@ -153,7 +196,14 @@ def _save(method: Method, checkpoint: RunFolder, index: int, result: TaskResult)
     block = None
     if method.statistics is not None:
         block = method.statistics.blocks[-1].tensors()
-    checkpoint.save(index, method.state_dict(), block, result.to_json())
+    checkpoint.save(
+        index,
+        method.state_dict(),
+        block,
+        result.to_json(),
+        adapters=method.adapters(),
+        forget=method.large_state,
+    )
 
 
 def _identity(stream: TaskStream, method: Method) -> dict[str, Any]:
@@ -167,7 +217,7 @@ def _identity(stream: TaskStream, method: Method) -> dict[str, Any]:
     }
 
 
-def _environment(stream: TaskStream) -> dict[str, Any]:
+def _environment(stream: TaskStream, team: Team) -> dict[str, Any]:
     """What may change the last digits of a result."""
     from awpf_ext import __version__
 
@@ -176,6 +226,7 @@ def _environment(stream: TaskStream) -> dict[str, Any]:
         "device": stream.text.device.type,
         "torch": torch.__version__,
         "awpf_ext": __version__,
+        **({"processes": team.size} if team.size > 1 else {}),
     }
 
 

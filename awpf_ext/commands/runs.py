@@ -22,7 +22,7 @@ from awpf_ext.record import look_into, result_to_json
 from awpf_ext.run import load_features, run_configured
 from awpf_ext.run import threads as threads_of
 from awpf_ext.tables import counted, print_features, print_result, say
-from awpf_ext.team import assembled, check_alone
+from awpf_ext.team import assembled
 
 Out = Annotated[
     Path | None,
@@ -68,26 +68,35 @@ def run(
     """Learn all tasks with one method.
 
     Prints the accuracy after each task, on all classes seen, on those of earlier tasks (old) and on
-    those of the task (new). Killed or interrupted, a run goes on with --resume.
+    those of the task (new). Killed or interrupted, a run goes on with --resume. Under torchrun
+    (torchrun --no-python --nproc-per-node N awpf run ...) several processes learn one model, in
+    methods that fine-tune CLIP.
     """
-    check_alone("awpf run")
     configured = configure(o.layers(context))
     chosen = configured.config
     folder = (out or default_folder(chosen)).expanduser()
-    reporter = Reporter(quiet)
-    if configured.unused:
-        reporter.note(f"{chosen.method} has no {', '.join(configured.unused)}: left out")
-    finished = look_into(folder, chosen).result is not None
     resuming: Resume = "intact" if resume_intact else resume
     try:
-        with reporter.watching():
-            result = run_configured(
-                chosen, out=folder, resume=resuming, progress=reporter, tensorboard=tensorboard
-            )
+        with assembled() as team:
+            reporter = Reporter(quiet or not team.leads)
+            if configured.unused:
+                reporter.note(f"{chosen.method} has no {', '.join(configured.unused)}: left out")
+            finished = look_into(folder, chosen).result is not None
+            with reporter.watching():
+                result = run_configured(
+                    chosen,
+                    out=folder,
+                    resume=resuming,
+                    progress=reporter,
+                    tensorboard=tensorboard,
+                    team=team,
+                )
     except KeyboardInterrupt:
         tasks = look_into(folder, chosen).tasks
         kept = f"{counted(tasks, 'task')} kept in {folder}" if tasks else "what is encoded is kept"
         raise KeyboardInterrupt(f": {kept}; the same command with --resume goes on") from None
+    if not team.leads:
+        return
     if finished:
         reporter.note(f"{folder}: this run is finished already; here is its result")
     if not as_json:

@@ -33,17 +33,16 @@ def predict(
     quiet: o.Quiet = False,
 ) -> None:
     """Classify images, among all classes that a run has learned."""
-    from awpf_ext.export import load_model
-    from awpf_ext.predict import backbone_of
+    from awpf_ext.export import Place, backbone_of, load_model
     from awpf_ext.predict import predict as classify
     from awpf_ext.run import encoder_device
 
-    learned = load_model(model)
+    place = Place(pretrained, cache_dir, encoder_device(device))
     reporter = Reporter(quiet)
     with reporter.watching():
-        backbone = backbone_of(
-            learned, pretrained=pretrained, cache_dir=cache_dir, device=encoder_device(device)
-        )
+        learned = load_model(model, place)
+        clip = learned.method.clip
+        backbone = backbone_of(learned.facts, place) if clip is None else clip.backbone
         predictions = classify(learned, backbone, images, top=top, progress=reporter.counting)
     if as_json:
         print_json({"predictions": [prediction.to_json() for prediction in predictions]})

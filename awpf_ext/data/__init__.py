@@ -4,8 +4,9 @@ from awpf_ext.data.datasets import DATASETS, dataset, load_dataset
 from awpf_ext.data.extract import ExtractProgress, extract_features
 from awpf_ext.data.features import FeatureSet, read_features
 from awpf_ext.data.images import ImageDataset
+from awpf_ext.data.order import class_order
 from awpf_ext.data.store import FeatureStore
-from awpf_ext.data.stream import Task, TaskStream, class_order, task_stream
+from awpf_ext.data.stream import Task, TaskStream, task_stream
 
 __all__ = [
     "DATASETS",

@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from awpf_ext.errors import DataError
+
+if TYPE_CHECKING:
+    from awpf_ext.clip.prompted import PromptedClip
+    from awpf_ext.data.pixels import PixelRows
 
 # A row of test_x to its image and the image's name.
 ReadTestImage = Callable[[int], tuple[str, Image.Image]]
@@ -38,6 +42,12 @@ class FeatureSet:
     logit_scale: float  # exp(logit_scale) of the backbone; 100.0 where unknown
     provenance: Mapping[str, Any]
     read_test_image: ReadTestImage | None = None  # None: features that came without images
+    train_images: PixelRows | None = None  # row for row what train_x was made of
+    test_images: PixelRows | None = None
+    domain_names: tuple[str, ...] = ()  # none: the images are of one kind
+    train_domain: Tensor | None = None  # (n,) int64, where there are domains
+    test_domain: Tensor | None = None
+    clip: PromptedClip | None = None  # what made the features; None where they came ready-made
 
     def __post_init__(self) -> None:
         """DataError where shapes, types or labels contradict each other."""
@@ -48,6 +58,7 @@ class FeatureSet:
             )
         for split in ("train", "test"):
             _check_split(split, getattr(self, f"{split}_x"), getattr(self, f"{split}_y"), self.text)
+            self._check_domains(split)
 
     @property
     def dim(self) -> int:
@@ -63,6 +74,21 @@ class FeatureSet:
             rows = nonfinite_rows(getattr(self, name))
             if rows:
                 raise DataError(f"{name} holds NaN or infinity in {_listed(rows)}")
+
+    def _check_domains(self, split: str) -> None:
+        domain, count = getattr(self, f"{split}_domain"), len(self.domain_names)
+        labels = getattr(self, f"{split}_y")
+        if domain is None:
+            if count:
+                raise DataError(f"there are {count} domain names, but no {split}_domain")
+            return
+        if domain.dtype != torch.int64 or domain.shape != labels.shape:
+            raise DataError(
+                f"{split}_domain has type {domain.dtype} and shape {tuple(domain.shape)}; "
+                f"expected int64 and ({len(labels)},) as {split}_y"
+            )
+        if len(domain) and not 0 <= int(domain.min()) <= int(domain.max()) < count:
+            raise DataError(f"{split}_domain has values outside 0..{count - 1}")
 
 
 def read_features(path: str | Path) -> FeatureSet:

@@ -1,21 +1,23 @@
-"""A data set cut into a sequence of tasks with disjoint classes."""
+"""A data set cut into a sequence of tasks: of disjoint classes, or of all classes in one domain."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from awpf_ext.data.features import FeatureSet, ReadTestImage
+from awpf_ext.data.order import class_order, order_hash
 from awpf_ext.errors import DataError, UserError
+
+if TYPE_CHECKING:
+    from awpf_ext.data.pixels import PixelRows
+
+Protocol = Literal["class", "domain"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,52 +29,68 @@ class Task:
     """
 
     index: int
-    classes: range  # stream class ids of this task: consecutive integers
+    classes: range  # stream class ids of this task: new ones, or all, each time, in a new domain
     train_x: Tensor  # float32, contiguous
     train_y: Tensor  # stream class ids
-    test_x: Tensor  # only this task's classes
+    test_x: Tensor  # only this task's
     test_y: Tensor
+    train_ids: Tensor  # int64 on the CPU: names of the rows, the same in every order of tasks
+    features: Tensor  # by such a name, the training features of all tasks, as they are stored
+    images: PixelRows | None  # the images likewise; None where there are only features
+
+    def __len__(self) -> int:
+        return len(self.train_y)
+
+
+class _Plan(NamedTuple):
+    """Who learns what when."""
+
+    protocol: Protocol
+    class_order: tuple[int, ...]
+    order_hash: str  # of what is ordered: classes or domains
+    classes: tuple[range, ...]  # of each task
+    train_task: Tensor  # of each row of the data set
+    test_task: Tensor
+    domain_names: tuple[str, ...]  # of each task, in the domain protocol
+    facts: dict[str, Any]
 
 
 class TaskStream(Sequence[Task]):
-    """Tasks over one `FeatureSet`, in a class order; made by `task_stream`.
+    """Tasks over one `FeatureSet`, in an order of its classes or domains; made by `task_stream`.
 
     All test features are on the device from the start. Training features are gathered when a task
     is taken, and the latest task is kept, so that a run holds one task's worth of them.
     """
 
-    def __init__(
-        self,
-        features: FeatureSet,
-        order: tuple[int, ...],
-        boundaries: tuple[int, ...],
-        device: torch.device,
-        provenance: Mapping[str, Any],
-    ) -> None:
+    def __init__(self, features: FeatureSet, plan: _Plan, device: torch.device) -> None:
+        order = plan.class_order
+        self.protocol = plan.protocol
         self.class_order = order
-        self.order_hash = order_hash(order)
+        self.order_hash = plan.order_hash
         self.class_names = tuple(features.class_names[label] for label in order)
+        self.domain_names = plan.domain_names
         self.text = features.text[list(order)].to(device)
         self.logit_scale = features.logit_scale
+        self.clip = None if features.clip is None else features.clip.reordered(order)
         self.dim = features.dim
         self.device = device
         self.provenance = {
             **features.provenance,
-            **provenance,
+            **plan.facts,
             "order_hash": self.order_hash,
             "classes_without_train_images": _absent(features.train_y, features.num_classes),
             "classes_without_test_images": _absent(features.test_y, features.num_classes),
         }
-        self._boundaries = boundaries
+        self._classes = plan.classes
         self._features = features
         self._latest: Task | None = None
 
         stream_id = torch.empty(len(order), dtype=torch.int64)
         stream_id[list(order)] = torch.arange(len(order))
         self._train_y = stream_id[features.train_y]
-        self._train_rows = self._rows_by_task(self._train_y)
+        self._train_rows = _rows_by_task(plan.train_task, len(self))
         test_y = stream_id[features.test_y]
-        test_rows = self._rows_by_task(test_y)
+        test_rows = _rows_by_task(plan.test_task, len(self))
         all_rows = torch.cat(test_rows)
         self._test_x = features.test_x[all_rows].to(device, torch.float32)
         self._test_y = test_y[all_rows].to(device)
@@ -80,7 +98,7 @@ class TaskStream(Sequence[Task]):
         self._test_ends = np.cumsum([0, *(len(rows) for rows in test_rows)]).tolist()
 
     def __len__(self) -> int:
-        return len(self._boundaries) - 1
+        return len(self._classes)
 
     @overload
     def __getitem__(self, index: int) -> Task: ...
@@ -96,17 +114,20 @@ class TaskStream(Sequence[Task]):
             self._latest = None  # free the old task before gathering the new one
             self._latest = Task(
                 index=index,
-                classes=range(self._boundaries[index], self._boundaries[index + 1]),
+                classes=self._classes[index],
                 train_x=self._features.train_x[rows].to(self.device, torch.float32),
                 train_y=self._train_y[rows].to(self.device),
                 test_x=test_x,
                 test_y=test_y,
+                train_ids=rows,
+                features=self._features.train_x,
+                images=self._features.train_images,
             )
         return self._latest
 
     def seen(self, index: int) -> int:
         """Number of classes seen after task `index`."""
-        return self._boundaries[self._checked(index) + 1]
+        return self._classes[self._checked(index)].stop
 
     def test(self, index: int) -> tuple[Tensor, Tensor]:
         """Test features and stream class ids of task `index`; no training data is gathered."""
@@ -119,6 +140,20 @@ class TaskStream(Sequence[Task]):
         end = self._test_ends[self._checked(index) + 1]
         return self._test_x[:end], self._test_y[:end]
 
+    def test_images(self, index: int) -> PixelRows:
+        """The images of the rows of `test(index)`; DataError where there are only features."""
+        index = self._checked(index)
+        return self._pixels(slice(self._test_ends[index], self._test_ends[index + 1]))
+
+    def test_images_seen(self, index: int) -> PixelRows:
+        """The images of the rows of `test_seen(index)`."""
+        return self._pixels(slice(0, self._test_ends[self._checked(index) + 1]))
+
+    def _pixels(self, span: slice) -> PixelRows:
+        if self._features.test_images is None:
+            raise DataError(f"{self.provenance.get('dataset')} has features, but no images")
+        return self._features.test_images.at(self._test_rows[span])
+
     @property
     def read_test_image(self) -> ReadTestImage | None:
         """Of a row of `test_seen` its image's name and the image; None where there are none."""
@@ -130,64 +165,78 @@ class TaskStream(Sequence[Task]):
             raise IndexError(f"task {index} of a stream of {len(self)} tasks")
         return index % len(self)
 
-    def _rows_by_task(self, stream_y: Tensor) -> list[Tensor]:
-        inner = torch.tensor(self._boundaries[1:-1], dtype=torch.int64)
-        task_of_row = torch.bucketize(stream_y, inner, right=True)
-        counts = torch.bincount(task_of_row, minlength=len(self))
-        return list(torch.split(task_of_row.argsort(stable=True), counts.tolist()))
-
-
-def class_order(spec: str, num_classes: int) -> tuple[int, ...]:
-    """The data set's labels in the order in which they are learned.
-
-    natural: as numbered; seed:N: numpy.random.RandomState(N).permutation, the convention of
-    published class-incremental code (seed:1993); file:PATH: integers, as a JSON list or separated
-    by white space.
-    """
-    kind, _, argument = spec.partition(":")
-    if spec == "natural":
-        return tuple(range(num_classes))
-    if kind == "seed" and argument.isascii() and argument.isdigit() and int(argument) < 2**32:
-        return tuple(np.random.RandomState(int(argument)).permutation(num_classes).tolist())
-    if kind == "file" and argument:
-        return _order_from_file(Path(argument).expanduser(), num_classes)
-    raise UserError(
-        f"order is {spec!r}; expected natural, seed:N with N in 0..{2**32 - 1}, or file:PATH"
-    )
-
-
-def order_hash(order: Sequence[int]) -> str:
-    """A short name for a class order, to tell results on different orders apart."""
-    return hashlib.sha256(json.dumps(list(order)).encode()).hexdigest()[:16]
-
 
 def task_stream(
     features: FeatureSet,
     *,
-    base: int,
-    increment: int,
+    protocol: Protocol = "class",
+    base: int = 0,
+    increment: int = 10,
     order: str = "natural",
     device: torch.device | str = "cpu",
 ) -> TaskStream:
-    """Cut `features` into tasks: `base` classes first (0: none), then `increment` at a time.
+    """Cut `features` into tasks.
 
-    The last task takes what is left, so it may be smaller. DataError where features are not finite
+    protocol "class": `base` classes first (0: none), then `increment` at a time, in the `order` of
+    the classes; the last task takes what is left, so it may be smaller. "domain": a domain at a
+    time, with all classes, in the `order` of the domains. DataError where features are not finite
     or there are no training images at all.
     """
+    if not len(features.train_y):
+        raise DataError("the data set has no training images")
+    if protocol == "class":
+        plan = _by_class(features, base, increment, order)
+    elif protocol == "domain":
+        plan = _by_domain(features, order)
+    else:
+        raise UserError(f"protocol is {protocol!r}; expected class or domain")
+    features.check_finite()
+    return TaskStream(features, plan, torch.device(device))
+
+
+def _by_class(features: FeatureSet, base: int, increment: int, spec: str) -> _Plan:
     count = features.num_classes
     if not 0 <= base <= count:
         raise UserError(f"base is {base}; expected 0..{count}, the number of classes")
     if increment < 1:
         raise UserError(f"increment is {increment}; expected at least 1")
-    if not len(features.train_y):
-        raise DataError("the data set has no training images")
-    features.check_finite()
-    return TaskStream(
-        features,
-        class_order(order, count),
-        task_boundaries(count, base, increment),
-        torch.device(device),
-        {"base": base, "increment": increment, "class_order": order},
+    order = class_order(spec, count)
+    boundaries = task_boundaries(count, base, increment)
+    task_of_class = torch.empty(count, dtype=torch.int64)
+    inner = torch.tensor(boundaries[1:-1], dtype=torch.int64)
+    task_of_class[list(order)] = torch.bucketize(torch.arange(count), inner, right=True)
+    return _Plan(
+        protocol="class",
+        class_order=order,
+        order_hash=order_hash(order),
+        classes=tuple(map(range, boundaries[:-1], boundaries[1:])),
+        train_task=task_of_class[features.train_y],
+        test_task=task_of_class[features.test_y],
+        domain_names=(),
+        facts={"base": base, "increment": increment, "class_order": spec},
+    )
+
+
+def _by_domain(features: FeatureSet, spec: str) -> _Plan:
+    names = features.domain_names
+    if features.train_domain is None or features.test_domain is None:
+        raise UserError(
+            f"protocol is domain, but {features.provenance.get('dataset')} has no domains; "
+            "demo:all, domainnet:PATH and domains:PATH have"
+        )
+    order = class_order(spec, len(names), "domain")
+    task_of_domain = torch.empty(len(names), dtype=torch.int64)
+    task_of_domain[list(order)] = torch.arange(len(names))
+    in_order = tuple(names[domain] for domain in order)
+    return _Plan(
+        protocol="domain",
+        class_order=tuple(range(features.num_classes)),
+        order_hash=order_hash(order),
+        classes=(range(features.num_classes),) * len(names),
+        train_task=task_of_domain[features.train_domain],
+        test_task=task_of_domain[features.test_domain],
+        domain_names=in_order,
+        facts={"protocol": "domain", "domain_order": spec, "domains": list(in_order)},
     )
 
 
@@ -197,25 +246,11 @@ def task_boundaries(classes: int, base: int, increment: int) -> tuple[int, ...]:
     return (0, *starts, classes) if base else (*starts, classes)
 
 
+def _rows_by_task(task_of_row: Tensor, tasks: int) -> list[Tensor]:
+    counts = torch.bincount(task_of_row, minlength=tasks)
+    return list(torch.split(task_of_row.argsort(stable=True), counts.tolist()))
+
+
 def _absent(labels: Tensor, num_classes: int) -> list[int]:
     """Data-set labels without a single row."""
     return (torch.bincount(labels, minlength=num_classes) == 0).nonzero().flatten().tolist()
-
-
-def _order_from_file(path: Path, num_classes: int) -> tuple[int, ...]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        numbers = json.loads(text) if text.lstrip().startswith("[") else text.split()
-        order = tuple(int(str(number)) for number in numbers)
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read a class order from {path}: {error}") from error
-    repeated = sorted(label for label, count in Counter(order).items() if count > 1)
-    if repeated:
-        raise DataError(f"{path}: class {repeated[0]} appears more than once in the order")
-    if sorted(order) != list(range(num_classes)):
-        wrong = sorted(set(order) ^ set(range(num_classes)))
-        raise DataError(
-            f"{path}: the order has {len(order)} classes, expected each of 0..{num_classes - 1} "
-            f"once; {wrong[0]} is {'foreign' if wrong[0] in order else 'missing'}"
-        )
-    return order

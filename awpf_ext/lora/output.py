@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from torch import Tensor
 
@@ -20,6 +20,21 @@ from awpf_ext.lora.config import FILE as CONFIG
 RECORD = "merge.json"
 _LOCK = ".lock"
 _OLD = ".old.tmp"  # ends the name of a folder that is being replaced
+
+
+class AdapterFiles(NamedTuple):
+    """A trained adapter as PEFT keeps it: tensors under PEFT's names, and its configuration."""
+
+    tensors: Mapping[str, Tensor]
+    config: Mapping[str, Any]
+
+
+def write_adapter(out: Path, adapter: AdapterFiles) -> None:
+    """Write an adapter's folder, in place of an adapter that is there."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with new_folder(out, replace=True) as folder:
+        io.write_json(folder / CONFIG, dict(adapter.config))
+        io.save_tensors(folder / WEIGHTS, adapter.tensors, {"format": "pt"})
 
 
 class TensorStream:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -71,10 +71,8 @@ class AdapterMethod(Method):
     config: AdapterConfig
     statistics: ClassStatistics
 
-    def __init__(
-        self, config: AdapterConfig, *, text: Tensor, logit_scale: float, seed: int = 0
-    ) -> None:
-        super().__init__(config, text=text, logit_scale=logit_scale, seed=seed)
+    def __init__(self, config: AdapterConfig, *, text: Tensor, **given: Any) -> None:
+        super().__init__(config, text=text, **given)
         self.adapter = initial_adapter(config.init, text, self.generator)
         self.statistics = ClassStatistics(
             text.shape[1],
@@ -84,8 +82,8 @@ class AdapterMethod(Method):
             device=self.device,
         )
 
-    def embed(self, features: Tensor) -> Tensor:
-        return normalize(features @ self.adapter.T, dim=-1)
+    def embed(self, x: Tensor) -> Tensor:
+        return normalize(x @ self.adapter.T, dim=-1)
 
     def trainable(self) -> list[Tensor]:
         """What the optimiser moves."""

@@ -13,7 +13,7 @@ new adapter and are L2-normalised.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -47,10 +47,8 @@ class Awpf(AdapterMethod):
     Config: ClassVar[type[MethodConfig]] = AwpfConfig
     config: AwpfConfig
 
-    def __init__(
-        self, config: AwpfConfig, *, text: Tensor, logit_scale: float, seed: int = 0
-    ) -> None:
-        super().__init__(config, text=text, logit_scale=logit_scale, seed=seed)
+    def __init__(self, config: AwpfConfig, *, text: Tensor, **given: Any) -> None:
+        super().__init__(config, text=text, **given)
         self.balance = BalanceFactor(config.balance_scale, config.normalisation)
 
     def fuse(self, old: Tensor, new: Tensor, task: Task) -> Tensor:

@@ -11,7 +11,7 @@ the task are mixed by RAPF's mask in the QR basis of the old one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -41,16 +41,14 @@ class Calfuse(AdapterMethod):
     Config: ClassVar[type[MethodConfig]] = CalfuseConfig
     config: CalfuseConfig
 
-    def __init__(
-        self, config: CalfuseConfig, *, text: Tensor, logit_scale: float, seed: int = 0
-    ) -> None:
-        super().__init__(config, text=text, logit_scale=logit_scale, seed=seed)
+    def __init__(self, config: CalfuseConfig, *, text: Tensor, **given: Any) -> None:
+        super().__init__(config, text=text, **given)
         share = 0.5 if config.calibration is None else config.calibration
         self.theta = torch.tensor(share, device=self.device).logit()
         self.teacher = (self.adapter, self.theta)
 
-    def embed(self, features: Tensor) -> Tensor:
-        return calibrated(features, self.adapter, self.theta)
+    def embed(self, x: Tensor) -> Tensor:
+        return calibrated(x, self.adapter, self.theta)
 
     def trainable(self) -> list[Tensor]:
         return [self.adapter, self.theta] if self.config.calibration is None else [self.adapter]

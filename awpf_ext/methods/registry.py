@@ -8,10 +8,11 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from awpf_ext.data.stream import TaskStream
+from awpf_ext.data.stream import Protocol, TaskStream
 from awpf_ext.errors import UserError
 from awpf_ext.methods.base import Method, MethodConfig
 from awpf_ext.methods.presets import preset_settings
+from awpf_ext.team import ALONE, Team
 
 METHODS: dict[str, type[Method]] = {}
 MethodType = TypeVar("MethodType", bound=type[Method])
@@ -66,12 +67,44 @@ def create_method(
     seed: int = 0,
 ) -> Method:
     """A fresh method for a stream's classes, on the stream's device."""
-    return method_class(name)(
-        method_config(name, settings, preset),
+    return method_for(stream, name, method_config(name, settings, preset), seed=seed)
+
+
+def method_for(
+    stream: TaskStream, name: str, config: MethodConfig, *, seed: int, team: Team = ALONE
+) -> Method:
+    """The same with a configuration at hand."""
+    check_able(name, stream.protocol, team)
+    chosen = method_class(name)
+    if chosen.trains_clip(config) and stream.clip is None:
+        raise UserError(
+            f"{name} with these settings trains CLIP itself, on images, but "
+            f"{stream.provenance.get('dataset')} has ready-made features"
+        )
+    return chosen(
+        config,
         text=stream.text,
         logit_scale=stream.logit_scale,
         seed=seed,
+        clip=stream.clip,
+        team=team,
     )
+
+
+def check_able(name: str, protocol: Protocol, team: Team) -> None:
+    """UserError where the method does not learn under a protocol, or in several processes."""
+    method = method_class(name)
+    if protocol not in method.protocols:
+        able = [known for known, other in METHODS.items() if protocol in other.protocols]
+        raise UserError(
+            f"method is {name!r}, which does not learn under the {protocol} protocol; "
+            f"expected {' or '.join(sorted(able))}"
+        )
+    if team.size > 1 and not method.distributed:
+        raise UserError(
+            f"{name} learns in one process; under torchrun share the encoding with "
+            "`awpf features`, then run it without torchrun"
+        )
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -11,5 +11,7 @@ from awpf_ext.methods.registry import register
 class ZeroShot(Method):
     """logits = s n(f) . t_c over the classes seen."""
 
+    protocols = ("class", "domain")
+
     def learn(self, task: Task, progress: EpochProgress) -> None:
         """CLIP already knows how to compare an image with a text."""
