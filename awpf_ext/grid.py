@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from awpf_ext.config import Configured, Layer, RunConfig, configure
+from awpf_ext.config import LIMITS, Configured, Layer, RunConfig, configure
 from awpf_ext.data import FeatureSet
 from awpf_ext.errors import UserError
 from awpf_ext.result import Result
@@ -171,7 +171,7 @@ class _LatestFeatures:
 
     KEYS = frozenset(
         ("dataset", "class_names", "model", "pretrained", "precision", "prompt", "on_unreadable")
-    )
+    ).union(LIMITS)
 
     def __init__(self) -> None:
         self._key: dict[str, Any] | None = None
