@@ -120,7 +120,11 @@ struct Prepared {
   Tensor memory;
 };
 
-// Checks the arguments and starts the kernels that fill the tables.
+// Checks the arguments and finds room for all tables.
+Prepared plan_for(const Tensor& z, const Tensor& rows, const std::optional<Tensor>& columns, const Tensor& gamma,
+                  const std::optional<Tensor>& centre, bool with_slots);
+
+// The same, and starts the kernels that fill them.
 Prepared prepare(const Tensor& z, const Tensor& rows, const std::optional<Tensor>& columns, const Tensor& gamma,
                  const std::optional<Tensor>& centre, bool with_slots, Stream stream);
 

@@ -6,7 +6,7 @@
 // inner products into distances, exponentials and one sum; problems, strips and segments are one list of work, whose
 // lengths only the device knows. Seven launches, whatever the number of problems, and none waits for the host.
 #include "device.h"
-#include "mmd_slots.h"
+#include "mmd_run.h"
 
 namespace awpf {
 namespace {
@@ -23,33 +23,7 @@ __global__ void __launch_bounds__(kGramThreads, Gram::kBlocksEach) sums_kernel(P
     if (!Gram::computes(plan.frame[p].mode)) continue;
     const TileRun run = plan.schedule(p).run(item - plan.start[p].item);
     if (run.begin >= run.end) continue;
-    __syncthreads();
-    places.fill_rows(plan, 0, p, run.strip);
-    for (int tile = run.begin; tile < run.end; ++tile) {
-      __syncthreads();
-      places.fill_columns(plan, 1, p, tile);
-      __syncthreads();
-      Fragment<T> value;
-      Gram::multiply(plan, p, plan.frame[p].mode, places, shared, value);
-      const Step* const steps = plan.steps + int64_t(p) * plan.kernels;
-      const T unit = T(plan.frame[p].unit);
-      const Wanted wanted(plan.schedule(p), run.strip, tile, plan.symmetric);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int row = fragment_row(i);
-#pragma unroll
-        for (int first = 0; first < 8; first += Gram::kAtOnce) {
-          T sums[Gram::kAtOnce];
-          kernels_of<false>(plan, steps, unit, places, value, i, first, sums, sums);
-#pragma unroll
-          for (int k = 0; k < Gram::kAtOnce; ++k) {
-            const int j = (first + k) / 2, e = k % 2;
-            value[i][j][e] = wanted(row, fragment_column(j, e)) ? sums[k] : T(0);
-          }
-        }
-      }
-      add_to_slots(plan, p, run, tile, wanted, places, value, T(plan.kernels));
-    }
+    sum_run<Gram>(plan, p, run, places, shared);
   }
 }
 

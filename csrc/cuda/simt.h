@@ -4,6 +4,9 @@
 //
 // clang-format off
 //   launch(kernel, grid, block, shared_bytes, stream, arguments...)   instead of <<<>>>
+//   launch_cooperative(...)                                 the same; blocks may wait for each other
+//   resident_blocks(kernel, threads, shared_bytes)          how many blocks such a launch may have
+//   grid_barrier(); arrive, wait_for_arrivals               for all blocks of it; for some, through a counter
 //   shared_memory<T>()                                      the block's dynamic shared memory; there is no other
 //   copy_async_16, copy_async_commit, copy_async_wait<N>    cp.async
 //   load_matrix_x4, load_matrix_x4_transposed               ldmatrix

@@ -1,6 +1,7 @@
 // The names of simt.h on a GPU. Every line of PTX of the package is here; what each means, the emulator spells out.
 #pragma once
 
+#include <cooperative_groups.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -18,16 +19,51 @@ inline void check_cuda(cudaError_t error, const char* what) {
 // More shared memory than every device grants unasked has to be asked for.
 constexpr size_t kFreeSharedBytes = 48 << 10;
 
+inline void allow_shared(const void* kernel, size_t bytes) {
+  if (bytes > kFreeSharedBytes)
+    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)),
+               "asking for shared memory");
+}
+
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, Stream stream,
             Arguments&&... arguments) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
-  if (shared_bytes > kFreeSharedBytes)
-    check_cuda(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                    int(shared_bytes)),
-               "asking for shared memory");
+  allow_shared(reinterpret_cast<const void*>(kernel), shared_bytes);
   kernel<<<grid, block, shared_bytes, stream>>>(static_cast<Parameters>(arguments)...);
   check_cuda(cudaGetLastError(), "launching a kernel");
+}
+
+// All blocks run at once, so they may wait for each other.
+template <class... Parameters, class... Arguments>
+void launch_cooperative(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, Stream stream,
+                        Arguments&&... arguments) {
+  allow_shared(reinterpret_cast<const void*>(kernel), shared_bytes);
+  cudaLaunchAttribute cooperative{};
+  cooperative.id = cudaLaunchAttributeCooperative;
+  cooperative.val.cooperative = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  config.attrs = &cooperative;
+  config.numAttrs = 1;
+  check_cuda(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), "launching a kernel");
+}
+
+// The most blocks of a cooperative launch; 0 where the device has too little shared memory.
+inline int resident_blocks(const void* kernel, int threads, size_t shared_bytes) {
+  int device = 0, count = 0, most_shared = 0, each = 0;
+  check_cuda(cudaGetDevice(&device), "asking for the device");
+  check_cuda(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "asking for multiprocessors");
+  check_cuda(cudaDeviceGetAttribute(&most_shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+             "asking for shared memory");
+  if (shared_bytes > size_t(most_shared)) return 0;
+  allow_shared(kernel, shared_bytes);
+  check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kernel, threads, shared_bytes),
+             "asking how many blocks run at once");
+  return each * count;
 }
 
 inline int multiprocessors() {
@@ -44,6 +80,27 @@ __device__ __forceinline__ T* shared_memory() {
 }
 
 __device__ __forceinline__ uint32_t shared_address(const void* p) { return uint32_t(__cvta_generic_to_shared(p)); }
+
+// Every thread of a cooperative launch, exactly once each time: what any wrote before, all see afterwards.
+__device__ __forceinline__ void grid_barrier() { cooperative_groups::this_grid().sync(); }
+
+// One thread of a block, after a barrier of the block: adds one to a counter in global memory and returns what was
+// there. What the block wrote before is seen by whoever sees the counter, and what those before it wrote by this
+// thread.
+__device__ __forceinline__ uint32_t arrive(uint32_t* counter) {
+  __threadfence();
+  const uint32_t before = atomicAdd(counter, 1u);
+  __threadfence();
+  return before;
+}
+
+// One thread, before a barrier of its block: until the counter, which may wrap around, is at `target` or beyond.
+__device__ __forceinline__ void wait_for_arrivals(const uint32_t* counter, uint32_t target) {
+  uint32_t found;
+  do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];\n" : "=r"(found) : "l"(counter) : "memory");
+  while (int32_t(found - target) < 0);
+  __threadfence();
+}
 
 // 16 bytes to shared memory, both sides aligned to 16; zeros where not `valid` (then `from` is not read).
 __device__ __forceinline__ void copy_async_16(void* to, const void* from, bool valid) {

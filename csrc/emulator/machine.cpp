@@ -1,165 +1,65 @@
-// Fibers, barriers, warp collectives, shared memory and asynchronous copies of the emulator.
-#include <cstdio>
+// Launches of the emulator: blocks one after the other, or at once where they wait for each other, and whose turn it
+// is.
+#include "machine.h"
+
 #include <cstdlib>
-#include <deque>
-#include <memory>
-#include <mutex>
-#include <random>
 #include <sstream>
 #include <stdexcept>
-#include <string>
-#include <vector>
-
-#include "../cuda/simt.h"
-
-#if !defined(__x86_64__)
-#include <ucontext.h>
-#endif
 
 namespace awpf::emulator {
-namespace {
-
-constexpr size_t kStackBytes = 256 << 10;
-constexpr size_t kGuardBytes = 4096;
-constexpr unsigned char kGuard = 0x5a;
-constexpr int kBarriers = 16;
-
-#if defined(__x86_64__)
-struct Context {
-  void* stack_pointer = nullptr;
-};
-
-extern "C" void awpf_emulator_switch(void** save, void* load);
-asm(R"(
-.text
-.type awpf_emulator_switch, @function
-awpf_emulator_switch:
-  pushq %rbp
-  pushq %rbx
-  pushq %r12
-  pushq %r13
-  pushq %r14
-  pushq %r15
-  movq %rsp, (%rdi)
-  movq %rsi, %rsp
-  popq %r15
-  popq %r14
-  popq %r13
-  popq %r12
-  popq %rbx
-  popq %rbp
-  ret
-.size awpf_emulator_switch, .-awpf_emulator_switch
-)");
-
-void switch_context(Context& from, Context& to) { awpf_emulator_switch(&from.stack_pointer, to.stack_pointer); }
-
-void prepare(Context& context, char* stack, void (*entry)()) {
-  void** top = reinterpret_cast<void**>(stack + kStackBytes);
-  *--top = nullptr;  // keeps the entry's frame aligned as after a call
-  *--top = reinterpret_cast<void*>(entry);
-  for (int r = 0; r < 6; ++r) *--top = nullptr;
-  context.stack_pointer = top;
-}
-#else
-using Context = ucontext_t;
-
-void switch_context(Context& from, Context& to) { swapcontext(&from, &to); }
-
-void prepare(Context& context, char* stack, void (*entry)()) {
-  getcontext(&context);
-  context.uc_stack.ss_sp = stack;
-  context.uc_stack.ss_size = kStackBytes;
-  context.uc_link = nullptr;
-  makecontext(&context, entry, 0);
-}
-#endif
-
-struct Copy {
-  void* to;
-  const void* from;
-  size_t bytes;
-  bool valid;
-};
-
-struct Fiber {
-  Position position;
-  Context context;
-  int index = 0;
-  const char* waits_for = nullptr;
-  bool done = false;
-  std::vector<Copy> open;
-  std::deque<std::vector<Copy>> committed;
-};
-
-struct Barrier {
-  int arrived = 0, expected = 0;
-  std::vector<Fiber*> waiting;
-};
-
-struct Warp {
-  int arrived = 0;
-  const char* what = nullptr;
-  void* in[32];
-  void* out[32];
-  Fiber* lanes[32];
-};
-
-struct Order {
-  int kind = 0;  // 0 forward, 1 backward, 2 shuffled
-  uint64_t seed = 0;
-};
-
-struct Machine {
-  std::mutex mutex;
-  Order order;
-  std::mt19937_64 random;
-  std::vector<std::unique_ptr<char[]>> stacks;
-  std::vector<Fiber> fibers;
-  std::vector<Warp> warps;
-  Barrier barriers[kBarriers];
-  std::deque<Fiber*> ready;
-  std::vector<unsigned char> arena;
-  size_t shared_bytes = 0;
-  const std::function<void()>* kernel = nullptr;
-  Context main;
-  Fiber* running = nullptr;
-  int live = 0;
-  std::string error;
-};
 
 Machine machine;
+Position* current = nullptr;
 
-template <class T>
-void arrange(std::vector<T>& items) {
-  if (machine.order.kind == 1) std::reverse(items.begin(), items.end());
-  if (machine.order.kind == 2) std::shuffle(items.begin(), items.end(), machine.random);
-}
+namespace {
 
 void resume(Fiber* fiber) {
   machine.running = fiber;
   current = &fiber->position;
 }
 
-[[noreturn]] void leave_block() {
+[[noreturn]] void leave() {
   Context abandoned;
   switch_context(abandoned, machine.main);
   std::abort();
 }
 
-std::string who_waits() {
+std::string name_of(const dim3& at) {
   std::ostringstream text;
-  int named = 0;
-  for (const Fiber& fiber : machine.fibers)
-    if (!fiber.done && fiber.waits_for != nullptr && named++ < 6)
-      text << " thread " << fiber.index << ": " << fiber.waits_for << ";";
+  text << "block (" << at.x << ", " << at.y << ", " << at.z << ")";
   return text.str();
 }
 
+std::string who_waits() {
+  std::ostringstream text;
+  for (const Block& block : machine.blocks) {
+    int named = 0;
+    for (const Fiber& fiber : block.fibers)
+      if (!fiber.done && fiber.waits_for != nullptr && named++ < 6)
+        text << (machine.cooperative ? " " + name_of(block.at) : "") << " thread " << fiber.index << ": "
+             << fiber.waits_for << ";";
+  }
+  return text.str();
+}
+
+void wake_sleepers() {
+  std::vector<Fiber*> awake;
+  std::vector<Sleeper> asleep;
+  for (Sleeper& sleeper : machine.sleeping) {
+    if (sleeper.holds())
+      awake.push_back(sleeper.fiber);
+    else
+      asleep.push_back(std::move(sleeper));
+  }
+  machine.sleeping = std::move(asleep);
+  release(std::move(awake));
+}
+
 void next_fiber(Fiber* from) {
+  if (machine.ready.empty()) wake_sleepers();
   if (machine.ready.empty()) {
     machine.error = "deadlock, or threads that left before a barrier:" + who_waits();
-    leave_block();
+    leave();
   }
   Fiber* next = machine.ready.front();
   machine.ready.pop_front();
@@ -168,10 +68,78 @@ void next_fiber(Fiber* from) {
   switch_context(from->context, next->context);
 }
 
+void fiber_main() {
+  (*machine.kernel)();
+  Fiber* self = machine.running;
+  self->done = true;
+  if (--machine.live == 0) leave();
+  next_fiber(self);
+  std::abort();
+}
+
+void check_guards(const Block& block) {
+  const unsigned char* begin = block.arena.data();
+  for (size_t i = 0; i < kGuardBytes; ++i)
+    if (begin[i] != kGuard || begin[kGuardBytes + machine.shared_bytes + i] != kGuard)
+      machine.error = "a write outside of shared memory";
+}
+
+void fill(Block& block, dim3 grid, dim3 size, dim3 at, std::vector<Fiber*>& all) {
+  const int threads = int(size.x * size.y * size.z);
+  block.at = at;
+  block.arena.assign(machine.shared_bytes + 2 * kGuardBytes, kGuard);
+  std::memset(block.arena.data() + kGuardBytes, 0xff, machine.shared_bytes);
+  block.fibers.assign(threads, Fiber());
+  block.warps.assign(threads / 32, Warp());
+  for (Barrier& barrier : block.barriers) barrier = Barrier();
+  for (int t = 0; t < threads; ++t) {
+    Fiber& fiber = block.fibers[t];
+    fiber.block = &block;
+    fiber.index = t;
+    const unsigned u = unsigned(t);
+    fiber.position = {dim3(u % size.x, u / size.x % size.y, u / (size.x * size.y)), at, size, grid};
+    const size_t stack = all.size();
+    if (machine.stacks.size() <= stack) machine.stacks.emplace_back(new char[kStackBytes]);
+    prepare_context(fiber.context, machine.stacks[stack].get(), fiber_main);
+    all.push_back(&fiber);
+  }
+}
+
+// Runs these blocks at once.
+void run_blocks(dim3 grid, dim3 size, const std::vector<dim3>& places) {
+  std::vector<Fiber*> all;
+  machine.blocks.resize(places.size());
+  for (size_t b = 0; b < places.size(); ++b) fill(machine.blocks[b], grid, size, places[b], all);
+  machine.grid_barrier = Barrier();
+  machine.sleeping.clear();
+  arrange(all);
+  machine.ready.assign(all.begin(), all.end());
+  machine.live = int(all.size());
+  Fiber* first = machine.ready.front();
+  machine.ready.pop_front();
+  resume(first);
+  switch_context(machine.main, first->context);
+  std::string where = name_of(machine.running->block->at);
+  current = nullptr;
+  for (const Block& block : machine.blocks) {
+    if (!machine.error.empty()) break;
+    check_guards(block);
+    where = name_of(block.at);
+  }
+  if (!machine.error.empty()) throw std::runtime_error("awpf_ext: emulator: " + where + ": " + machine.error);
+}
+
+}  // namespace
+
 void suspend(const char* what) {
   Fiber* self = machine.running;
   self->waits_for = what;
   next_fiber(self);
+}
+
+void suspend_until(const char* what, std::function<bool()> holds) {
+  machine.sleeping.push_back({machine.running, std::move(holds)});
+  suspend(what);
 }
 
 void release(std::vector<Fiber*> fibers) {
@@ -182,76 +150,14 @@ void release(std::vector<Fiber*> fibers) {
   }
 }
 
-void fiber_main() {
-  (*machine.kernel)();
-  Fiber* self = machine.running;
-  self->done = true;
-  if (--machine.live == 0) leave_block();
-  next_fiber(self);
-  std::abort();
-}
-
-void check_guards() {
-  const unsigned char* begin = machine.arena.data();
-  for (size_t i = 0; i < kGuardBytes; ++i)
-    if (begin[i] != kGuard || begin[kGuardBytes + machine.shared_bytes + i] != kGuard)
-      machine.error = "a write outside of shared memory";
-}
-
-void run_block(dim3 grid, dim3 block, dim3 at) {
-  const int threads = int(block.x * block.y * block.z);
-  std::memset(machine.arena.data(), kGuard, machine.arena.size());
-  std::memset(machine.arena.data() + kGuardBytes, 0xff, machine.shared_bytes);
-  machine.fibers.assign(threads, Fiber());
-  machine.warps.assign(threads / 32, Warp());
-  for (Barrier& barrier : machine.barriers) barrier = Barrier();
-  std::vector<Fiber*> all;
-  for (int t = 0; t < threads; ++t) {
-    Fiber& fiber = machine.fibers[t];
-    fiber.index = t;
-    const unsigned u = unsigned(t);
-    fiber.position = {dim3(u % block.x, u / block.x % block.y, u / (block.x * block.y)), at, block, grid};
-    if (int(machine.stacks.size()) <= t) machine.stacks.emplace_back(new char[kStackBytes]);
-    prepare(fiber.context, machine.stacks[t].get(), fiber_main);
-    all.push_back(&fiber);
-  }
-  arrange(all);
-  machine.ready.assign(all.begin(), all.end());
-  machine.live = threads;
-  Fiber* first = machine.ready.front();
-  machine.ready.pop_front();
-  resume(first);
-  switch_context(machine.main, first->context);
-  current = nullptr;
-  if (machine.error.empty()) check_guards();
-}
-
-void deliver(const Copy& copy) {
-  if (copy.valid)
-    std::memcpy(copy.to, copy.from, copy.bytes);
-  else
-    std::memset(copy.to, 0, copy.bytes);
-}
-
-}  // namespace
-
-Position* current = nullptr;
-
-int lane() { return machine.running->index % 32; }
-
-void* shared_base() { return machine.arena.data() + kGuardBytes; }
+void yield() { next_fiber(machine.running); }
 
 void fail(const char* what) {
   machine.error = what;
-  leave_block();
+  leave();
 }
 
-void check_shared(const void* p, size_t bytes, size_t alignment, const char* what) {
-  const auto address = reinterpret_cast<uintptr_t>(p), base = reinterpret_cast<uintptr_t>(shared_base());
-  if (address < base || address + bytes > base + machine.shared_bytes || address % alignment != 0) fail(what);
-}
-
-void run_grid(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel) {
+void run_grid(dim3 grid, dim3 block, size_t shared_bytes, bool cooperative, const std::function<void()>& kernel) {
   const std::lock_guard<std::mutex> lock(machine.mutex);
   const unsigned threads = block.x * block.y * block.z;
   if (threads == 0 || threads % 32 != 0 || threads > 1024)
@@ -260,83 +166,21 @@ void run_grid(dim3 grid, dim3 block, size_t shared_bytes, const std::function<vo
   if (grid.y > 65535 || grid.z > 65535) throw std::runtime_error("awpf_ext: emulator: the grid is too large");
   machine.random.seed(machine.order.seed);
   machine.shared_bytes = shared_bytes;
-  machine.arena.assign(shared_bytes + 2 * kGuardBytes, kGuard);
+  machine.cooperative = cooperative;
   machine.kernel = &kernel;
   machine.error.clear();
+  ++machine.launches;
   std::vector<dim3> blocks;
   for (unsigned z = 0; z < grid.z; ++z)
     for (unsigned y = 0; y < grid.y; ++y)
       for (unsigned x = 0; x < grid.x; ++x) blocks.emplace_back(x, y, z);
+  if (cooperative) {
+    if (blocks.size() > size_t(kResidentBlocks * multiprocessors()))
+      throw std::runtime_error("awpf_ext: emulator: more blocks than run at once wait for each other");
+    return run_blocks(grid, block, blocks);
+  }
   arrange(blocks);
-  for (const dim3& at : blocks) {
-    run_block(grid, block, at);
-    if (machine.error.empty()) continue;
-    std::ostringstream message;
-    message << "awpf_ext: emulator: block (" << at.x << ", " << at.y << ", " << at.z << "): " << machine.error;
-    throw std::runtime_error(message.str());
-  }
-}
-
-void block_barrier(int id, int count, const char* what) {
-  Barrier& barrier = machine.barriers[id];
-  const int expected = count > 0 ? count : int(machine.fibers.size());
-  if (barrier.arrived > 0 && barrier.expected != expected) fail("threads disagree on the size of a barrier");
-  barrier.expected = expected;
-  if (++barrier.arrived < expected) {
-    barrier.waiting.push_back(machine.running);
-    suspend(what);
-    return;
-  }
-  barrier.arrived = 0;
-  std::vector<Fiber*> waiting;
-  waiting.swap(barrier.waiting);
-  waiting.push_back(machine.running);
-  release(std::move(waiting));
-  next_fiber(machine.running);
-}
-
-void warp_collective(const char* what, void* in, void* out, WarpWork compute) {
-  Fiber* self = machine.running;
-  Warp& warp = machine.warps[self->index / 32];
-  const int lane = self->index % 32;
-  if (warp.arrived > 0 && std::strcmp(warp.what, what) != 0) {
-    static std::string message;
-    message = std::string("lanes of a warp at different instructions: ") + warp.what + " and " + what;
-    fail(message.c_str());
-  }
-  warp.what = what;
-  warp.in[lane] = in;
-  warp.out[lane] = out;
-  warp.lanes[lane] = self;
-  if (++warp.arrived < 32) {
-    suspend(what);
-    return;
-  }
-  warp.arrived = 0;
-  compute(warp.in, warp.out);
-  release(std::vector<Fiber*>(warp.lanes, warp.lanes + 32));
-  next_fiber(self);
-}
-
-void copy_async(void* to, const void* from, size_t bytes, bool valid) {
-  check_shared(to, bytes, bytes, "copy_async: not an aligned address in shared memory");
-  if (valid && reinterpret_cast<uintptr_t>(from) % bytes != 0) fail("copy_async: the source is not aligned");
-  std::memset(to, 0xff, bytes);
-  machine.running->open.push_back({to, from, bytes, valid});
-}
-
-void copy_async_commit() {
-  Fiber* self = machine.running;
-  self->committed.push_back(std::move(self->open));
-  self->open.clear();
-}
-
-void copy_async_wait(int newest_allowed) {
-  auto& groups = machine.running->committed;
-  while (int(groups.size()) > newest_allowed) {
-    for (const Copy& copy : groups.front()) deliver(copy);
-    groups.pop_front();
-  }
+  for (const dim3& at : blocks) run_blocks(grid, block, {at});
 }
 
 }  // namespace awpf::emulator
@@ -344,4 +188,9 @@ void copy_async_wait(int newest_allowed) {
 // The order of blocks and threads in later launches: 0 forward, 1 backward, 2 shuffled by `seed`.
 extern "C" __attribute__((visibility("default"))) void awpf_emulator_order(int kind, uint64_t seed) {
   awpf::emulator::machine.order = {kind, seed};
+}
+
+// Launches so far.
+extern "C" __attribute__((visibility("default"))) int64_t awpf_emulator_launches() {
+  return awpf::emulator::machine.launches;
 }

@@ -1,8 +1,9 @@
 // The names of ../cuda/simt.h on a CPU: a small SIMT machine for tests.
 //
 // Every thread of a block is a fiber with its own stack. A barrier or warp instruction suspends the fiber until all it
-// waits for have come; blocks run one after the other. Device memory is host memory. What a GPU would not forgive is an
-// error or shows in the results:
+// waits for have come; blocks run one after the other, or those of a cooperative launch at once. Device memory is host
+// memory. What a GPU would not forgive is an error or shows in the results:
+// - blocks that wait for each other without a cooperative launch, or more of them than run at once: an error;
 // - a barrier that some threads never reach, lanes of a warp at different instructions: an error that says who waits;
 // - shared memory starts as NaNs; zones around it are checked for stray writes after every block, and the addresses
 //   given to copies and matrix loads at once;
@@ -52,12 +53,14 @@ inline int neighbour(int by) {
   return other < 0 || other > 31 ? lane() : other;
 }
 
-void run_grid(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel);
+void run_grid(dim3 grid, dim3 block, size_t shared_bytes, bool cooperative, const std::function<void()>& kernel);
 void* shared_base();
 [[noreturn]] void fail(const char* what);
 void check_shared(const void* p, size_t bytes, size_t alignment, const char* what);
 
 void block_barrier(int id, int count, const char* what);
+void barrier_of_grid(const char* what);
+void wait_until_at_least(const uint32_t* counter, uint32_t target, const char* what);
 // Suspends the lane until all 32 have come with the same `what`; the last one calls `compute`.
 using WarpWork = void (*)(void* const* in, void* const* out);
 void warp_collective(const char* what, void* in, void* out, WarpWork compute);
@@ -106,11 +109,20 @@ template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, Stream,
             Arguments&&... arguments) {
   const std::tuple<Parameters...> bound(static_cast<Parameters>(arguments)...);
-  emulator::run_grid(grid, block, shared_bytes, [&] { std::apply(kernel, bound); });
+  emulator::run_grid(grid, block, shared_bytes, false, [&] { std::apply(kernel, bound); });
+}
+
+template <class... Parameters, class... Arguments>
+void launch_cooperative(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, Stream,
+                        Arguments&&... arguments) {
+  const std::tuple<Parameters...> bound(static_cast<Parameters>(arguments)...);
+  emulator::run_grid(grid, block, shared_bytes, true, [&] { std::apply(kernel, bound); });
 }
 
 // Few, so that grids stay small and loops over tiles are really walked.
 inline int multiprocessors() { return 3; }
+constexpr int kResidentBlocks = 2;
+inline int resident_blocks(const void*, int, size_t) { return kResidentBlocks * multiprocessors(); }
 
 template <class T>
 T* shared_memory() {
@@ -144,6 +156,9 @@ float exp2_approx(float x);
 #define AWPF_TEXT(x) AWPF_TEXT_(x)
 #define AWPF_PLACE(name) name " at " __FILE__ ":" AWPF_TEXT(__LINE__)
 #define __syncthreads() ::awpf::emulator::block_barrier(0, 0, AWPF_PLACE("__syncthreads"))
+#define grid_barrier() ::awpf::emulator::barrier_of_grid(AWPF_PLACE("grid_barrier"))
+#define wait_for_arrivals(counter, target) \
+  ::awpf::emulator::wait_until_at_least(counter, target, AWPF_PLACE("wait_for_arrivals"))
 #define __shfl_sync(mask, value, source) ::awpf::emulator::shuffle(AWPF_PLACE("__shfl_sync"), mask, value, source)
 #define __shfl_xor_sync(mask, value, bits) \
   ::awpf::emulator::shuffle(AWPF_PLACE("__shfl_xor_sync"), mask, value, ::awpf::emulator::lane() ^ (bits))
@@ -174,6 +189,9 @@ inline T atomicAdd(T* to, T value) {
   *to = before + value;
   return before;
 }
+namespace awpf {
+inline uint32_t arrive(uint32_t* counter) { return atomicAdd(counter, uint32_t(1)); }
+}  // namespace awpf
 template <class T>
 inline T atomicMax(T* to, T value) {
   const T before = *to;

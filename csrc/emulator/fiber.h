@@ -1,0 +1,27 @@
+// A thread of control with a stack of its own, switched by hand.
+#pragma once
+
+#include <stddef.h>
+
+#if !defined(__x86_64__)
+#include <ucontext.h>
+#endif
+
+namespace awpf::emulator {
+
+constexpr size_t kStackBytes = 256 << 10;
+
+#if defined(__x86_64__)
+struct Context {
+  void* stack_pointer = nullptr;
+};
+#else
+using Context = ucontext_t;
+#endif
+
+void switch_context(Context& from, Context& to);
+
+// The context runs `entry`, which must not return, when it is switched to for the first time.
+void prepare_context(Context& context, char* stack, void (*entry)());
+
+}  // namespace awpf::emulator
