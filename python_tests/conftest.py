@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,29 @@ def make_stream() -> Callable[..., TaskStream]:
         return task_stream(gaussian_features(*counts, **features), base=base, increment=increment)
 
     return make
+
+
+@pytest.fixture
+def domain_stream() -> TaskStream:
+    """Three domains of six classes: the same points, turned a little further in each."""
+    base = gaussian_features([12] * 6, [6] * 6)
+    generator = torch.Generator().manual_seed(5)
+    turn = torch.linalg.matrix_exp(0.15 * torch.randn(16, 16, generator=generator))
+    turns = [torch.linalg.matrix_power(turn, domain) for domain in range(3)]
+    domains = {
+        f"{split}_domain": torch.arange(len(y)) % 3
+        for split, y in (("train", base.train_y), ("test", base.test_y))
+    }
+    moved = {
+        f"{split}_x": torch.stack(
+            [turns[domain] @ row for row, domain in zip(x, domains[f"{split}_domain"], strict=True)]
+        )
+        for split, x in (("train", base.train_x), ("test", base.test_x))
+    }
+    names = ("plain", "turned", "far")
+    return task_stream(
+        replace(base, **moved, **domains, domain_names=names), protocol="domain", order="natural"
+    )
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,10 @@ import torch
 from awpf_ext import io
 from awpf_ext.checkpoint import RunFolder
 from awpf_ext.errors import CheckpointError, UserError
-from awpf_ext.methods import create_method
+from awpf_ext.lora.adapter import open_adapter
+from awpf_ext.lora.output import AdapterFiles
+from awpf_ext.methods import create_method, method_config
+from awpf_ext.methods.finetune import Finetune
 from awpf_ext.trainer import train
 
 QUICK = {"epochs": 2, "replay_per_epoch": 40}
@@ -250,3 +253,57 @@ def test_a_change_of_threads_warns(make_stream, tmp_path, monkeypatch):
 def test_resuming_where_there_is_nothing_starts_a_run(make_stream, tmp_path):
     stream = make_stream()
     assert_same(run(stream, tmp_path / "new", resume=True), run(stream, tmp_path / "other"))
+
+
+class Large(Finetune):
+    """Finetune as if its state were large, with an adapter a task beside it."""
+
+    large_state = True
+
+    def adapters(self):
+        task = self.seen // 3 - 1
+        factors = {"lora_A": self.adapter[:2].clone(), "lora_B": self.adapter[:, :2].clone()}
+        tensors = {f"base_model.model.map.{name}.weight": x for name, x in factors.items()}
+        config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["map"]}
+        return {f"task_{task:04d}": AdapterFiles(tensors, config)}
+
+
+def run_large(stream, folder, resume=False):
+    config = method_config("finetune", QUICK)
+    method = Large(config, text=stream.text, logit_scale=stream.logit_scale)
+    return train(stream, method, checkpoint=RunFolder(folder), resume=resume), method
+
+
+def states(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("task_*.safetensors"))
+
+
+def test_of_large_states_the_last_two_are_kept(make_stream, tmp_path):
+    whole = run_large(make_stream(), tmp_path)
+    assert states(tmp_path) == ["task_0002.safetensors", "task_0003.safetensors"]
+    assert_same(run_large(make_stream(), tmp_path, resume=True), whole)
+    (tmp_path / "task_0003.safetensors").write_bytes(b"damaged")
+    assert_same(run_large(make_stream(), tmp_path, resume="intact"), whole)
+    for path in tmp_path.glob("task_*.safetensors"):
+        path.write_bytes(b"damaged")
+    assert_same(run_large(make_stream(), tmp_path, resume="intact"), whole)
+
+
+def test_adapters_are_kept_task_by_task_also_by_a_killed_run(make_stream, tmp_path, monkeypatch):
+    whole = run_large(make_stream(), tmp_path / "whole")
+    folders = sorted(path.name for path in (tmp_path / "whole" / "adapters").iterdir())
+    assert folders == [f"task_{task:04d}" for task in range(4)]
+    passed = kill_at(monkeypatch, 0)
+    run_large(make_stream(), tmp_path / "counted")
+    for moment in range(1, len(passed), 7):
+        folder = tmp_path / f"killed_{moment}"
+        kill_at(monkeypatch, moment)
+        with pytest.raises(Killed):
+            run_large(make_stream(), folder)
+        kill_at(monkeypatch, 0)
+        assert_same(run_large(make_stream(), folder, resume=True), whole)
+        kept = sorted(path.name for path in (folder / "adapters").iterdir())
+        assert kept == folders
+        with open_adapter(folder / "adapters" / "task_0003") as adapter:
+            kept = adapter.read("base_model.model.map.lora_A.weight")
+        assert torch.equal(kept, whole[1].adapter[:2])

@@ -73,3 +73,9 @@ def test_a_task_without_test_images_is_left_out():
 
 def test_the_first_task_may_have_no_test_images():
     assert metrics.average([NAN, 0.8, 0.6]) == pytest.approx(0.7)
+
+
+def test_worst_class_is_the_least_that_is_known():
+    assert metrics.worst_class([0.5, math.nan, 0.25, 1.0]) == 0.25
+    assert math.isnan(metrics.worst_class([math.nan]))
+    assert math.isnan(metrics.worst_class([]))

@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from awpf_ext.errors import UserError
 from awpf_ext.methods import create_method
+from awpf_ext.result import TaskResult
 from awpf_ext.trainer import stream_hash, train
 
 QUICK = {"epochs": 2, "replay_per_epoch": 40}
@@ -87,3 +89,41 @@ def test_stream_hash_sees_what_matters(make_stream):
     assert base != stream_hash(make_stream(seed=1))
     assert base != stream_hash(make_stream(increment=4))
     assert base != stream_hash(make_stream(train=9))
+
+
+def test_accuracy_on_each_class_and_the_worst(make_stream):
+    stream = make_stream(test=[3, 5, 2, 4, 0, 6, 1, 2, 3, 4, 5, 6])
+    result = train(stream, create_method("zero_shot", stream))
+    method = create_method("zero_shot", stream)
+    for task in stream:
+        method.fit(task)
+    x, y = stream.test_seen(3)
+    right = method.logits(x).argmax(1) == y
+    expected = [float(right[y == label].float().mean()) for label in range(12)]
+    assert result.tasks[3].class_accuracies == pytest.approx(expected, nan_ok=True)
+    assert math.isnan(expected[4])
+    assert len(result.tasks[1].class_accuracies) == 6
+    assert result.worst_class == pytest.approx(min(e for e in expected if not math.isnan(e)))
+    restored = TaskResult.from_json(json.loads(json.dumps(result.tasks[3].to_json())))
+    assert restored.class_accuracies == pytest.approx(expected, nan_ok=True)
+
+
+def test_domains_are_measured_one_by_one_among_all_classes(domain_stream):
+    result = train(domain_stream, create_method("zero_shot", domain_stream))
+    method = create_method("zero_shot", domain_stream)
+    hits = []
+    for index, task in enumerate(domain_stream):
+        method.fit(task)
+        hits.append((method.logits(task.test_x).argmax(1) == task.test_y).float())
+        expected = [float(hit.mean()) for hit in hits]
+        assert result.accuracy_matrix[index][: index + 1] == pytest.approx(expected)
+        assert result.accuracy[index] == pytest.approx(float(torch.cat(hits).mean()))
+        assert len(result.tasks[index].class_accuracies) == 6
+    assert result.forgetting == 0  # CLIP learns nothing and forgets nothing
+    assert result.forward_transfer == 0
+    assert result.provenance["domains"] == ["plain", "turned", "far"]
+
+
+def test_methods_for_classes_refuse_domains(domain_stream):
+    with pytest.raises(UserError, match="'awpf', which does not learn under the domain protocol"):
+        create_method("awpf", domain_stream)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -190,3 +191,77 @@ def test_the_order_hash_names_the_order_alone():
     assert again.order_hash == hashlib.sha256(listed).hexdigest()[:16]
     assert again.provenance["dataset"] == "d"
     json.dumps(again.provenance)
+
+
+def in_domains(train_domain, test_domain, names=("a", "b", "c")) -> FeatureSet:
+    """Two classes, one after the other, in the domains given."""
+    train_y, test_y = ([row % 2 for row in range(len(d))] for d in (train_domain, test_domain))
+    return replace(
+        feature_set(train_y, test_y, 2),
+        domain_names=names,
+        train_domain=torch.tensor(train_domain),
+        test_domain=torch.tensor(test_domain),
+    )
+
+
+def test_a_task_of_the_domain_protocol_is_a_domain_with_all_classes():
+    features = in_domains([2, 0, 0, 2, 1, 0], [0, 1, 2, 2])
+    order = class_order("seed:1", 3)
+    stream = task_stream(features, protocol="domain", order="seed:1")
+    assert stream.protocol == "domain"
+    assert stream.domain_names == tuple("abc"[domain] for domain in order)
+    assert stream.class_order == (0, 1)
+    assert stream.provenance["domains"] == list(stream.domain_names)
+    for index, domain in enumerate(order):
+        task = stream[index]
+        assert task.classes == range(2)
+        assert stream.seen(index) == 2
+        rows = [row for row, of in enumerate([2, 0, 0, 2, 1, 0]) if of == domain]
+        assert task.train_x[:, 0].tolist() == rows
+        assert task.train_y.tolist() == [row % 2 for row in rows]
+        tested = [row for row, of in enumerate([0, 1, 2, 2]) if of == domain]
+        assert task.test_x[:, 0].tolist() == tested
+        assert len(stream.test_seen(index)[1]) == sum(
+            of in order[: index + 1] for of in [0, 1, 2, 2]
+        )
+
+
+def test_rows_are_found_by_their_names_in_every_order():
+    features = feature_set([0, 1, 2, 3] * 3, [0, 1, 2, 3], 4)
+    for order in ("natural", "seed:3"):
+        for task in task_stream(features, base=1, increment=2, order=order):
+            assert torch.equal(task.features[task.train_ids].float(), task.train_x)
+            labels = [features.train_y[row].item() for row in task.train_ids]
+            assert labels == task.train_x[:, 1].tolist()
+            assert task.images is None
+
+
+def test_what_is_wrong_with_domains_is_told():
+    with pytest.raises(UserError, match="protocol is domain, but d has no domains"):
+        task_stream(feature_set([0], [0], 1), protocol="domain")
+    features = in_domains([0, 1], [0])
+    with pytest.raises(UserError, match="expected class or domain"):
+        task_stream(features, protocol="task")
+    with pytest.raises(DataError, match=r"train_domain has values outside 0\.\.2"):
+        in_domains([0, 3], [0])
+    with pytest.raises(DataError, match=r"expected int64 and \(2,\) as train_y"):
+        replace(features, train_domain=torch.tensor([0]))
+    with pytest.raises(DataError, match="3 domain names, but no test_domain"):
+        replace(features, test_domain=None)
+
+
+def test_domains_do_not_change_the_class_protocol():
+    features = in_domains([2, 0, 0, 2], [0, 1])
+    stream = task_stream(features, increment=1, order="natural")
+    assert [task.train_x[:, 0].tolist() for task in stream] == [[0, 2], [1, 3]]
+    assert stream.domain_names == ()
+    with pytest.raises(DataError, match="has features, but no images"):
+        stream.test_images(0)
+
+
+def test_an_order_file_of_domains_speaks_of_domains(tmp_path):
+    file = tmp_path / "order.txt"
+    file.write_text("0 1")
+    features = in_domains([0, 1, 2], [0, 1, 2])
+    with pytest.raises(DataError, match=r"2 domains, expected each of 0\.\.2 once; 2 is missing"):
+        task_stream(features, protocol="domain", order=f"file:{file}")

@@ -14,9 +14,11 @@ from report_samples import QUICK, features_file, without_tests_of
 from awpf_ext import evidence as evidence_module
 from awpf_ext.errors import CheckpointError
 from awpf_ext.evidence import FILE, hardest_pairs, read_evidence
+from awpf_ext.methods import create_method
 from awpf_ext.record import read_result
 from awpf_ext.report.load import read_run
 from awpf_ext.run import run
+from awpf_ext.trainer import train
 
 
 def test_it_agrees_with_what_the_run_measured(finished, tmp_path):
@@ -92,3 +94,14 @@ def test_damage_is_told(own):
     shutil.copy(own / "bank.safetensors", own / FILE)
     with pytest.raises(CheckpointError):
         read_evidence(own)
+
+
+def test_domains_have_zero_shot_accuracies_too(domain_stream):
+    method = create_method("zero_shot", domain_stream)
+    result = train(domain_stream, method)
+    evidence = evidence_module.collect_evidence(domain_stream, method)
+    assert list(evidence.zero_shot_accuracy) == pytest.approx(result.accuracy)
+    assert [list(row) for row in evidence.zero_shot_matrix] == [
+        pytest.approx(list(task.accuracies)) for task in result.tasks
+    ]
+    assert torch.equal(evidence.predictions, evidence.zero_shot)

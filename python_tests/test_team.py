@@ -1,0 +1,59 @@
+"""How processes share rows, and what they have together."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from awpf_ext.team import ALONE, Team
+
+GATHER = """
+import torch
+from awpf_ext.team import assembled
+with assembled() as team:
+    for count in (0, 1, 2, 7, 8):
+        rows = torch.arange(2 * count).reshape(count, 2)
+        share = team.share(count)
+        own = rows[share.start : share.stop]
+        assert torch.equal(team.gathered(own, count), rows), (count, team)
+print("equal")
+"""
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+@pytest.mark.parametrize("count", [0, 1, 4, 9])
+def test_shares_are_a_partition_into_nearly_equal_parts(count, size):
+    shares = [Team(rank, size).share(count) for rank in range(size)]
+    assert [row for share in shares for row in share] == list(range(count))
+    sizes = [len(share) for share in shares]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_alone_everything_is_ones_own():
+    rows = torch.arange(6).reshape(3, 2)
+    assert ALONE.gathered(rows, 3) is rows
+
+
+def test_processes_gather_uneven_and_empty_shares():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {**os.environ, "WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    team = [
+        subprocess.Popen(
+            [sys.executable, "-c", GATHER],
+            env={**shared, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(3)
+    ]
+    for process in team:
+        out, errors = process.communicate(timeout=120)
+        assert out == "equal\n", errors
