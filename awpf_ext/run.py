@@ -29,11 +29,14 @@ from awpf_ext.data import (
     ExtractProgress,
     FeatureSet,
     FeatureStore,
+    Limits,
     class_order,
     extract_features,
+    limited,
     load_dataset,
     task_stream,
 )
+from awpf_ext.data.stream import check_domains
 from awpf_ext.errors import DataError, UserError
 from awpf_ext.evidence import collect_evidence, write_evidence
 from awpf_ext.methods.registry import check_able, method_for
@@ -140,10 +143,13 @@ def load_features(
     team: the processes that call this together and share what is to be encoded.
     """
     data = load_dataset(config.dataset, class_names=config.class_names)
+    data = limited(data, Limits(config.train_limit, config.test_limit, config.imbalance))
     if isinstance(data, FeatureSet):
         return data
-    ordered = data.class_keys if config.protocol == "class" else data.domain_names
-    class_order(config.order, len(ordered))  # a mistake shows before hours of encoding
+    if config.protocol == "class":  # a mistake shows before hours of encoding
+        class_order(config.order, len(data.class_keys))
+    else:
+        class_order(config.order, len(check_domains(data.name, data.domain_names)), "domain")
     backbone = load_backbone(
         config.model,
         config.pretrained,

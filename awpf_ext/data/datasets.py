@@ -18,6 +18,7 @@ import torch
 from awpf_ext.data.class_names import names_from_file, names_from_keys
 from awpf_ext.data.demo import DEFAULT_STYLE, demo_dataset
 from awpf_ext.data.features import FeatureSet, read_features
+from awpf_ext.data.folders import required, subfolders, train_and_test
 from awpf_ext.data.images import (
     HELD_OUT_NOTE,
     ArraySplit,
@@ -92,7 +93,7 @@ def load_dataset(spec: str, *, class_names: str | Path | None = None) -> ImageDa
 
 @dataset("demo", where="word")
 def demo(where: Path | None) -> ImageDataset:
-    """A hundred drawn classes, nothing to download; demo:STYLE draws them in another style."""
+    """A hundred drawn classes, nothing to download; demo:STYLE: another style, demo:all: all."""
     return demo_dataset(DEFAULT_STYLE if where is None else str(where))
 
 
@@ -137,10 +138,10 @@ def imagenet_r(where: Path | None) -> ImageDataset:
 
     The original has a folder a class and no split; one image in five is then held out.
     """
-    root = _required("imagenet-r", where)
+    root = required("imagenet-r", where)
     if (root / "train").is_dir():
         return _expect_classes(_train_test_folders("imagenet-r", root), root, 200)
-    keys = _subfolders(root)
+    keys = subfolders(root)
     by_class = folder_files(root, keys)
     train = file_split(root, [[f for f in files if not held_out(f)] for files in by_class])
     test = file_split(root, [[f for f in files if held_out(f)] for files in by_class])
@@ -151,7 +152,7 @@ def imagenet_r(where: Path | None) -> ImageDataset:
 @dataset("cub200")
 def cub200(where: Path | None) -> ImageDataset:
     """CUB-200-2011: the original archive with its own split, or train/ and test/ folders."""
-    root = _required("cub200", where)
+    root = required("cub200", where)
     if (root / "CUB_200_2011").is_dir():
         root = root / "CUB_200_2011"
     if not (root / "images.txt").is_file():
@@ -176,7 +177,7 @@ def cub200(where: Path | None) -> ImageDataset:
 @dataset("folder")
 def folder(where: Path | None) -> ImageDataset:
     """Any image folder: PATH/train/CLASS/... and PATH/test/CLASS/... (or val/)."""
-    root = _required("folder", where)
+    root = required("folder", where)
     return _train_test_folders(f"folder:{root.name}", root)
 
 
@@ -186,7 +187,7 @@ def csv_file(where: Path | None) -> ImageDataset:
 
     Paths are relative to the file. Classes are the labels, sorted (as numbers where all are).
     """
-    file = _required("csv", where)
+    file = required("csv", where)
     rows, has_split = _csv_rows(file)
     labels = {label for _, label, _ in rows}
     numeric = all(label.isascii() and label.isdigit() for label in labels)
@@ -205,17 +206,11 @@ def csv_file(where: Path | None) -> ImageDataset:
 @dataset("features")
 def features(where: Path | None) -> FeatureSet:
     """Ready-made features in an npz file; see `read_features`."""
-    return read_features(_required("features", where))
-
-
-def _required(name: str, where: Path | None) -> Path:
-    if where is None:
-        raise UserError(f"dataset {name!r} needs to know where the data is: {name}:PATH")
-    return where
+    return read_features(required("features", where))
 
 
 def _imagenet(name: str, where: Path | None, classes: int) -> ImageDataset:
-    root = _required(name, where)
+    root = required(name, where)
     original = root / "ILSVRC" / "Data" / "CLS-LOC"
     root = original if original.is_dir() else root
     return _expect_classes(_train_test_folders(name, root), root, classes)
@@ -223,19 +218,10 @@ def _imagenet(name: str, where: Path | None, classes: int) -> ImageDataset:
 
 def _train_test_folders(name: str, root: Path) -> ImageDataset:
     """train/ and test/ (or else val/) below `root`; a class may lack either."""
-    train = root / "train"
-    test = next((root / title for title in ("test", "val") if (root / title).is_dir()), None)
-    if test is None or not train.is_dir():
-        raise DataError(f"{root}: expected folders train/ and test/ (or val/), a folder a class")
-    keys = tuple(sorted({*_subfolders(train), *_subfolders(test)}))
+    train, test = train_and_test(root)
+    keys = tuple(sorted({*subfolders(train), *subfolders(test)}))
     splits = [file_split(part, folder_files(part, keys)) for part in (train, test)]
     return ImageDataset(name, keys, splits[0], splits[1])
-
-
-def _subfolders(root: Path) -> tuple[str, ...]:
-    return tuple(
-        sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    )
 
 
 def _expect_classes(loaded: ImageDataset, root: Path, classes: int) -> ImageDataset:

@@ -7,18 +7,18 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from awpf_ext.clip.backbone import Backbone
+from awpf_ext.clip.prompted import prompted_clip
 from awpf_ext.clip.prompts import DEFAULT_PROMPT, prompt_templates, text_bank
-from awpf_ext.data.features import FeatureSet, ReadTestImage, nonfinite_rows
+from awpf_ext.data.features import FeatureSet, nonfinite_rows
 from awpf_ext.data.images import ImageDataset, ImageSplit
+from awpf_ext.data.pixels import PixelRows
 from awpf_ext.data.reading import Pixels, default_workers, prepared_batches
 from awpf_ext.data.store import FeatureStore, Shard, SplitEntry, StoredSplit, read_or_none
 from awpf_ext.errors import DataError, UserError
@@ -80,6 +80,11 @@ def extract_features(
         for title, entry in entries.items()
     }
     skipped = _check_unreadable(entries, stored, on_unreadable)
+    rows = {title: _readable_rows(splits[title], stored[title]) for title in splits}
+    pixels = {
+        title: PixelRows(splits[title], backbone.prepare, rows[title], workers=workers)
+        for title in splits
+    }
     return FeatureSet(
         train_x=stored["train"].x,
         train_y=stored["train"].y,
@@ -98,7 +103,13 @@ def extract_features(
             **backbone.provenance,
             "prompt": list(templates),
         },
-        read_test_image=_test_image_reader(dataset.test, stored["test"]),
+        read_test_image=pixels["test"].original,
+        train_images=pixels["train"],
+        test_images=pixels["test"],
+        domain_names=dataset.domain_names,
+        train_domain=_of_rows(dataset.train_domain, rows["train"]),
+        test_domain=_of_rows(dataset.test_domain, rows["test"]),
+        clip=prompted_clip(backbone, dataset.class_names, templates),
     )
 
 
@@ -213,17 +224,17 @@ class _Encoder:
         return Shard(x, torch.tensor([row for row, _ in readable]), unreadable)
 
 
-def _test_image_reader(images: ImageSplit, stored: StoredSplit) -> ReadTestImage:
-    """Reads the image behind a row of the features; unreadable ones have no row."""
+def _readable_rows(images: ImageSplit, stored: StoredSplit) -> Tensor:
+    """The images that rows of the features are of: all but the unreadable ones."""
+    count = len(images.labels)
     skipped = {name for name, _ in stored.unreadable}
-    rows: Sequence[int] = range(len(images.labels))
-    if skipped:
-        rows = [row for row in rows if images.name(row) not in skipped]
-    return partial(_read_row, images, rows)
+    if not skipped:
+        return torch.arange(count)
+    return torch.tensor([row for row in range(count) if images.name(row) not in skipped])
 
 
-def _read_row(images: ImageSplit, rows: Sequence[int], row: int) -> tuple[str, Image.Image]:
-    return images.name(rows[row]), images.read(rows[row])
+def _of_rows(domain: Tensor | None, rows: Tensor) -> Tensor | None:
+    return None if domain is None else domain[rows]
 
 
 def _text(

@@ -112,11 +112,25 @@ class ImageDataset:
     test: ImageSplit
     notes: Mapping[str, Any] = field(default_factory=dict)  # for provenance
     class_names: tuple[str, ...] = ()
+    domain_names: tuple[str, ...] = ()  # none: the images are of one kind
+    train_domain: Tensor | None = None  # int64, one an image, where there are domains
+    test_domain: Tensor | None = None
 
     def __post_init__(self) -> None:
-        for title, split in (("training", self.train), ("test", self.test)):
+        for title, split, domain in (
+            ("training", self.train, self.train_domain),
+            ("test", self.test, self.test_domain),
+        ):
             if not len(split.labels):
                 raise DataError(f"{self.name} has no {title} images")
+            if (domain is not None) != bool(self.domain_names) or (
+                domain is not None and domain.shape != split.labels.shape
+            ):
+                told = "none" if domain is None else str(len(domain))
+                raise DataError(
+                    f"{self.name} has {len(self.domain_names)} domains; expected one for each of "
+                    f"the {len(split.labels)} {title} images, got {told}"
+                )
 
 
 def folder_files(root: Path, class_keys: Sequence[str]) -> list[list[str]]:

@@ -12,6 +12,7 @@ from contextlib import closing
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from awpf_ext.data.images import ImageSplit
@@ -65,9 +66,10 @@ class PixelRows:
         view._rows = self._rows[_positions(index, len(self))]
         return view
 
-    def name(self, row: int) -> str:
-        """What to call the image of a row in messages."""
-        return self._images.name(int(self._rows[row]))
+    def original(self, row: int) -> tuple[str, Image.Image]:
+        """What to call the image of a row, and the image as it was before it was prepared."""
+        place = int(self._rows[row])
+        return self._images.name(place), self._images.read(place)
 
     def batches(self, parts: Iterable[Rows], ahead: int = 0) -> Generator[Tensor, None, None]:
         """`self[part]` for each of the parts; `ahead` more are read while the caller works.

@@ -218,12 +218,9 @@ def _by_class(features: FeatureSet, base: int, increment: int, spec: str) -> _Pl
 
 
 def _by_domain(features: FeatureSet, spec: str) -> _Plan:
-    names = features.domain_names
-    if features.train_domain is None or features.test_domain is None:
-        raise UserError(
-            f"protocol is domain, but {features.provenance.get('dataset')} has no domains; "
-            "demo:all, domainnet:PATH and domains:PATH have"
-        )
+    names = check_domains(features.provenance.get("dataset"), features.domain_names)
+    assert features.train_domain is not None
+    assert features.test_domain is not None
     order = class_order(spec, len(names), "domain")
     task_of_domain = torch.empty(len(names), dtype=torch.int64)
     task_of_domain[list(order)] = torch.arange(len(names))
@@ -238,6 +235,16 @@ def _by_domain(features: FeatureSet, spec: str) -> _Plan:
         domain_names=in_order,
         facts={"protocol": "domain", "domain_order": spec, "domains": list(in_order)},
     )
+
+
+def check_domains(dataset: str | None, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The domains of a data set; UserError where it has none."""
+    if not names:
+        raise UserError(
+            f"protocol is domain, but {dataset} has no domains; demo:all, domainnet:PATH and "
+            "domains:PATH have"
+        )
+    return names
 
 
 def task_boundaries(classes: int, base: int, increment: int) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """The demo: a data set that is drawn, for the small CLIP of awpf_ext.clip.embedded.
 
-`STYLES` are the renderings of the same classes: demo:STYLE names one as a data set.
+`STYLES` are the renderings of the same classes: demo:STYLE names one as a data set, demo:all all
+of them as domains.
 """
 
 from awpf_ext.data.demo.dataset import DEFAULT_STYLE, demo_dataset, frozen_hash

@@ -18,6 +18,7 @@ from awpf_ext.data.images import ImageDataset
 from awpf_ext.errors import UserError
 
 DEFAULT_STYLE = "plain"
+ALL_STYLES = "all"
 TRAIN_EACH, TEST_EACH = 200, 50
 CLUTTER = 1.1  # chosen on zero-shot accuracy alone, before any method ran
 SEED = 503
@@ -26,46 +27,73 @@ FROZEN = "4e200b232fdaf76e"  # what frozen_hash() was then
 
 @dataclass(frozen=True)
 class DemoSplit:
-    """Pictures drawn when they are read, `each` of every class, one class after the other."""
+    """Pictures drawn when they are read, `each` of every class, class after class in each style."""
 
     title: str  # train or test
-    style: str
+    styles: tuple[str, ...]
     each: int
 
     @property
     def labels(self) -> Tensor:
-        return torch.arange(len(compositions().demo)).repeat_interleave(self.each)
+        classes = torch.arange(len(compositions().demo))
+        return classes.repeat_interleave(self.each).repeat(len(self.styles))
+
+    @property
+    def domains(self) -> Tensor:
+        """The position of each picture's style."""
+        pictures = len(compositions().demo) * self.each
+        return torch.arange(len(self.styles)).repeat_interleave(pictures)
 
     def read(self, index: int) -> Image.Image:
-        label, nth = divmod(index, self.each)
+        style, label, nth = self._place(index)
         split = compositions()
         numbers = Numbers(
             (SEED, ("train", "test").index(self.title)),
-            (tuple(STYLES).index(self.style), label, nth),
+            (tuple(STYLES).index(style), label, nth),
         )
         scene = sample_scene(numbers, split.demo[label], split.training, CLUTTER)
-        return Image.fromarray(paint(scene, numbers, CLUTTER, self.style))
+        return Image.fromarray(paint(scene, numbers, CLUTTER, style))
 
     def name(self, index: int) -> str:
-        label, nth = divmod(index, self.each)
-        return f"demo {self.style} {self.title} {compositions().demo[label].name} {nth}"
+        style, label, nth = self._place(index)
+        return f"demo {style} {self.title} {compositions().demo[label].name} {nth}"
+
+    def _place(self, index: int) -> tuple[str, int, int]:
+        """Of a picture its style, its class and its number among those of both."""
+        place, nth = divmod(index, self.each)
+        style, label = divmod(place, len(compositions().demo))
+        return self.styles[style], label, nth
 
     def fingerprint(self, start: int, stop: int) -> str:
         """Of the frozen specification: no picture need be drawn to tell what is in it."""
-        described = f"{FROZEN} {self.title} {self.style} {self.each} {start}:{stop}"
+        styles = "+".join(self.styles)
+        described = f"{FROZEN} {self.title} {styles} {self.each} {start}:{stop}"
         return hashlib.sha256(described.encode()).hexdigest()
 
 
 def demo_dataset(style: str = DEFAULT_STYLE) -> ImageDataset:
-    """The hundred classes in one style, with 200 training and 50 test pictures a class."""
-    if style not in STYLES:
-        raise UserError(f"demo has no style {style!r}; expected one of {', '.join(STYLES)}")
+    """The hundred classes in one style, with 200 training and 50 test pictures a class.
+
+    "all": in every style with as many pictures, each style a domain.
+    """
+    if style not in (*STYLES, ALL_STYLES):
+        raise UserError(
+            f"demo has no style {style!r}; expected one of {', '.join(STYLES)}, or {ALL_STYLES}"
+        )
+    domains = tuple(STYLES) if style == ALL_STYLES else ()
+    train, test = (
+        DemoSplit(title, domains or (style,), each)
+        for title, each in (("train", TRAIN_EACH), ("test", TEST_EACH))
+    )
     return ImageDataset(
         "demo" if style == DEFAULT_STYLE else f"demo:{style}",
         tuple(composition.name for composition in compositions().demo),
-        DemoSplit("train", style, TRAIN_EACH),
-        DemoSplit("test", style, TEST_EACH),
+        train,
+        test,
         {"demo": FROZEN},
+        domain_names=domains,
+        train_domain=train.domains if domains else None,
+        test_domain=test.domains if domains else None,
     )
 
 
@@ -78,7 +106,7 @@ def frozen_hash() -> str:
     digest = hashlib.sha256(json.dumps(drawn).encode())
     for style in STYLES:
         for title, each in (("train", TRAIN_EACH), ("test", TEST_EACH)):
-            split = DemoSplit(title, style, each)
+            split = DemoSplit(title, (style,), each)
             for index in range(0, each * len(compositions().demo), 7 * each + 3):
                 digest.update(split.read(index).tobytes())
     return digest.hexdigest()[:16]

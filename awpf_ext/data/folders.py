@@ -1,0 +1,30 @@
+"""What loaders of image folders share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from awpf_ext.errors import DataError, UserError
+
+
+def required(name: str, where: Path | None) -> Path:
+    """PATH of NAME:PATH; UserError where it was not given."""
+    if where is None:
+        raise UserError(f"dataset {name!r} needs to know where the data is: {name}:PATH")
+    return where
+
+
+def subfolders(root: Path) -> tuple[str, ...]:
+    """Their names, sorted, less the hidden ones."""
+    return tuple(
+        sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    )
+
+
+def train_and_test(root: Path) -> tuple[Path, Path]:
+    """train/ and test/ (or else val/) below `root`; DataError where one is not there."""
+    train = root / "train"
+    test = next((root / title for title in ("test", "val") if (root / title).is_dir()), None)
+    if test is None or not train.is_dir():
+        raise DataError(f"{root}: expected folders train/ and test/ (or val/), a folder a class")
+    return train, test
