@@ -66,10 +66,12 @@ def test_views_number_anew_and_share_what_was_read(split):
     rows = PixelRows(split, inverted, rows=[19, 4, 7, 0])
     view = rows.at(torch.tensor([2, 0]))
     assert len(view) == 2
-    assert view.name(0) == "drawn image 7"
+    name, image = view.original(0)
+    assert name == "drawn image 7"
+    assert np.array_equal(image, split.pixels[7])
     assert torch.equal(view[:], expected(split, [7, 19]))
     assert torch.equal(rows[:], expected(split, [19, 4, 7, 0]))
-    assert sorted(split.reads) == [0, 4, 7, 19]
+    assert sorted(split.reads) == [0, 4, 7, 7, 19]
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 3])
