@@ -1,0 +1,1 @@
+"""What fine-tuning CLIP needs below the methods."""

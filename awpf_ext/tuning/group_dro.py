@@ -1,0 +1,72 @@
+"""Group distributionally robust optimisation over classes: those with large losses weigh more.
+
+With L_k the mean loss of class k in the batch and K classes in all,
+
+    v_k <- (1 - momentum) v_k + momentum L_k      for the classes of the batch
+    p = softmax(v / lambda)                       over all K classes
+    loss = sum over the batch's K_B classes of (K / K_B) p_k L_k, with p held fixed
+
+p maximises sum_k p_k v_k - lambda KL(p || uniform): lambda -> infinity gives the mean over classes,
+lambda -> 0 the worst class alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+UNKNOWN = math.nan  # v of a class no batch has held yet
+
+
+class ClassWeights:
+    """v of every class, and the weights and the loss that follow from it."""
+
+    def __init__(
+        self,
+        classes: int,
+        *,
+        spread: float,
+        momentum: float,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """classes: all that will come. spread: lambda."""
+        self.values = torch.full((classes,), UNKNOWN, device=device)
+        self._spread = spread
+        self._momentum = momentum
+
+    def weights(self, among: Tensor) -> Tensor:
+        """p of all classes, zero outside `among` (class ids): softmax over those of them met."""
+        met = self._met(among)
+        weights = torch.zeros_like(self.values)
+        weights[met] = torch.softmax(self.values[met] / self._spread, dim=0)
+        return weights
+
+    def loss(self, losses: Tensor, labels: Tensor, among: Tensor) -> Tensor:
+        """The weighted loss of a batch from the losses of its samples; updates v.
+
+        among: the classes that samples are drawn from. A class that has none any more keeps its v,
+        which says nothing about today, and gets no weight.
+        """
+        present, group, sizes = labels.unique(return_inverse=True, return_counts=True)
+        means = losses.new_zeros(len(present)).index_add(0, group, losses) / sizes
+        self._update(present, means.detach())
+        count = len(self._met(among))
+        weighted: Tensor = self.weights(among)[present] * means
+        return weighted.sum() * (count / len(present))
+
+    def _met(self, classes: Tensor) -> Tensor:
+        return classes[~self.values[classes].isnan()]
+
+    def _update(self, present: Tensor, means: Tensor) -> None:
+        before = self.values[present]
+        mixed = (1 - self._momentum) * before + self._momentum * means
+        self.values[present] = torch.where(before.isnan(), means.float(), mixed.float())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"values": self.values}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.values = state["values"].to(self.values.device, copy=True)
