@@ -6,6 +6,8 @@ and one that is asked for more (another method, another seed) runs only what is 
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -13,13 +15,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from awpf_ext.config import LIMITS, Configured, Layer, RunConfig, configure
+from awpf_ext.config import (
+    LIMITS,
+    Configured,
+    Layer,
+    RunConfig,
+    configure,
+    read_assignments,
+)
 from awpf_ext.data import FeatureSet
 from awpf_ext.errors import UserError
 from awpf_ext.result import Result
 from awpf_ext.run import RunProgress, load_features, run_configured
 
-METRICS = ("average", "last", "forgetting")
+METRICS = ("average", "last", "forgetting", "worst_class")
+
+
+class Axis(NamedTuple):
+    """A key that is varied, and its values as they were written."""
+
+    key: str
+    values: tuple[str, ...]
 
 
 class Arm(NamedTuple):
@@ -66,6 +82,15 @@ class Grid:
     def arms(self) -> list[str]:
         return list(dict.fromkeys(cell.arm for cell in self.cells))
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Those that all runs have: earlier versions kept no accuracies of classes."""
+        return tuple(
+            metric
+            for metric in METRICS
+            if not any(math.isnan(getattr(result, metric)) for result in self.results)
+        )
+
     def values(self, arm: str, metric: str) -> list[float]:
         pairs = zip(self.cells, self.results, strict=True)
         return [float(getattr(result, metric)) for cell, result in pairs if cell.arm == arm]
@@ -95,7 +120,7 @@ class Grid:
                 "order": cell.order,
                 "seed": cell.seed,
                 "folder": str(cell.folder),
-                **{metric: getattr(result, metric) for metric in METRICS},
+                **{metric: getattr(result, metric) for metric in self.metrics},
                 "accuracy": result.to_json()["accuracy"],
                 "records": result.to_json()["records"],
             }
@@ -104,15 +129,32 @@ class Grid:
         arms = [
             {
                 "arm": arm,
-                **{metric: self.spread(arm, metric)._asdict() for metric in METRICS},
+                **{metric: self.spread(arm, metric)._asdict() for metric in self.metrics},
                 "difference_from": self.arms[0],
-                "difference": {m: self.difference(arm, m)._asdict() for m in METRICS},
+                "difference": {m: self.difference(arm, m)._asdict() for m in self.metrics},
             }
             for arm in self.arms
         ]
         first, *others = (result.provenance for result in self.results)
         shared = {k: v for k, v in first.items() if all(o.get(k) == v for o in others)}
         return {"arms": arms, "runs": runs, "provenance": shared}
+
+
+def arms_of(axes: Sequence[Axis]) -> list[Arm]:
+    """Every combination of the axes' values, those of the last one changing fastest."""
+    keys = [axis.key for axis in axes]
+    arms = []
+    for values in itertools.product(*(axis.values for axis in axes)):
+        assigned = [f"{key}={value}" for key, value in zip(keys, values, strict=True)]
+        arms.append(Arm(arm_label(axes, values), read_assignments(assigned).values))
+    return arms
+
+
+def arm_label(axes: Sequence[Axis], values: Sequence[str]) -> str:
+    """The value of the only key, or A=1 B=2."""
+    if len(axes) == 1:
+        return values[0]
+    return " ".join(f"{axis.key}={value}" for axis, value in zip(axes, values, strict=True))
 
 
 def plan_grid(

@@ -16,7 +16,6 @@ from rich.table import Table
 from rich.text import Text
 
 from awpf_ext.config import RUN_KEYS, RunConfig
-from awpf_ext.grid import METRICS, Difference, Grid, Spread
 from awpf_ext.lora import MergedLayer, MergeReport
 from awpf_ext.methods import Method
 from awpf_ext.predict import Prediction
@@ -26,56 +25,31 @@ SHOWN_TASKS = 20  # rows of a table of tasks; of more, the first and the last
 
 
 def print_result(result: Result, folder: Path) -> None:
-    """One run: a row a task, then the three numbers, time and place."""
+    """One run: a row a task, then the metrics, time and place."""
     facts = result.provenance
+    domains = facts.get("domains", [])
+    step, order = ("domain", facts["domain_order"]) if domains else ("task", facts["class_order"])
     say(
         (facts["method"], "bold"),
-        f" on {facts['dataset']}: {counted(len(result.tasks), 'task')}, "
-        f"order {facts['class_order']}, seed {facts['seed']}\n",
+        f" on {facts['dataset']}: {counted(len(result.tasks), step)}, "
+        f"order {order}, seed {facts['seed']}\n",
     )
-    table = _table("task", "test images", "seen", "old", "new")
+    table = new_table(step, "test images", "seen", "old", "new")
     rows = list(zip(result.test_images, result.accuracy, result.old, result.new, strict=True))
     for index in _shown(len(rows)):
         if index is None:
             table.add_row(*["..."] * 5)
         else:
             images, *accuracies = rows[index]
-            table.add_row(str(index + 1), f"{images:,}", *map(percent, accuracies))
-    _console().print(table)
-    say(
-        "\naverage ",
-        (percent(result.average), "bold"),
-        "   last ",
-        (percent(result.last), "bold"),
-        "   forgetting ",
-        (percent(result.forgetting), "bold"),
-        (f"   {_seconds(result)}", "dim"),
-    )
-    say((str(folder), "dim"))
-
-
-def print_grid(grid: Grid, varied: str, *, paired: bool, folder: Path) -> None:
-    """A row an arm: mean and deviation of the metrics; paired: the difference from the first."""
-    first = grid.arms[0]
-    runs = counted(len(grid.cells) // len(grid.arms), "run")
-    say(f"{grid.results[0].provenance['dataset']}: {runs} each, mean ± standard deviation\n")
-    compared = ("average", "last") if paired and len(grid.arms) > 1 else ()
-    best = {m: max(grid.spread(arm, m).mean for arm in grid.arms) for m in ("average", "last")}
-    table = _table(varied, *METRICS, *(f"{metric} diff." for metric in compared))
-    for arm in grid.arms:
-        spreads = [(metric, grid.spread(arm, metric)) for metric in METRICS]
-        cells = [
-            Text(_spread(spread), "bold" if spread.mean == best.get(metric) else "")
-            for metric, spread in spreads
-        ]
-        for metric in compared:
-            cells.append(Text("-" if arm == first else _difference(grid.difference(arm, metric))))
-        table.add_row(Text(arm), *cells)
-    _console().print(table)
-    if compared:
-        say(
-            (f"\ndiff.: less {first} on the same order and seed; how many runs are above it", "dim")
-        )
+            name = domains[index] if domains else str(index + 1)
+            table.add_row(name, f"{images:,}", *map(percent, accuracies))
+    console().print(table)
+    told: list[str | tuple[str, str]] = []
+    for metric in ("average", "last", "forgetting", "worst_class"):
+        value = getattr(result, metric)
+        if not math.isnan(value):
+            told += [f"{title(metric)} ", (percent(value), "bold"), "   "]
+    say("\n", *told, (_seconds(result), "dim"))
     say((str(folder), "dim"))
 
 
@@ -119,7 +93,7 @@ def print_merge(report: MergeReport) -> None:
     kinds: dict[str, list[MergedLayer]] = {}
     for layer in report.layers:
         kinds.setdefault(layer.name.rpartition(".")[2], []).append(layer)
-    table = _table("module", "layers", "ranks", "rank of the merge", "energy kept")
+    table = new_table("module", "layers", "ranks", "rank of the merge", "energy kept")
     for kind, layers in kinds.items():
         table.add_row(
             kind,
@@ -128,7 +102,7 @@ def print_merge(report: MergeReport) -> None:
             _range({layer.rank for layer in layers}),
             _range({percent(layer.kept) for layer in layers}, key=float),
         )
-    _console().print(table)
+    console().print(table)
     memory = report.peak_memory
     told = "" if memory is None else f", {memory / 1e6:,.0f} MB at the peak"
     say(
@@ -145,7 +119,7 @@ def print_methods(methods: Mapping[str, type[Method]], presets: Iterable[str]) -
     for name, method in methods.items():
         summary = (inspect.getdoc(method) or "").split("\n", 1)[0]
         say((f"{name:<{width}}", "bold"), f"  {summary}")
-    _console().print(Text(f"\npresets: {', '.join(presets)}"))
+    console().print(Text(f"\npresets: {', '.join(presets)}"))
     say("\nkeys of every run, for --set and YAML files:")
     print_keys({key: RunConfig.model_fields[key] for key in RUN_KEYS})
 
@@ -158,12 +132,12 @@ def print_keys(fields: Mapping[str, FieldInfo]) -> None:
     for key, field in fields.items():
         default = "" if field.is_required() else yaml_text(field.default)
         table.add_row(Text(key, "bold"), default, field.description or "")
-    _console().print(table)
+    console().print(table)
 
 
 def say(*parts: str | tuple[str, str]) -> None:
     """A line of text, some of it styled; never wrapped, so that it can be copied."""
-    _console().print(Text.assemble(*parts), soft_wrap=True)
+    console().print(Text.assemble(*parts), soft_wrap=True)
 
 
 def percent(fraction: float | None) -> str:
@@ -171,6 +145,11 @@ def percent(fraction: float | None) -> str:
     if fraction is None or math.isnan(fraction):
         return "-"
     return f"{100 * fraction:.1f}"
+
+
+def title(metric: str) -> str:
+    """A metric's name in tables."""
+    return metric.replace("_", " ")
 
 
 def yaml_text(value: Any) -> str:
@@ -184,28 +163,20 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{ending}"
 
 
-def _console() -> Console:
+def console() -> Console:
     """Standard output; where it is no terminal, tables have the width they need."""
     width = None if sys.stdout.isatty() else 200
     return Console(width=width, highlight=False, markup=False, emoji=False)
 
 
-def _table(first: str, *numbers: str) -> Table:
-    """A table without lines: one column of text, then columns of numbers."""
+def new_table(first: str | Sequence[str], *numbers: str) -> Table:
+    """A table without lines: one column of text (or several), then columns of numbers."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column(first)
+    for name in (first,) if isinstance(first, str) else first:
+        table.add_column(name)
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
     return table
-
-
-def _spread(spread: Spread) -> str:
-    return percent(spread.mean) + ("" if spread.std is None else f" ± {percent(spread.std)}")
-
-
-def _difference(difference: Difference) -> str:
-    deviation = "" if difference.std is None else f" ± {percent(difference.std)}"
-    return f"{100 * difference.mean:+.1f}{deviation} {difference.higher}/{difference.runs}"
 
 
 def _range(values: Iterable[Any], key: Callable[[Any], Any] | None = None) -> str:

@@ -12,19 +12,33 @@ from awpf_ext import io
 from awpf_ext.commands import options as o
 from awpf_ext.commands.app import guarded, print_json
 from awpf_ext.commands.report import Wanted, closing_report
-from awpf_ext.config import read_assignments
 from awpf_ext.console import Reporter
 from awpf_ext.errors import UserError
-from awpf_ext.grid import Arm, Cell, plan_grid, run_grid
-from awpf_ext.tables import counted, print_grid, say
+from awpf_ext.grid import Axis, Cell, arms_of, plan_grid, run_grid
+from awpf_ext.grid_tables import print_grid
+from awpf_ext.tables import counted, say
 from awpf_ext.team import check_alone
 
+LAMBDA = "balance_scale"
 # The values of lambda in the paper's Figure 4.
 LAMBDAS = "0.25,0.5,0.75,1,1.25,1.5,1.75,2"
 
 Methods = Annotated[
     str,
     typer.Option("--methods", metavar="A,B,...", help="the first is what others are compared with"),
+]
+Parameters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--parameter",
+        metavar="KEY",
+        help=f"what is varied; given again, with --values of its own, all combinations "
+        f"[{LAMBDA}, the lambda of awpf]",
+    ),
+]
+Values = Annotated[
+    list[str] | None,
+    typer.Option("--values", metavar="A,B,...", help=f"the values it takes [{LAMBDAS}]"),
 ]
 Orders = Annotated[str, typer.Option("--orders", metavar="A,B,...", help="class orders")]
 Seeds = Annotated[str, typer.Option("--seeds", metavar="N,M,...", help="seeds of the methods")]
@@ -45,6 +59,9 @@ def compare(
     out: Out = Path("runs/compare"),
     dataset: o.Dataset = None,
     class_names: o.ClassNames = None,
+    train_limit: o.TrainLimit = None,
+    test_limit: o.TestLimit = None,
+    protocol: o.Protocol = None,
     base: o.Base = None,
     increment: o.Increment = None,
     preset: o.Preset = None,
@@ -67,24 +84,23 @@ def compare(
     Prints mean and standard deviation, and the difference from the first method on the same order
     and seed, with the number of runs in which it is positive.
     """
-    arms = [Arm(name, {"method": name}) for name in _listed("--methods", methods)]
-    _run(context, arms, "method", orders, seeds, out, report, quiet, as_json, True)
+    axes = [Axis("method", tuple(_listed("--methods", methods)))]
+    _run(context, axes, orders, seeds, out, report, quiet, as_json, True)
 
 
 @guarded
 def sweep(
     context: typer.Context,
-    parameter: Annotated[
-        str, typer.Option("--parameter", metavar="KEY", help="what is varied (lambda of awpf)")
-    ] = "balance_scale",
-    values: Annotated[
-        str, typer.Option("--values", metavar="A,B,...", help="the values it takes")
-    ] = LAMBDAS,
+    parameter: Parameters = None,
+    values: Values = None,
     orders: Orders = "seed:0,seed:1,seed:2",
     seeds: Seeds = "0",
     out: Out = Path("runs/sweep"),
     dataset: o.Dataset = None,
     class_names: o.ClassNames = None,
+    train_limit: o.TrainLimit = None,
+    test_limit: o.TestLimit = None,
+    protocol: o.Protocol = None,
     base: o.Base = None,
     increment: o.Increment = None,
     method: o.Method = None,
@@ -103,19 +119,32 @@ def sweep(
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Run one setting over several values.
+    """Run one setting over several values, or several settings over all combinations of theirs.
 
-    By default AWPF's lambda, as in the paper's Figure 4; any key can be varied.
+    By default AWPF's lambda, as in the paper's Figure 4; any key can be varied, the method too.
     """
-    taken = _listed("--values", values)
-    arms = [Arm(value, read_assignments([f"{parameter}={value}"]).values) for value in taken]
-    _run(context, arms, parameter, orders, seeds, out, report, quiet, as_json, False)
+    axes = _axes(parameter or [LAMBDA], values or [])
+    _run(context, axes, orders, seeds, out, report, quiet, as_json, False)
+
+
+def _axes(keys: Sequence[str], values: Sequence[str]) -> list[Axis]:
+    if len(keys) == 1 and not values:
+        values = [LAMBDAS]
+    if len(keys) != len(values):
+        raise UserError(
+            f"--parameter is given {counted(len(keys), 'time')} and --values "
+            f"{counted(len(values), 'time')}; expected values for each"
+        )
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    if twice is not None:
+        raise UserError(f"--parameter {twice} is given more than once; list its values in one")
+    pairs = zip(keys, values, strict=True)
+    return [Axis(key, tuple(_listed("--values", listed))) for key, listed in pairs]
 
 
 def _run(
     context: typer.Context,
-    arms: Sequence[Arm],
-    varied: str,
+    axes: Sequence[Axis],
     orders: str,
     seeds: str,
     out: Path,
@@ -126,13 +155,15 @@ def _run(
 ) -> None:
     check_alone(f"awpf {context.info_name}")
     layers, out = o.layers(context), out.expanduser()
+    keys = [axis.key for axis in axes]
     for key in ("order", "seed"):
-        if varied == key or key in layers[-1].values:
+        if key in keys or key in layers[-1].values:
             raise UserError(f"{key} is varied by --{key}s, in no other way")
-    if varied in layers[-1].values:
-        raise UserError(f"{varied} is what is varied here; leave it out of --set")
+    for key in keys:
+        if key in layers[-1].values:
+            raise UserError(f"{key} is what is varied here; leave it out of --set")
     cells = plan_grid(
-        arms,
+        arms_of(axes),
         layers,
         orders=_listed("--orders", orders),
         seeds=[_whole_number(seed) for seed in _listed("--seeds", seeds)],
@@ -151,10 +182,15 @@ def _run(
         done = sum((cell.folder / "result.json").exists() for cell in cells)
         kept = f"{done} of {counted(len(cells), 'run')} done in {out}"
         raise KeyboardInterrupt(f": {kept}; the same command goes on") from None
-    facts = {"varied": varied, "folder": str(out), **grid.to_json()}
+    facts = {
+        "varied": ", ".join(keys),
+        "axes": [{"key": axis.key, "values": list(axis.values)} for axis in axes],
+        "folder": str(out),
+        **grid.to_json(),
+    }
     io.write_json(out / "grid.json", facts)
     if not as_json:
-        print_grid(grid, varied, paired=paired, folder=out)
+        print_grid(grid, axes, paired=paired, folder=out)
     page = closing_report(out, reporter) if report else None
     if as_json:
         print_json(facts if page is None else {**facts, "report": str(page)})

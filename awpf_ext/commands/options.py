@@ -24,6 +24,9 @@ def _option(key: str, metavar: str) -> Any:
 
 Dataset = Annotated[str | None, _option("dataset", "DATA")]
 ClassNames = Annotated[Path | None, _option("class_names", "FILE")]
+TrainLimit = Annotated[int | None, _option("train_limit", "N")]
+TestLimit = Annotated[int | None, _option("test_limit", "N")]
+Protocol = Annotated[str | None, _option("protocol", "PROTOCOL")]
 Base = Annotated[int | None, _option("base", "N")]
 Increment = Annotated[int | None, _option("increment", "N")]
 Order = Annotated[str | None, _option("order", "ORDER")]

@@ -41,6 +41,9 @@ def run(
     context: typer.Context,
     dataset: o.Dataset = None,
     class_names: o.ClassNames = None,
+    train_limit: o.TrainLimit = None,
+    test_limit: o.TestLimit = None,
+    protocol: o.Protocol = None,
     base: o.Base = None,
     increment: o.Increment = None,
     order: o.Order = None,
@@ -115,6 +118,8 @@ def features(
     context: typer.Context,
     dataset: o.Dataset = None,
     class_names: o.ClassNames = None,
+    train_limit: o.TrainLimit = None,
+    test_limit: o.TestLimit = None,
     model: o.Model = None,
     pretrained: o.Pretrained = None,
     precision: o.Precision = None,
@@ -166,6 +171,6 @@ def default_folder(config: RunConfig) -> Path:
     name, _, where = config.dataset.partition(":")
     readable = re.sub(r"[^\w.+-]+", "-", Path(where).stem if where else name)
     identity = json.dumps(config.identity(), sort_keys=True)
-    tasks = f"b{config.base}-inc{config.increment}"
+    tasks = f"b{config.base}-inc{config.increment}" if config.protocol == "class" else "domains"
     short = hashlib.sha256(identity.encode()).hexdigest()[:6]
     return Path("runs") / f"{readable}-{config.method}-{tasks}-{short}"

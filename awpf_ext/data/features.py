@@ -95,7 +95,7 @@ def read_features(path: str | Path) -> FeatureSet:
     """Ready-made features from an npz file.
 
     Keys: train_x, train_y, test_x, test_y, text (one row a class), classnames, and optionally
-    logit_scale. Nothing is unpickled.
+    logit_scale, and train_domain, test_domain and domainnames. Nothing is unpickled.
     """
     path = Path(path)
     try:
@@ -122,6 +122,9 @@ def read_features(path: str | Path) -> FeatureSet:
             text=torch.nn.functional.normalize(torch.from_numpy(arrays["text"]).float(), dim=-1),
             class_names=tuple(str(name) for name in arrays["classnames"]),
             logit_scale=float(arrays.get("logit_scale", DEFAULT_LOGIT_SCALE)),
+            domain_names=tuple(str(name) for name in arrays.get("domainnames", ())),
+            train_domain=_domains("train_domain", arrays),
+            test_domain=_domains("test_domain", arrays),
             provenance={
                 "dataset": f"features:{path.name}",
                 "content_hash": content_hash[:16],
@@ -151,6 +154,10 @@ def _labels(name: str, array: np.ndarray[Any, Any]) -> Tensor:
     if not np.issubdtype(array.dtype, np.integer):
         raise DataError(f"{name} has type {array.dtype}; expected integers")
     return torch.from_numpy(array.astype(np.int64))
+
+
+def _domains(name: str, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Tensor | None:
+    return _labels(name, arrays[name]) if name in arrays else None
 
 
 def _check_split(split: str, x: Tensor, y: Tensor, text: Tensor) -> None:

@@ -56,9 +56,32 @@ def test_a_logit_scale_in_the_file_counts(tmp_path):
     assert load_dataset(f"features:{path}").logit_scale == 50.0
 
 
+def test_domains_in_the_file_make_a_domain_stream(tmp_path):
+    domains = {
+        "train_domain": np.arange(9) // 5,
+        "test_domain": np.array([1, 1, 0, 0, 0, 1], np.int8),
+        "domainnames": np.array(["day", "nacht ü"]),
+    }
+    features = read_features(saved(tmp_path, {**arrays(), **domains}))
+    stream = task_stream(features, protocol="domain", order="natural")
+    assert stream.domain_names == ("day", "nacht ü")
+    assert [task.train_ids.tolist() for task in stream] == [[0, 1, 2, 3, 4], [5, 6, 7, 8]]
+    assert torch.equal(stream[0].test_x, features.test_x[[2, 3, 4]])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"domainnames": np.array(["a"])}, "1 domain names, but no train_domain"),
+        ({"train_domain": np.zeros(9, int)}, "train_domain has values outside"),
+        (
+            {
+                "domainnames": np.array(["a"]),
+                "train_domain": np.zeros(9, int),
+                "test_domain": np.zeros(5, int),
+            },
+            r"test_domain has type .* shape \(5,\); expected int64 and \(6,\)",
+        ),
         ({"text": None}, "lacks text; it has classnames"),
         ({"train_y": np.arange(8) % 3}, r"train_y .* shape \(8,\); expected int64 and \(9,\)"),
         ({"train_y": np.arange(9.0)}, "train_y has type float64; expected integers"),
