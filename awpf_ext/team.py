@@ -54,13 +54,27 @@ class Team:
         """All `count` rows, of which each process brings those of its share."""
         if self.size == 1:
             return own
-        most = -(-count // self.size)
-        padded = own.new_zeros((most, *own.shape[1:]))
+        shares = [len(Team(rank, self.size).share(count)) for rank in range(self.size)]
+        return self._exchanged(own, shares)
+
+    def joined(self, own: Tensor) -> tuple[Tensor, range]:
+        """The rows of all processes one after another, however many each has, and where in them
+        this process's lie.
+        """
+        if self.size == 1:
+            return own, range(len(own))
+        counts = [torch.empty(1, dtype=torch.int64) for _ in range(self.size)]
+        dist.all_gather(counts, torch.tensor([len(own)]))
+        sizes = [int(count) for count in counts]
+        start = sum(sizes[: self.rank])
+        return self._exchanged(own, sizes), range(start, start + len(own))
+
+    def _exchanged(self, own: Tensor, sizes: list[int]) -> Tensor:
+        padded = own.new_zeros((max(sizes), *own.shape[1:]))
         padded[: len(own)] = own
         parts = [torch.empty_like(padded) for _ in range(self.size)]
         dist.all_gather(parts, padded)
-        shares = [Team(rank, self.size).share(count) for rank in range(self.size)]
-        return torch.cat([part[: len(s)] for part, s in zip(parts, shares, strict=True)])
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
 
 ALONE = Team()
@@ -73,11 +87,20 @@ def assembled() -> Iterator[Team]:
     if size == 1:
         yield ALONE
         return
-    dist.init_process_group("gloo", timeout=PATIENCE)
+    dist.init_process_group(_backend(), timeout=PATIENCE)
     try:
         yield Team(dist.get_rank(), size)
     finally:
         dist.destroy_process_group()
+
+
+def _backend() -> str:
+    """gloo, and nccl for tensors on GPUs where each process of a machine has its own."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+    if not dist.is_nccl_available() or torch.cuda.device_count() < processes:
+        return "gloo"
+    torch.cuda.set_device(local_gpu())
+    return "cpu:gloo,cuda:nccl"
 
 
 def check_alone(command: str) -> None:

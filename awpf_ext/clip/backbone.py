@@ -46,19 +46,24 @@ class Backbone:
         """The image, resized and cropped, as (height, width, 3) bytes."""
         return np.array(self.resize(image).convert("RGB"), dtype=np.uint8)
 
+    def pixels(self, prepared: Tensor) -> Tensor:
+        """(n, 3, height, width) float32 of (n, height, width, 3) bytes, on their device: scaled and
+        normalised with the arithmetic of torchvision's ToTensor and Normalize.
+        """
+        scaled = prepared.permute(0, 3, 1, 2).float().div(255)
+        mean, std = (
+            torch.tensor(self.preprocessing[name], device=prepared.device).view(3, 1, 1)
+            for name in ("mean", "std")
+        )
+        return scaled.sub(mean).div(std).contiguous()
+
     @torch.no_grad()
     def encode_images(self, prepared: Tensor) -> Tensor:
         """Features, not normalised, of (n, height, width, 3) bytes; on the CPU.
 
-        float16 for an fp16 backbone, float32 for the others. Scaling and normalising happen here,
-        on the device, with the arithmetic of torchvision's ToTensor and Normalize.
+        float16 for an fp16 backbone, float32 for the others.
         """
-        pixels = prepared.to(self.device).permute(0, 3, 1, 2).float().div(255)
-        mean, std = (
-            torch.tensor(self.preprocessing[name], device=self.device).view(3, 1, 1)
-            for name in ("mean", "std")
-        )
-        pixels = pixels.sub(mean).div(std).contiguous().to(PRECISIONS[self.precision])
+        pixels = self.pixels(prepared.to(self.device)).to(PRECISIONS[self.precision])
         features: Tensor = self.model.encode_image(pixels)
         return features.to("cpu", torch.float16 if self.precision == "fp16" else torch.float32)
 
