@@ -1,0 +1,68 @@
+"""GCL: the global contrastive loss with a small buffer (arXiv 2605.03866)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from awpf_ext.data.stream import Task
+from awpf_ext.methods.base import EpochProgress, MethodConfig
+from awpf_ext.methods.registry import register
+from awpf_ext.methods.tuned import (
+    TunedBatch,
+    TunedConfig,
+    TunedMethod,
+    joined_states,
+    part_of_state,
+)
+from awpf_ext.tuning.contrastive import MovingAverages, gamma_at, global_contrastive
+
+
+class GclConfig(TunedConfig):
+    gamma: float = Field(0.8, gt=0, le=1, description="share of the batch in a moving average")
+    gamma_epochs: int = Field(
+        2, ge=0, description="epochs of a task in which that share falls from 1 along a cosine"
+    )
+    eps: float = Field(1e-14, ge=0, description="added to the averages before the logarithm")
+
+
+@register("gcl")
+class Gcl(TunedMethod):
+    """Each sample against all others of other classes; see tuning/contrastive.py."""
+
+    Config: ClassVar[type[MethodConfig]] = GclConfig
+    config: GclConfig
+
+    def __init__(self, config: GclConfig, **given: Any) -> None:
+        super().__init__(config, **given)
+        self.averages = MovingAverages(self.device)
+
+    def loss(self, images: Tensor, texts: Tensor, batch: TunedBatch) -> Tensor:
+        return self.sample_losses(images, texts, batch).mean()
+
+    def sample_losses(self, images: Tensor, texts: Tensor, batch: TunedBatch) -> Tensor:
+        """Of every sample, in units of cross-entropy: the objective T log(eps + u) over T."""
+        config = self.config
+        return global_contrastive(
+            images @ texts.T,
+            batch.labels,
+            batch.ids,
+            self.averages,
+            temperature=self.temperature,
+            gamma=gamma_at(batch.epoch, config.gamma, config.gamma_epochs),
+            eps=config.eps,
+        )
+
+    def learn(self, task: Task, progress: EpochProgress) -> None:
+        super().learn(task, progress)
+        self.averages.keep(self.buffer.ids.to(self.device))  # the others do not come back
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {**super().state_dict(), **joined_states({"gcl": self.averages.state_dict()})}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        super().load_state_dict(state)
+        self.averages.load_state_dict(part_of_state(state, "gcl"))

@@ -1,0 +1,17 @@
+"""Fine-tuning with a buffer and cross-entropy: the first control of GCL and GDRO."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from awpf_ext.methods.registry import register
+from awpf_ext.methods.tuned import TunedBatch, TunedMethod
+
+
+@register("replay_ce")
+class ReplayCrossEntropy(TunedMethod):
+    """Every image among the texts of all classes seen."""
+
+    def loss(self, images: Tensor, texts: Tensor, batch: TunedBatch) -> Tensor:
+        return cross_entropy(images @ texts.T / self.temperature, batch.labels)

@@ -1,0 +1,24 @@
+"""Fine-tuning with a buffer and CLIP's own loss: the second control of GCL and GDRO."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from awpf_ext.methods.registry import register
+from awpf_ext.methods.tuned import TunedBatch, TunedMethod
+
+
+@register("replay_clip")
+class ReplayClip(TunedMethod):
+    """CLIP's symmetric loss over the batch's pairs of an image and its class's text.
+
+    As it stands: two pairs of one class are negatives of each other, which is what GCL's masking
+    avoids.
+    """
+
+    def loss(self, images: Tensor, texts: Tensor, batch: TunedBatch) -> Tensor:
+        logits = images @ texts[batch.labels].T / self.temperature
+        own = torch.arange(len(logits), device=logits.device)
+        return (cross_entropy(logits, own) + cross_entropy(logits.T, own)) / 2
