@@ -8,7 +8,7 @@
 namespace awpf {
 
 enum class Mode : int32_t {
-  single = 1,  // one product of halves, exact: 16-bit input near the origin, not centred
+  single = 1,  // one product of halves: 16-bit input near the origin as it is, or float32 where that was asked for
   split = 2,   // centred, two halves a value, three products
   in_double = 3,
   invalid = 4,  // NaN or infinity among the points, or a bandwidth that is none: results are NaN
@@ -20,6 +20,7 @@ struct Frame {
   double unit;    // exponent of the widest kernel: 2^(unit (z_i . z_j - |z_i|^2 / 2 - |z_j|^2 / 2)) of packed values
   double weight;  // 2 mean_s gamma_s: what the weights of the steps are relative to
   Mode mode;
+  bool centred;  // whether packed values are relative to the centre
 };
 
 // No centred row is longer than sqrt(rows * mean_square): scaled by this it stays below 2^15, so that no half

@@ -43,9 +43,46 @@ struct Schedule {
 
   // The longest strips come first; a run may be empty.
   AWPF_HOST_DEVICE TileRun run(int64_t item) const {
-    const int64_t strip = strips() - 1 - item / segments(), segment = item % segments();
+    return run_of(strips() - 1 - item / segments(), item % segments());
+  }
+  AWPF_HOST_DEVICE TileRun run_of(int64_t strip, int64_t segment) const {
     const int64_t begin = segment * tiles_each();
     return {int32_t(strip), int32_t(segment), int32_t(begin), int32_t(smaller(begin + tiles_each(), tiles_of(strip)))};
+  }
+};
+
+// Tiles [begin, end) for two neighbouring strips, 2 pair and 2 pair + 1, which want the same ones.
+struct PairRun {
+  int32_t pair, segment, begin, end;
+};
+
+// The same work for blocks that take two strips at once; every run holds a tile.
+struct PairSchedule : Schedule {
+  static_assert(kTileColumns == 2 * kStripRows, "the tiles of a symmetric pair end with its own");
+
+  AWPF_HOST_DEVICE int64_t pairs() const { return pieces(rows, 2 * kStripRows); }
+
+  // Pair k of a symmetric problem has k + 1 tiles, in as many runs as other pairs of its level, 1, 2, ... segments().
+  AWPF_HOST_DEVICE int64_t runs() const {
+    if (!symmetric) return pairs() * segments();
+    const int64_t whole = pairs() / tiles_each();
+    return tiles_each() * (whole * (whole + 1) / 2) + pairs() % tiles_each() * (whole + 1);
+  }
+
+  // The longest pairs come first.
+  AWPF_HOST_DEVICE PairRun run(int64_t index) const {
+    const int64_t each = tiles_each();
+    int64_t level = segments(), first = 0, count = pairs();  // pairs of a level
+    if (symmetric) {
+      for (first = (level - 1) * each, count -= first; index >= count * level; first -= each) {
+        index -= count * level;
+        --level;
+        count = each;
+      }
+    }
+    const int64_t pair = first + count - 1 - index / level, segment = index % level, begin = segment * each;
+    const int64_t end = smaller(begin + each, symmetric ? pair + 1 : tiles());
+    return {int32_t(pair), int32_t(segment), int32_t(begin), int32_t(end)};
   }
 };
 

@@ -14,17 +14,22 @@ __device__ __forceinline__ T warp_sum(T value) {
   return value;
 }
 
-// The sum over the block, to every thread. `scratch` has a place a warp; barriers stand before and after its use.
-template <class T>
-__device__ __forceinline__ T block_sum(T value, T* scratch) {
-  const int warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
+// The sum over some warps, to all their threads. `scratch` has a place a warp; `sync`, their barrier, stands before and
+// after its use.
+template <class T, class Sync>
+__device__ __forceinline__ T sum_over_warps(T value, T* scratch, int warp, int warps, const Sync& sync) {
   value = warp_sum(value);
-  __syncthreads();
+  sync();
   if (threadIdx.x % kWarp == 0) scratch[warp] = value;
-  __syncthreads();
+  sync();
   T total = scratch[0];
   for (int w = 1; w < warps; ++w) total += scratch[w];
   return total;
+}
+
+template <class T>
+__device__ __forceinline__ T block_sum(T value, T* scratch) {
+  return sum_over_warps(value, scratch, threadIdx.x / kWarp, blockDim.x / kWarp, [] { __syncthreads(); });
 }
 
 // Calls write(i, sum of value(k) for k < i) for every i < count, and returns the total, all threads together.

@@ -25,14 +25,19 @@ __device__ __forceinline__ void narrow(double value, double* to) { *to = value; 
 
 // Calls f with a value of the tensor's element type.
 template <class F>
-void with_element_type(const Tensor& tensor, const char* name, F f) {
-  switch (tensor.scalar_type()) {
+void with_element_type(ScalarType type, const char* name, F f) {
+  switch (type) {
     case ScalarType::Half: return f(F16{});
     case ScalarType::BFloat16: return f(BF16{});
     case ScalarType::Float: return f(float{});
     case ScalarType::Double: return f(double{});
     default: fail(name, " must be float16, bfloat16, float32 or float64");
   }
+}
+
+template <class F>
+void with_element_type(const Tensor& tensor, const char* name, F f) {
+  with_element_type(tensor.scalar_type(), name, f);
 }
 
 // Four elements that lie side by side, those beyond `count` as zero. `aligned`: they are there and lie on a multiple of

@@ -13,15 +13,24 @@ namespace awpf {
 constexpr int kGramThreads = 256;
 constexpr int kTilePlaces = kStripRows + kTileColumns;
 
-template <class T>
-using Fragment = T[4][4][2];
-
 __device__ __forceinline__ int fragment_row(int i) {
   return int(threadIdx.x) / (4 * kWarp) * 32 + i * 8 + int(threadIdx.x) % kWarp / 4;
 }
 __device__ __forceinline__ int fragment_column(int j, int e) {
   return int(threadIdx.x) / kWarp % 4 * 32 + j * 8 + int(threadIdx.x) % 4 * 2 + e;
 }
+
+// Who works on a tile, and which of its values a thread has: value[i][j][e] of row(i), column(j, e).
+struct BlockTeam {
+  static constexpr int kThreads = kGramThreads, kRows = 4, kColumns = 4;
+  __device__ __forceinline__ static int rank() { return threadIdx.x; }
+  __device__ __forceinline__ static void sync() { __syncthreads(); }
+  __device__ __forceinline__ static int row(int i) { return fragment_row(i); }
+  __device__ __forceinline__ static int column(int j, int e) { return fragment_column(j, e); }
+};
+
+template <class T, class Team = BlockTeam>
+using Fragment = T[Team::kRows][Team::kColumns][2];
 
 // The points of a tile, in shared memory: its rows first, then its columns.
 template <class T>
@@ -31,9 +40,10 @@ struct TilePlaces {
   int group[kTilePlaces];
   double scratch[kGramThreads / kWarp];
 
+  template <class Team>
   __device__ __forceinline__ void fill(const Plan& plan, int side, int64_t problem, int64_t begin, int first,
                                        int count) {
-    for (int k = threadIdx.x; k < count; k += kGramThreads) {
+    for (int k = Team::rank(); k < count; k += Team::kThreads) {
       row[first + k] = -1;
       norm[first + k] = rest[first + k] = T(0);
       group[first + k] = -1;
@@ -46,11 +56,13 @@ struct TilePlaces {
       group[first + k] = at.group;
     }
   }
+  template <class Team = BlockTeam>
   __device__ __forceinline__ void fill_rows(const Plan& plan, int side, int64_t problem, int64_t strip) {
-    fill(plan, side, problem, strip * kStripRows, 0, kStripRows);
+    fill<Team>(plan, side, problem, strip * kStripRows, 0, kStripRows);
   }
+  template <class Team = BlockTeam>
   __device__ __forceinline__ void fill_columns(const Plan& plan, int side, int64_t problem, int64_t tile) {
-    fill(plan, side, problem, tile * kTileColumns, kStripRows, kTileColumns);
+    fill<Team>(plan, side, problem, tile * kTileColumns, kStripRows, kTileColumns);
   }
 };
 

@@ -61,16 +61,16 @@ __device__ __forceinline__ void mixture(const Step* __restrict__ steps, int kern
 }
 
 // The same for kCount neighbours of row i of a fragment of inner products, from the `first` on.
-template <bool kWeighted, class T, int kCount>
+template <bool kWeighted, class Team = BlockTeam, class T, int kCount>
 __device__ __forceinline__ void kernels_of(const Plan& plan, const Step* __restrict__ steps, T unit,
-                                           const TilePlaces<T>& places, const Fragment<T>& product, int i, int first,
-                                           T (&sum)[kCount], T (&weighted)[kCount]) {
+                                           const TilePlaces<T>& places, const Fragment<T, Team>& product, int i,
+                                           int first, T (&sum)[kCount], T (&weighted)[kCount]) {
   no_reading_ahead();
-  const int row = fragment_row(i);
+  const int row = Team::row(i);
   T exponents[kCount];
 #pragma unroll
   for (int k = 0; k < kCount; ++k) {
-    const int j = (first + k) / 2, column = kStripRows + fragment_column(j, k % 2);
+    const int j = (first + k) / 2, column = kStripRows + Team::column(j, k % 2);
     exponents[k] = exponent(product[i][j][k % 2], places.norm[row], places.rest[row], places.norm[column],
                             places.rest[column], unit);
   }

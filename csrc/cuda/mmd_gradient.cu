@@ -4,6 +4,8 @@
 // rows and a chunk of features, walks over all tiles of columns, finds P a tile at a time, and multiplies it with the
 // points before it is forgotten: no n x n memory, one writer for every value, no atomics. FLOPs for n rows: 2 n^2 d for
 // each chunk of 256 features (P is found anew for each) and 2 n^2 d for the second product, in halves three times that.
+#include <type_traits>
+
 #include "device.h"
 #include "gradient_tile.h"
 #include "mmd_slots.h"
@@ -52,6 +54,26 @@ __device__ __forceinline__ void store(void* to, ScalarType type, int64_t index, 
   }
 }
 
+// Rows of z that no table names: NaN for every group.
+__device__ void refuse_all(const Plan& plan, const GradientCall& call) {
+  const int64_t groups = plan.problems * plan.groups[call.side];
+  for (int64_t group = blockIdx.x; group < groups; group += gridDim.x) {
+    const int64_t values = plan.group_length(call.side, group) * plan.dim;
+    const int64_t first = plan.group_begin(call.side, group) * plan.dim;
+    for (int64_t k = threadIdx.x; k < values; k += kGramThreads) store(call.gradient, call.type, first + k, nan(""));
+  }
+}
+
+// NaN for the owned rows of a problem that is not computed.
+__device__ void refuse_rows(const Plan& plan, const GradientCall& call, int64_t p, int strip) {
+  const int64_t end = smaller(plan.size(call.side, p), (strip + 1) * int64_t(kStripRows));
+  for (int64_t i = strip * int64_t(kStripRows) + threadIdx.x / kWarp; i < end; i += kGramThreads / kWarp) {
+    const int64_t row = plan.at(call.side, p, i).row;
+    for (int k = threadIdx.x % kWarp; k < plan.dim; k += kWarp)
+      store(call.gradient, call.type, row * plan.dim + k, nan(""));
+  }
+}
+
 template <class Gradient>
 constexpr size_t region_bytes() {
   return Gradient::kSharedBytes > Gradient::Gram::kSharedBytes ? Gradient::kSharedBytes : Gradient::Gram::kSharedBytes;
@@ -65,15 +87,22 @@ __global__ void __launch_bounds__(kGramThreads, 1) gradient_kernel(Plan plan, Gr
   TilePlaces<T>& places = *reinterpret_cast<TilePlaces<T>*>(shared + region_bytes<Gradient>());
   Owned& owned = *reinterpret_cast<Owned*>(&places + 1);
   const bool refused = !plan.tables_hold();  // groups that share rows have no gradient
-  if (refused && plan.flags->crowded) return;
+  // The double form runs last, and always.
+  constexpr bool kRefuses = std::is_same<Gradient, DoubleGradient>::value;
+  if (refused && plan.flags->crowded) {
+    if (kRefuses) refuse_all(plan, call);
+    return;
+  }
   const int side = call.side, other = plan.symmetric ? 0 : 1 - side;
   const int64_t chunks = larger(1, pieces(plan.dim, Gradient::kFeatures));
   const int64_t items = plan.start[plan.problems].strip[side] * chunks;
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
     const int64_t all_strips = item / chunks;
     const int p = int(find_problem(plan.problems, all_strips, [&](int64_t q) { return plan.start[q].strip[side]; }));
-    if (!Gram::computes(plan.frame[p].mode)) continue;
     const int strip = int(all_strips - plan.start[p].strip[side]);
+    const Mode mode = plan.frame[p].mode;
+    if (kRefuses && mode == Mode::invalid && item % chunks == 0) refuse_rows(plan, call, p, strip);
+    if (!Gram::computes(mode)) continue;
     const int chunk = int(item % chunks), first_feature = chunk * Gradient::kFeatures;
     const auto schedule_of = [&] { return Schedule{plan.size(side, p), plan.size(other, p), plan.symmetric}; };
     __syncthreads();
@@ -152,20 +181,6 @@ __global__ void __launch_bounds__(kGramThreads, 1) gradient_kernel(Plan plan, Gr
   }
 }
 
-// Where a problem is not computed, its rows get NaN.
-__global__ void __launch_bounds__(kGramThreads) refuse_kernel(Plan plan, GradientCall call) {
-  for (int64_t p = 0; p < plan.problems; ++p) {
-    if (plan.flags->crowded == 0 && plan.frame[p].mode != Mode::invalid) continue;
-    for (int64_t group = p * plan.groups[call.side]; group < (p + 1) * plan.groups[call.side]; ++group) {
-      const int64_t values = plan.group_length(call.side, group) * plan.dim;
-      const int64_t first = plan.group_begin(call.side, group) * plan.dim;
-      for (int64_t k = blockIdx.x * int64_t(kGramThreads) + threadIdx.x; k < values;
-           k += int64_t(gridDim.x) * kGramThreads)
-        store(call.gradient, call.type, first + k, nan(""));
-    }
-  }
-}
-
 template <class Gradient>
 void start_gradient(const Plan& plan, const GradientCall& call, Stream stream) {
   const int64_t chunks = larger(1, pieces(plan.dim, Gradient::kFeatures));
@@ -182,7 +197,6 @@ void run(const Plan& plan, const Tensor& coefficients, const Tensor& gradient, b
                             side, with_sums};
     if (plan.type != ScalarType::Double) start_gradient<SplitGradient>(plan, call, stream);
     start_gradient<DoubleGradient>(plan, call, stream);
-    launch(refuse_kernel, dim3(unsigned(multiprocessors())), dim3(kGramThreads), size_t(0), stream, plan, call);
   }
 }
 

@@ -40,8 +40,15 @@ __device__ __forceinline__ void lay_out(const Plan& plan, int64_t* scratch) {
       plan.problems, scratch,
       [&](int64_t p) { return Schedule{size_of(0, p), size_of(plan.symmetric ? 0 : 1, p), plan.symmetric}.items(); },
       [&](int64_t p, int64_t before) { plan.start[p].item = before; });
+  const int64_t pair_runs = block_scan(
+      plan.problems, scratch,
+      [&](int64_t p) {
+        return PairSchedule{{size_of(0, p), size_of(plan.symmetric ? 0 : 1, p), plan.symmetric}}.runs();
+      },
+      [&](int64_t p, int64_t before) { plan.start[p].pair_run = before; });
   if (threadIdx.x == 0) {
     plan.start[plan.problems].item = items;
+    plan.start[plan.problems].pair_run = pair_runs;
     plan.flags->crowded = crowded;
     plan.flags->shared = 0;
   }

@@ -11,7 +11,7 @@ void check_ranges(const Tensor& ranges, const Tensor& z, const char* name) {
   AWPF_CHECK(ranges.dim() == 3 && ranges.size(2) == 2, name, " must have shape (problems, groups, 2)");
 }
 
-void carve(Plan& plan, Carver& carver, bool with_slots) {
+void carve(Plan& plan, Carver& carver, bool with_slots, Packing packing) {
   const int sides = plan.symmetric ? 1 : 2;
   const int64_t strips = most_strips(plan.rows_of_z, plan.problems);
   carve_layout(plan, carver);
@@ -22,9 +22,15 @@ void carve(Plan& plan, Carver& carver, bool with_slots) {
   plan.partial_square = carver.take<double>(sides * strips);
   plan.owner = carver.take<int32_t>(plan.rows_of_z);
   plan.norm = carver.take<double>(plan.rows_of_z);
-  const int64_t packed = plan.type == ScalarType::Double ? 0 : plan.rows_of_z * plan.pitch;
+  const bool in_panels = packing == Packing::panels;
+  const int64_t packed = plan.type == ScalarType::Double || in_panels ? 0 : plan.rows_of_z * plan.pitch;
   plan.hi = carver.take<uint16_t>(packed);
   plan.lo = carver.take<uint16_t>(packed);
+  const int64_t panels = sides * Panels::most(plan.rows_of_z, plan.problems);
+  plan.panels = in_panels ? carver.take<unsigned char>(Panels(plan.dim).bytes(panels)) : nullptr;
+  plan.spread = carver.take<Spread>(plan.problems * plan.chunks());
+  plan.begun = carver.take<Frame>(plan.problems);
+  plan.arrivals = carver.take<uint32_t>(2 * plan.problems);
   const SlotTable slots{plan.groups[0], plan.groups[1]};
   plan.slots = with_slots ? carver.take<double>((strips + plan.problems * plan.groups[0]) * slots.width()) : nullptr;
 }
@@ -68,7 +74,7 @@ void carve_layout(Plan& plan, Carver& carver) {
 }
 
 Prepared plan_for(const Tensor& z, const Tensor& rows, const std::optional<Tensor>& columns, const Tensor& gamma,
-                  const std::optional<Tensor>& centre, bool with_slots) {
+                  const std::optional<Tensor>& centre, bool with_slots, Packing packing) {
   Plan plan = describe(z, rows, columns);
   const int64_t problems = plan.problems;
   check_beside(gamma, z, "gamma", "z");
@@ -86,10 +92,10 @@ Prepared plan_for(const Tensor& z, const Tensor& rows, const std::optional<Tenso
   plan.gamma = gamma.const_data_ptr<double>();
   plan.given_centre = centre.has_value() ? centre->const_data_ptr<double>() : nullptr;
   Carver counter{nullptr};
-  carve(plan, counter, with_slots);
+  carve(plan, counter, with_slots, packing);
   Tensor memory = new_memory(z, counter.used);
   Carver carver{static_cast<char*>(memory.mutable_data_ptr())};
-  carve(plan, carver, with_slots);
+  carve(plan, carver, with_slots, packing);
   return {plan, memory};
 }
 

@@ -4,6 +4,7 @@
 
 #include <optional>
 
+#include "../common/mmd_panels.h"
 #include "../common/mmd_scaling.h"
 #include "../common/mmd_schedule.h"
 #include "elements.h"
@@ -16,6 +17,15 @@ struct ProblemStart {
   int64_t place[2];
   int64_t strip[2];
   int64_t item;
+  int64_t pair_run;
+};
+
+constexpr int kMeanFeatures = 8;  // of which a block finds the means at a time
+
+// Sums over the points of a small problem, of a few features.
+struct Spread {
+  double from_origin;  // squares
+  double offset;       // from there to the squares around the centre, of a mean point
 };
 
 struct Flags {
@@ -31,6 +41,7 @@ struct Plan {
   int groups[2];
   int kernels;
   bool symmetric;
+  bool one_product;  // of halves is enough for float32
   const int64_t* ranges[2];
   const double *gamma, *given_centre;
 
@@ -41,13 +52,25 @@ struct Plan {
   Frame* frame;
   double *centre, *partial, *partial_square;
   int32_t* owner;
-  uint16_t *hi, *lo;
-  double* norm;  // half the squared norm of packed rows; of centred rows in double precision
+  uint16_t *hi, *lo;      // packed rows, in the order of z,
+  unsigned char* panels;  // or, if this is not null, in that of the problems
+  double* norm;           // half the squared norm of packed rows; of centred rows in double precision
   double* slots;
+
+  // Of small problems (mmd_small.cu).
+  Spread* spread;      // [problem][chunk of features]
+  Frame* begun;        // what the kernels of a problem say about its frame
+  uint32_t* arrivals;  // of blocks: a counter a crew, and one a problem
 
   __device__ int64_t size(int side, int64_t p) const { return start[p + 1].place[side] - start[p].place[side]; }
   __device__ int64_t pooled(int64_t p) const { return size(0, p) + (symmetric ? 0 : size(1, p)); }
   __device__ Schedule schedule(int64_t p) const { return {size(0, p), size(1, p), symmetric}; }
+  __host__ __device__ int chunks() const { return int(pieces(dim, kMeanFeatures)); }
+  __device__ PairSchedule pair_schedule(int64_t p) const { return {schedule(p)}; }
+  __device__ int64_t first_panel(int side, int64_t p) const {
+    const bool later = side == 1 && !symmetric;
+    return (later ? Panels::most(rows_of_z, problems) : 0) + Panels::first(start[p].strip[side], p);
+  }
   __device__ SlotTable slot_table() const { return {groups[0], groups[1]}; }
   __device__ bool tables_hold() const { return flags->crowded == 0 && flags->shared == 0; }
 
@@ -120,13 +143,18 @@ struct Prepared {
   Tensor memory;
 };
 
+enum class Packing { rows, panels };
+
 // Checks the arguments and finds room for all tables.
 Prepared plan_for(const Tensor& z, const Tensor& rows, const std::optional<Tensor>& columns, const Tensor& gamma,
-                  const std::optional<Tensor>& centre, bool with_slots);
+                  const std::optional<Tensor>& centre, bool with_slots, Packing packing = Packing::rows);
 
-// The same, and starts the kernels that fill them.
+// Starts the kernels that fill them.
+void fill_tables(const Plan& plan, Stream stream);
+
+// Both.
 Prepared prepare(const Tensor& z, const Tensor& rows, const std::optional<Tensor>& columns, const Tensor& gamma,
-                 const std::optional<Tensor>& centre, bool with_slots, Stream stream);
+                 const std::optional<Tensor>& centre, bool with_slots, Stream stream, Packing packing = Packing::rows);
 
 // Sums what the tile kernels left in the slots into `sums` (problems, row groups, column groups).
 void reduce_slots(const Plan& plan, double* sums, Stream stream);

@@ -8,6 +8,7 @@
 #include "device.h"
 #include "mmd_layout.h"
 #include "mmd_pack.h"
+#include "mmd_small.h"
 
 namespace awpf {
 namespace {
@@ -112,8 +113,6 @@ __global__ void __launch_bounds__(kFrameThreads) frame_kernel(Plan plan) {
     Frame frame = plan.frame[p];
     choose_precision(plan, rows, from_origin, centred, frame);
     __syncthreads();
-    if (frame.mode == Mode::single)
-      for (int k = threadIdx.x; k < plan.dim; k += kFrameThreads) centre[k] = 0;
     if (threadIdx.x == 0) plan.frame[p] = frame;
     __syncthreads();
   }
@@ -129,11 +128,19 @@ __global__ void __launch_bounds__(kPackThreads) pack_kernel(Plan plan) {
     const Frame frame = plan.frame[strip.problem];
     if (frame.mode == Mode::invalid) continue;
     const double* centre = plan.centre + strip.problem * plan.dim;
-    for (int64_t i = strip.begin + threadIdx.x / kWarp; i < strip.end; i += kPackThreads / kWarp) {
+    const bool in_panels = plan.panels != nullptr && frame.mode != Mode::in_double;
+    const int warp = threadIdx.x / kWarp;
+    for (int64_t i = strip.begin + warp; i < strip.end; i += kPackThreads / kWarp) {
       const int64_t row = plan.at(strip.side, strip.problem, i).row;
-      pack_row<T>(plan, frame, centre, row);
+      if (in_panels)
+        pack_row<T>(plan, frame, centre, row, PanelRow(plan, frame.mode, strip.side, strip.problem, i));
+      else
+        pack_row<T>(plan, frame, centre, row);
       if (threadIdx.x % kWarp == 0 && plan.owner[row] != int32_t(strip.problem)) plan.flags->shared = 1;
     }
+    if (in_panels && strip.end == plan.size(strip.side, strip.problem))
+      for (int64_t i = strip.end + warp; i < round_up(strip.end, int64_t(kPanelRows)); i += kPackThreads / kWarp)
+        PanelRow(plan, frame.mode, strip.side, strip.problem, i).put_zeros();
   }
 }
 
@@ -143,24 +150,30 @@ void start_layout(const Plan& plan, Stream stream) {
   launch(plan_kernel, dim3(1), dim3(kPlanThreads), kWarp * sizeof(int64_t), stream, plan);
 }
 
-Prepared prepare(const Tensor& z, const Tensor& rows, const std::optional<Tensor>& columns, const Tensor& gamma,
-                 const std::optional<Tensor>& centre, bool with_slots, Stream stream) {
-  const Prepared prepared = plan_for(z, rows, columns, gamma, centre, with_slots);
-  const Plan& plan = prepared.plan;
-  const int64_t problems = plan.problems;
-  if (problems == 0) return prepared;
-
+void fill_tables(const Plan& plan, Stream stream) {
+  if (plan.problems == 0) return;
   const int sides = plan.symmetric ? 1 : 2;
-  const unsigned strips = unsigned(smaller(sides * most_strips(plan.rows_of_z, problems), 32 * multiprocessors()));
+  const unsigned strips = unsigned(smaller(sides * most_strips(plan.rows_of_z, plan.problems), 32 * multiprocessors()));
   start_layout(plan, stream);
-  with_element_type(z, "z", [&](auto element) {
+  with_element_type(plan.type, "z", [&](auto element) {
     using T = decltype(element);
     launch(centre_sums_kernel<T>, dim3(strips), dim3(kSumThreads), (kStripRows + kWarp) * sizeof(int64_t), stream,
            plan);
-    launch(frame_kernel, dim3(unsigned(smaller(problems, 4 * multiprocessors()))), dim3(kFrameThreads),
+    launch(frame_kernel, dim3(unsigned(smaller(plan.problems, 4 * multiprocessors()))), dim3(kFrameThreads),
            kWarp * sizeof(double), stream, plan);
     launch(pack_kernel<T>, dim3(strips), dim3(kPackThreads), size_t(0), stream, plan);
   });
+}
+
+Prepared prepare(const Tensor& z, const Tensor& rows, const std::optional<Tensor>& columns, const Tensor& gamma,
+                 const std::optional<Tensor>& centre, bool with_slots, Stream stream, Packing packing) {
+  const Prepared prepared = plan_for(z, rows, columns, gamma, centre, with_slots, packing);
+  const Plan& plan = prepared.plan;
+  const Crews crews = packing == Packing::rows ? small_crews(plan) : Crews{0, 0};
+  if (crews.count > 0)
+    fill_small_tables(plan, crews, stream);
+  else
+    fill_tables(plan, stream);
   return prepared;
 }
 

@@ -5,6 +5,30 @@
 
 namespace awpf {
 
+// From a tile's inner products, which it overwrites, to its slots. All threads of the team.
+template <class Team, int kAtOnce, class T>
+__device__ __forceinline__ void sum_tile(const Plan& plan, int p, const TileRun& run, int tile, TilePlaces<T>& places,
+                                         Fragment<T, Team>& value) {
+  const Step* const steps = plan.steps + int64_t(p) * plan.kernels;
+  const T unit = T(plan.frame[p].unit);
+  const Wanted wanted(plan.schedule(p), run.strip, tile, plan.symmetric);
+#pragma unroll
+  for (int i = 0; i < Team::kRows; ++i) {
+    const int row = Team::row(i);
+#pragma unroll
+    for (int first = 0; first < 2 * Team::kColumns; first += kAtOnce) {
+      T sums[kAtOnce];
+      kernels_of<false, Team>(plan, steps, unit, places, value, i, first, sums, sums);
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        const int j = (first + k) / 2, e = k % 2;
+        value[i][j][e] = wanted(row, Team::column(j, e)) ? sums[k] : T(0);
+      }
+    }
+  }
+  add_to_slots<Team>(plan, p, run, tile, wanted, places, value, T(plan.kernels));
+}
+
 // All threads of a block; `shared` has Gram::kSharedBytes.
 template <class Gram>
 __device__ __forceinline__ void sum_run(const Plan& plan, int p, const TileRun& run,
@@ -18,24 +42,7 @@ __device__ __forceinline__ void sum_run(const Plan& plan, int p, const TileRun& 
     __syncthreads();
     Fragment<T> value;
     Gram::multiply(plan, p, plan.frame[p].mode, places, shared, value);
-    const Step* const steps = plan.steps + int64_t(p) * plan.kernels;
-    const T unit = T(plan.frame[p].unit);
-    const Wanted wanted(plan.schedule(p), run.strip, tile, plan.symmetric);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int row = fragment_row(i);
-#pragma unroll
-      for (int first = 0; first < 8; first += Gram::kAtOnce) {
-        T sums[Gram::kAtOnce];
-        kernels_of<false>(plan, steps, unit, places, value, i, first, sums, sums);
-#pragma unroll
-        for (int k = 0; k < Gram::kAtOnce; ++k) {
-          const int j = (first + k) / 2, e = k % 2;
-          value[i][j][e] = wanted(row, fragment_column(j, e)) ? sums[k] : T(0);
-        }
-      }
-    }
-    add_to_slots(plan, p, run, tile, wanted, places, value, T(plan.kernels));
+    sum_tile<BlockTeam, Gram::kAtOnce>(plan, p, run, tile, places, value);
   }
 }
 

@@ -22,11 +22,11 @@ struct Wanted {
   }
 };
 
-// `value` is zero where not wanted; `largest` bounds it. All threads.
-template <class T>
+// `value` is zero where not wanted; `largest` bounds it. All threads of the team.
+template <class Team = BlockTeam, class T>
 __device__ __forceinline__ void add_to_slots(const Plan& plan, int64_t problem, const TileRun& run, int tile,
-                                             const Wanted& wanted, TilePlaces<T>& places, const Fragment<T>& value,
-                                             T largest) {
+                                             const Wanted& wanted, TilePlaces<T>& places,
+                                             const Fragment<T, Team>& value, T largest) {
   const int first_g = places.group[0], last_g = places.group[wanted.rows - 1];
   const int first_h = places.group[kStripRows], last_h = places.group[kStripRows + wanted.columns - 1];
   const bool one_cell = first_g == last_g && first_h == last_h;
@@ -35,17 +35,18 @@ __device__ __forceinline__ void add_to_slots(const Plan& plan, int64_t problem, 
     for (int h = first_h; h <= last_h; ++h) {
       typename SumOf<T>::Type sum(largest);
 #pragma unroll
-      for (int i = 0; i < 4; ++i)
+      for (int i = 0; i < Team::kRows; ++i)
 #pragma unroll
-        for (int j = 0; j < 4; ++j)
+        for (int j = 0; j < Team::kColumns; ++j)
 #pragma unroll
           for (int e = 0; e < 2; ++e) {
-            const bool inside = one_cell || (places.group[fragment_row(i)] == g &&
-                                             places.group[kStripRows + fragment_column(j, e)] == h);
+            const bool inside =
+                one_cell || (places.group[Team::row(i)] == g && places.group[kStripRows + Team::column(j, e)] == h);
             sum.add(inside ? value[i][j][e] : T(0));
           }
-      const double total = block_sum(sum.total(), places.scratch);
-      if (threadIdx.x == 0) {
+      const double total = sum_over_warps(sum.total(), places.scratch, Team::rank() / kWarp, Team::kThreads / kWarp,
+                                          [] { Team::sync(); });
+      if (Team::rank() == 0) {
         // The first of the segment, or the first to meet this group of columns.
         const bool fresh = tile == run.begin || plan.group_start(1, problem, h) >= int64_t(tile) * kTileColumns;
         double* const slot =

@@ -7,6 +7,8 @@
 // lengths only the device knows. Seven launches, whatever the number of problems, and none waits for the host.
 #include "device.h"
 #include "mmd_run.h"
+#include "mmd_small.h"
+#include "sm90/warpgroup_sums.h"
 
 namespace awpf {
 namespace {
@@ -35,15 +37,30 @@ void start_sums(const Plan& plan, Stream stream) {
          Gram::kSharedBytes + sizeof(TilePlaces<typename Gram::Value>), stream, plan);
 }
 
+// Panels have room for 128 rows of every problem, so problems must not be tiny.
+bool pays_by_warpgroups(const Tensor& z, const Tensor& rows) {
+  return z.scalar_type() != ScalarType::Double && z.size(0) >= kPanelRows * rows.size(0) && has_warpgroup_sums();
+}
+
 }  // namespace
 
 Tensor rbf_sums(Tensor z, Tensor rows, std::optional<Tensor> columns, Tensor gamma, std::optional<Tensor> centre) {
   const OnDevice scope(z);
-  const Prepared prepared = prepare(z, rows, columns, gamma, centre, true, scope.stream);
+  const Crews crews = small_crews(describe(z, rows, columns));
+  const Packing packing = crews.count == 0 && pays_by_warpgroups(z, rows) ? Packing::panels : Packing::rows;
+  const Prepared prepared = plan_for(z, rows, columns, gamma, centre, true, packing);
   const Plan& plan = prepared.plan;
   Tensor sums = torch::stable::new_empty(gamma, {plan.problems, plan.groups[0], plan.groups[1]}, ScalarType::Double);
   if (plan.problems == 0) return sums;
-  if (plan.type != ScalarType::Double) start_sums<SplitGram>(plan, scope.stream);
+  if (crews.count > 0) {
+    sum_small(plan, crews, sums.mutable_data_ptr<double>(), scope.stream);
+    return sums;
+  }
+  fill_tables(plan, scope.stream);
+  if (packing == Packing::panels)
+    start_warpgroup_sums(plan, scope.stream);
+  else if (plan.type != ScalarType::Double)
+    start_sums<SplitGram>(plan, scope.stream);
   start_sums<DoubleGram>(plan, scope.stream);
   reduce_slots(plan, sums.mutable_data_ptr<double>(), scope.stream);
   return sums;

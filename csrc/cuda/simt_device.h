@@ -6,6 +6,10 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <map>
+#include <mutex>
+#include <tuple>
+
 #include "../common/checks.h"
 
 namespace awpf {
@@ -52,25 +56,35 @@ void launch_cooperative(void (*kernel)(Parameters...), dim3 grid, dim3 block, si
   check_cuda(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), "launching a kernel");
 }
 
-// The most blocks of a cooperative launch; 0 where the device has too little shared memory.
-inline int resident_blocks(const void* kernel, int threads, size_t shared_bytes) {
-  int device = 0, count = 0, most_shared = 0, each = 0;
+inline int current_device() {
+  int device = 0;
   check_cuda(cudaGetDevice(&device), "asking for the device");
-  check_cuda(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "asking for multiprocessors");
-  check_cuda(cudaDeviceGetAttribute(&most_shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
-             "asking for shared memory");
-  if (shared_bytes > size_t(most_shared)) return 0;
-  allow_shared(kernel, shared_bytes);
-  check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kernel, threads, shared_bytes),
-             "asking how many blocks run at once");
-  return each * count;
+  return device;
 }
 
-inline int multiprocessors() {
-  int device = 0, count = 0;
-  check_cuda(cudaGetDevice(&device), "asking for the device");
-  check_cuda(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "asking for multiprocessors");
-  return count;
+inline int device_attribute(cudaDeviceAttr attribute) {
+  int value = 0;
+  check_cuda(cudaDeviceGetAttribute(&value, attribute, current_device()), "asking for a fact about the device");
+  return value;
+}
+
+inline int multiprocessors() { return device_attribute(cudaDevAttrMultiProcessorCount); }
+
+// The most blocks of a cooperative launch; 0 where the device has too little shared memory. Asked once for each device
+// and size.
+inline int resident_blocks(const void* kernel, int threads, size_t shared_bytes) {
+  static std::mutex mutex;
+  static std::map<std::tuple<const void*, int, int, size_t>, int> known;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto [found, fresh] = known.try_emplace({kernel, threads, current_device(), shared_bytes}, 0);
+  if (fresh && shared_bytes <= size_t(device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin))) {
+    int each = 0;
+    allow_shared(kernel, shared_bytes);
+    check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kernel, threads, shared_bytes),
+               "asking how many blocks run at once");
+    found->second = each * multiprocessors();
+  }
+  return found->second;
 }
 
 template <class T>

@@ -31,7 +31,7 @@ void deliver(const Copy& copy) {
 
 int lane() { return machine.running->index % 32; }
 
-void* shared_base() { return machine.running->block->arena.data() + kGuardBytes; }
+void* shared_base() { return machine.running->block->shared; }
 
 void check_shared(const void* p, size_t bytes, size_t alignment, const char* what) {
   const auto address = reinterpret_cast<uintptr_t>(p), base = reinterpret_cast<uintptr_t>(shared_base());

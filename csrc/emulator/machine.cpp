@@ -78,17 +78,19 @@ void fiber_main() {
 }
 
 void check_guards(const Block& block) {
-  const unsigned char* begin = block.arena.data();
+  const unsigned char* const end = block.shared + machine.shared_bytes;
   for (size_t i = 0; i < kGuardBytes; ++i)
-    if (begin[i] != kGuard || begin[kGuardBytes + machine.shared_bytes + i] != kGuard)
-      machine.error = "a write outside of shared memory";
+    if (block.shared[-1 - int64_t(i)] != kGuard || end[i] != kGuard) machine.error = "a write outside of shared memory";
 }
 
 void fill(Block& block, dim3 grid, dim3 size, dim3 at, std::vector<Fiber*>& all) {
   const int threads = int(size.x * size.y * size.z);
   block.at = at;
-  block.arena.assign(machine.shared_bytes + 2 * kGuardBytes, kGuard);
-  std::memset(block.arena.data() + kGuardBytes, 0xff, machine.shared_bytes);
+  block.arena.assign(machine.shared_bytes + 2 * kGuardBytes + kSharedAlignment, kGuard);
+  const auto first = reinterpret_cast<uintptr_t>(block.arena.data() + kGuardBytes);
+  block.shared = block.arena.data() + kGuardBytes + (round_up(first, uintptr_t(kSharedAlignment)) - first);
+  std::memset(block.shared, 0xff, machine.shared_bytes);
+  block.hopper.reset();
   block.fibers.assign(threads, Fiber());
   block.warps.assign(threads / 32, Warp());
   for (Barrier& barrier : block.barriers) barrier = Barrier();
@@ -175,7 +177,7 @@ void run_grid(dim3 grid, dim3 block, size_t shared_bytes, bool cooperative, cons
     for (unsigned y = 0; y < grid.y; ++y)
       for (unsigned x = 0; x < grid.x; ++x) blocks.emplace_back(x, y, z);
   if (cooperative) {
-    if (blocks.size() > size_t(kResidentBlocks * multiprocessors()))
+    if (blocks.size() > size_t(machine.resident))
       throw std::runtime_error("awpf_ext: emulator: more blocks than run at once wait for each other");
     return run_blocks(grid, block, blocks);
   }
@@ -185,9 +187,16 @@ void run_grid(dim3 grid, dim3 block, size_t shared_bytes, bool cooperative, cons
 
 }  // namespace awpf::emulator
 
+int awpf::resident_blocks(const void*, int, size_t) { return emulator::machine.resident; }
+
 // The order of blocks and threads in later launches: 0 forward, 1 backward, 2 shuffled by `seed`.
 extern "C" __attribute__((visibility("default"))) void awpf_emulator_order(int kind, uint64_t seed) {
   awpf::emulator::machine.order = {kind, seed};
+}
+
+// How many blocks of a cooperative launch run at once; 0: as on a device that has not enough shared memory for one.
+extern "C" __attribute__((visibility("default"))) void awpf_emulator_resident(int blocks) {
+  awpf::emulator::machine.resident = blocks;
 }
 
 // Launches so far.

@@ -16,6 +16,7 @@ namespace awpf::emulator {
 
 constexpr size_t kGuardBytes = 4096;
 constexpr unsigned char kGuard = 0x5a;
+constexpr size_t kSharedAlignment = 1024;
 constexpr int kBarriers = 16;
 
 struct Copy {
@@ -26,6 +27,7 @@ struct Copy {
 };
 
 struct Block;
+struct Hopper;
 
 struct Fiber {
   Position position;
@@ -57,6 +59,8 @@ struct Block {
   std::vector<Warp> warps;
   Barrier barriers[kBarriers];
   std::vector<unsigned char> arena;  // shared memory between two guards
+  unsigned char* shared = nullptr;
+  std::shared_ptr<Hopper> hopper;  // what sm90.cpp keeps
 };
 
 // A fiber that runs on when `holds` does.
@@ -86,6 +90,7 @@ struct Machine {
   Fiber* running = nullptr;
   int live = 0;
   int64_t launches = 0;
+  int resident = 6;  // blocks of a cooperative launch
   std::string error;
 };
 

@@ -1,13 +1,42 @@
 // The tensor-core instructions and exp2_approx of the emulator, from the fragment layouts of the PTX ISA.
-//
-// Accumulation is the coarsest that has been observed on hardware: eight products at a time are aligned with the
-// accumulator to the largest of them, cut off one bit below its last place, added, and cut off (not rounded) to a
-// float.
+#include "tensor_core.h"
+
 #include "../cuda/simt.h"
 
 namespace awpf {
+namespace emulator {
+
+float add_products(float c, const float* a, const float* b) {
+  float term[9];
+  float largest = std::fabs(c);
+  bool finite = std::isfinite(c);
+  for (int k = 0; k < 8; ++k) {
+    term[k] = a[k] * b[k];  // exact: eleven bits by eleven
+    finite = finite && std::isfinite(term[k]);
+    largest = std::max(largest, std::fabs(term[k]));
+  }
+  term[8] = c;
+  if (!finite) {
+    float sum = 0;
+    for (const float value : term) sum += value;
+    return sum;
+  }
+  if (largest == 0) return 0;
+  const int exponent = std::ilogb(largest);
+  const double scale = std::ldexp(1.0, 24 - exponent);
+  int64_t sum = 0;
+  for (const float value : term) sum += int64_t(double(value) * scale);
+  uint64_t magnitude = uint64_t(sum < 0 ? -sum : sum);
+  for (uint64_t lost = 1; magnitude >> 24 >= lost; lost *= 2) magnitude &= ~lost;
+  const double result = double(magnitude) / scale;
+  return float(sum < 0 ? -result : result);
+}
+
+}  // namespace emulator
+
 namespace {
 
+using emulator::add_products;
 using emulator::collective;
 
 struct Words {
@@ -45,33 +74,6 @@ struct Fragments {
 struct Accumulators {
   float value[4];
 };
-
-// c + the sum of eight products, as described above.
-float add_products(float c, const float* a, const float* b) {
-  float term[9];
-  float largest = std::fabs(c);
-  bool finite = std::isfinite(c);
-  for (int k = 0; k < 8; ++k) {
-    term[k] = a[k] * b[k];  // exact: eleven bits by eleven
-    finite = finite && std::isfinite(term[k]);
-    largest = std::max(largest, std::fabs(term[k]));
-  }
-  term[8] = c;
-  if (!finite) {
-    float sum = 0;
-    for (const float value : term) sum += value;
-    return sum;
-  }
-  if (largest == 0) return 0;
-  const int exponent = std::ilogb(largest);
-  const double scale = std::ldexp(1.0, 24 - exponent);
-  int64_t sum = 0;
-  for (const float value : term) sum += int64_t(double(value) * scale);
-  uint64_t magnitude = uint64_t(sum < 0 ? -sum : sum);
-  for (uint64_t lost = 1; magnitude >> 24 >= lost; lost *= 2) magnitude &= ~lost;
-  const double result = double(magnitude) / scale;
-  return float(sum < 0 ? -result : result);
-}
 
 template <float (*value_of)(uint16_t)>
 struct Multiply16 {

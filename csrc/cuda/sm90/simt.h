@@ -7,6 +7,7 @@
 //   barrier_arrive, barrier_expect, barrier_wait     mbarrier.arrive, .arrive.expect_tx, .try_wait.parity in a loop
 //   copy_bulk(to, from, bytes, barrier)              cp.async.bulk to shared memory
 //   named_barrier(id, threads)                       bar.sync of some warps of the block
+//   registers_give<N>, registers_take<N>             setmaxnreg.dec, .inc
 //   matrix_descriptor(address)                       of an operand in shared memory, as below
 //   products_begin, multiply_64x128, products_commit, products_wait<N>     wgmma
 // clang-format on
@@ -22,18 +23,12 @@ constexpr int kWarpgroup = 128;
 constexpr int kProductRows = 64, kProductColumns = 128, kProductDepth = 16;  // of one wgmma
 constexpr int kProductValues = kProductRows * kProductColumns / kWarpgroup;  // a thread has
 
-// The one layout of operands in use: rows of 128 bytes (64 halves) one after the other, the 16-byte pieces of row r at
-// their place exclusive-or r % 8, from a multiple of 1,024 bytes on.
-constexpr int kSwizzledRowBytes = 128, kSwizzleAtomBytes = 8 * kSwizzledRowBytes;
-
-__host__ __device__ constexpr int swizzled(int row, int byte_of_row) { return byte_of_row ^ row % 8 * 16; }
-
-// Of `address` in shared memory, a multiple of 1,024 plus 32 for every 16 of depth: eight rows lie 1,024 bytes from the
-// next eight. Leading offset: not used in this layout.
-__host__ __device__ constexpr uint64_t matrix_descriptor(uint32_t address) {
-  constexpr uint64_t kSwizzle128 = 1;
-  return uint64_t((address & 0x3ffff) >> 4) | uint64_t(1) << 16 | uint64_t(kSwizzleAtomBytes >> 4) << 32 |
-         kSwizzle128 << 62;
+// Of an operand in 128-byte swizzling (../../common/mmd_panels.h): rows of 128 bytes, eight of them 1,024 bytes from
+// the next eight, from a multiple of 1,024 bytes on. `address` is where it starts, plus 32 bytes for every 16 of depth.
+// The leading offset means nothing in this layout.
+constexpr uint64_t matrix_descriptor(uint32_t address) {
+  constexpr uint64_t kSwizzle128 = 1, kLeading = 1, kStride = 1024 >> 4;
+  return uint64_t((address & 0x3ffff) >> 4) | kLeading << 16 | kStride << 32 | kSwizzle128 << 62;
 }
 
 }  // namespace awpf

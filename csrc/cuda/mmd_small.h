@@ -1,0 +1,20 @@
+// Small problems in one launch.
+#pragma once
+
+#include "mmd_plan.h"
+
+namespace awpf {
+
+struct Crews {
+  int count, size;  // of blocks; no crews: not to be computed in one launch
+};
+
+Crews small_crews(const Plan& plan);
+
+// `sums` (problems, row groups, column groups), by a plan that no kernel has seen.
+void sum_small(const Plan& plan, const Crews& crews, double* sums, Stream stream);
+
+// The tables alone, in one launch.
+void fill_small_tables(const Plan& plan, const Crews& crews, Stream stream);
+
+}  // namespace awpf
