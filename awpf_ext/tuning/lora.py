@@ -57,7 +57,7 @@ def lora_towers(
     peft = _peft()
     backbone = clip.backbone
     model = copied(backbone, text.device, share=True)
-    towers = Towers(model, backbone, config.autocast == "bf16")
+    towers = Towers(model, backbone, config)
     targets = sorted(config.lora_targets or _linear_layers(towers, clip))
     peft_config = peft.LoraConfig(
         r=config.lora_rank,

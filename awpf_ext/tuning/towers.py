@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import normalize
 
 from awpf_ext.clip.backbone import Backbone
 from awpf_ext.clip.prompted import PromptedClip
+from awpf_ext.tuning.config import TuningConfig
 
 
 class Towers(nn.Module):
     """Both towers; each is used where it is given something."""
 
-    def __init__(self, model: Any, backbone: Backbone, autocast: bool) -> None:
+    def __init__(self, model: Any, backbone: Backbone, config: TuningConfig) -> None:
         """model: a copy of the backbone's, to be changed."""
         super().__init__()
         self.model = model
-        self.autocast = autocast
+        self.autocast = config.autocast == "bf16"
+        self._checkpointing = config.checkpointing
         self._pixels = backbone.pixels
 
     def forward(
@@ -30,12 +34,20 @@ class Towers(nn.Module):
         """L2-normalised float32 rows of images (n, height, width, 3), as bytes, and of tokens."""
         of_images = of_tokens = None
         device = (tokens if images is None else images).device.type  # type: ignore[union-attr]
-        with torch.autocast(device, torch.bfloat16, enabled=self.autocast):
+        with torch.autocast(device, torch.bfloat16, enabled=self.autocast), self._attention(device):
             if images is not None:
                 of_images = self.model.encode_image(self._pixels(images))
             if tokens is not None:
                 of_tokens = self.model.encode_text(tokens)
         return _on_the_sphere(of_images), _on_the_sphere(of_tokens)
+
+    def _attention(self, device: str) -> AbstractContextManager[None]:
+        """Torch's fused attention has a bfloat16 backward on the CPU that takes longer than the
+        rest of the towers; without it a step has 1.7 times the speed. Checkpointing computes the
+        forward again outside this context, where it has to be the same.
+        """
+        slow = self.autocast and device == "cpu" and torch.is_grad_enabled()
+        return sdpa_kernel(SDPBackend.MATH) if slow and not self._checkpointing else nullcontext()
 
 
 def _on_the_sphere(features: Tensor | None) -> Tensor | None:

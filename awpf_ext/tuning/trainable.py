@@ -48,7 +48,7 @@ def _whole(
 ) -> Tuned:
     """A copy of both towers; CLIP's logit scale stays."""
     model = copied(clip.backbone, text.device, share=False)
-    towers = Towers(model.requires_grad_(True), clip.backbone, config.autocast == "bf16")
+    towers = Towers(model.requires_grad_(True), clip.backbone, config)
     used = reached(towers, clip)
     model.set_grad_checkpointing(config.checkpointing)
     trained = {name.removeprefix("model."): name for name in sorted(used)}
