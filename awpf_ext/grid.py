@@ -29,6 +29,7 @@ from awpf_ext.result import Result
 from awpf_ext.run import RunProgress, load_features, run_configured
 
 METRICS = ("average", "last", "forgetting", "worst_class")
+HIGHER_IS_BETTER = ("average", "last", "worst_class")
 
 
 class Axis(NamedTuple):
@@ -97,6 +98,12 @@ class Grid:
 
     def spread(self, arm: str, metric: str) -> Spread:
         return Spread(*_mean_std(self.values(arm, metric)))
+
+    def best(self, metric: str) -> float | None:
+        """The highest mean of an arm; None where low is good, or all are alike."""
+        means = [self.spread(arm, metric).mean for arm in self.arms]
+        alike = max(means) == min(means)
+        return None if alike or metric not in HIGHER_IS_BETTER else max(means)
 
     def paired(self, arm: str) -> list[tuple[Result, Result]]:
         """Runs of `arm` and of the first one on the same order and seed."""

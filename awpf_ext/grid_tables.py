@@ -9,10 +9,8 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from awpf_ext.grid import Axis, Difference, Grid, Spread, arm_label
+from awpf_ext.grid import HIGHER_IS_BETTER, Axis, Difference, Grid, Spread, arm_label
 from awpf_ext.tables import console, counted, new_table, percent, say, title
-
-HIGHER_IS_BETTER = ("average", "last", "worst_class")
 
 
 def print_grid(grid: Grid, axes: Sequence[Axis], *, paired: bool, folder: Path) -> None:
@@ -48,7 +46,7 @@ def print_grid(grid: Grid, axes: Sequence[Axis], *, paired: bool, folder: Path) 
 def _down(grid: Grid, axes: Sequence[Axis]) -> Table:
     """A row an arm, a column a metric."""
     table = new_table([axis.key for axis in axes], *map(title, grid.metrics))
-    best = {metric: _best(grid, metric) for metric in grid.metrics}
+    best = {metric: grid.best(metric) for metric in grid.metrics}
     for values in itertools.product(*(axis.values for axis in axes)):
         arm = arm_label(axes, values)
         cells = [_cell(grid, arm, metric, best[metric]) for metric in grid.metrics]
@@ -61,7 +59,7 @@ def _across(grid: Grid, axes: Sequence[Axis], metric: str) -> Table:
     *down, last = axes
     columns = [f"{last.key} {last.values[0]}", *last.values[1:]]
     table = new_table([axis.key for axis in down], *columns)
-    best = _best(grid, metric)
+    best = grid.best(metric)
     for values in itertools.product(*(axis.values for axis in down)):
         arms = [arm_label(axes, (*values, value)) for value in last.values]
         table.add_row(*map(Text, values), *(_cell(grid, arm, metric, best) for arm in arms))
@@ -77,13 +75,6 @@ def _differences(grid: Grid, axes: Sequence[Axis]) -> Table:
             told = [_difference(grid.difference(arm, metric)) for metric in shown]
             table.add_row(*map(Text, (*values, *told)))
     return table
-
-
-def _best(grid: Grid, metric: str) -> float | None:
-    """The highest mean, where high is good."""
-    if metric not in HIGHER_IS_BETTER:
-        return None
-    return max(grid.spread(arm, metric).mean for arm in grid.arms)
 
 
 def _cell(grid: Grid, arm: str, metric: str, best: float | None) -> Text:

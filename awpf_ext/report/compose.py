@@ -19,8 +19,8 @@ def report_of_run(run: FinishedRun, folder: Path) -> Path:
 
     facts = run.result.provenance
     lead = (
-        f"{counted(len(run.class_names), 'class')} in {counted(len(run.seen), 'task')}, "
-        f"class order {facts['class_order']}, seed {facts['seed']}"
+        f"{counted(len(run.class_names), 'class')} in {counted(len(run.classes), run.noun)}, "
+        f"order {run.order}, seed {facts['seed']}"
     )
     return _write(
         folder,
@@ -40,7 +40,7 @@ def report_of_group(group: RunGroup, folder: Path) -> Path:
     orders = {cell.order for cell in group.grid.cells}
     seeds = {cell.seed for cell in group.grid.cells}
     lead = (
-        f"{counted(len(group.runs), 'run')}: {counted(len(orders), 'class order')}, "
+        f"{counted(len(group.runs), 'run')}: {counted(len(orders), 'order')}, "
         f"{counted(len(seeds), 'seed')}"
     )
     write_tables(group, folder)

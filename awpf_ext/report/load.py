@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from awpf_ext.config import RunConfig
 from awpf_ext.data.stream import task_boundaries
 from awpf_ext.errors import AwpfError, CheckpointError, DataError, UserError
 from awpf_ext.evidence import Evidence, read_evidence
-from awpf_ext.grid import Cell, Grid
+from awpf_ext.grid import Axis, Cell, Grid, arm_label
 from awpf_ext.record import read_result, saved_config
 from awpf_ext.report.names import class_labels, plain
 from awpf_ext.result import Result
@@ -40,15 +41,47 @@ class FinishedRun:
         return class_labels(self.class_names)
 
     @cached_property
-    def boundaries(self) -> tuple[int, ...]:
-        """Where tasks begin among the classes, and the number of classes."""
+    def domains(self) -> list[str]:
+        """The domains in the order of learning, where each task is one."""
+        return [plain(name) for name in self.result.provenance.get("domains", ())]
+
+    @cached_property
+    def classes(self) -> list[range]:
+        """Of each task."""
+        if self.domains:
+            return [range(len(self.class_names))] * len(self.domains)
         facts = self.result.provenance
-        return task_boundaries(len(self.class_names), facts["base"], facts["increment"])
+        ends = task_boundaries(len(self.class_names), facts["base"], facts["increment"])
+        return list(map(range, ends[:-1], ends[1:]))
 
     @property
     def seen(self) -> list[int]:
         """Classes seen after each task."""
-        return list(self.boundaries[1:])
+        return [classes.stop for classes in self.classes]
+
+    @property
+    def noun(self) -> str:
+        """What a task is."""
+        return "domain" if self.domains else "task"
+
+    @property
+    def task_names(self) -> list[str]:
+        return self.domains or [str(place + 1) for place in range(len(self.classes))]
+
+    @property
+    def places(self) -> list[int]:
+        """Where on an axis `across` each task stands."""
+        return list(range(1, len(self.domains) + 1)) or self.seen
+
+    @property
+    def across(self) -> str:
+        return f"{'domains' if self.domains else 'classes'} seen"
+
+    @property
+    def order(self) -> str:
+        """Of the classes, or of the domains."""
+        facts = self.result.provenance
+        return plain(facts["domain_order"] if self.domains else facts["class_order"])
 
     @property
     def method(self) -> str:
@@ -67,10 +100,31 @@ class RunGroup:
     runs: tuple[FinishedRun, ...]  # as the grid's cells
     varied: str  # what tells the arms apart
     unfinished: tuple[str, ...] = ()  # folders left out
+    axes: tuple[Axis, ...] = ()  # of a sweep over several keys; every combination is an arm
 
     def of(self, arm: str) -> list[FinishedRun]:
         pairs = zip(self.grid.cells, self.runs, strict=True)
         return [run for cell, run in pairs if cell.arm == arm]
+
+
+class _MadeGrid(NamedTuple):
+    """What grid.json says of a whole folder of runs."""
+
+    varied: str
+    axes: tuple[Axis, ...]
+
+    def short_arms(self, arms: Sequence[str]) -> dict[str, str]:
+        """Of several keys the values alone, where every combination is among the arms."""
+        if len(self.axes) < 2:
+            return {}
+        combinations = list(itertools.product(*(axis.values for axis in self.axes)))
+        found = {arm_label(self.axes, values): arm_of(values) for values in combinations}
+        return found if set(found) == set(arms) and len(set(found.values())) == len(found) else {}
+
+
+def arm_of(values: Sequence[str]) -> str:
+    """The arm of a combination of `RunGroup.axes`."""
+    return " ".join(values)
 
 
 def read_run(folder: str | Path) -> FinishedRun:
@@ -96,15 +150,15 @@ def read_run(folder: str | Path) -> FinishedRun:
 def read_group(folders: Sequence[str | Path]) -> RunGroup:
     """Several runs: folders of runs, and of `awpf compare` and `awpf sweep`, in any mixture."""
     found: list[tuple[Path, str | None]] = []
-    varied: list[str] = []
+    made: list[_MadeGrid] = []
     unfinished: list[str] = []
     for folder in (Path(folder).expanduser() for folder in folders):
         if (folder / "config.yaml").exists():
             found.append((folder, None))
             continue
-        below, what, left_out = _runs_below(folder)
+        below, whole, left_out = _runs_below(folder)
         found += below
-        varied += [what] if what else []
+        made += [] if whole is None else [whole]
         unfinished += left_out
     runs = tuple(read_run(folder) for folder, _ in found)
     if len(dict.fromkeys(folder.resolve() for folder, _ in found)) < len(found):
@@ -112,17 +166,22 @@ def read_group(folders: Sequence[str | Path]) -> RunGroup:
     if not runs:
         raise UserError("there is no finished run in " + ", ".join(map(str, folders)))
     given = [arm for _, arm in found]
-    one_grid = len(folders) == 1 and len(varied) == 1 and None not in given
+    one_grid = made[0] if len(folders) == 1 and len(made) == 1 and None not in given else None
     arms, differing = _arms(runs)
-    if one_grid:
-        arms, differing = [str(arm) for arm in given], varied[0]
+    axes: tuple[Axis, ...] = ()
+    if one_grid is not None:
+        arms, differing = [plain(arm) for arm in given], one_grid.varied
+        shorter = one_grid.short_arms(arms)
+        arms = [shorter.get(arm, arm) for arm in arms]
+        axes = one_grid.axes if shorter else ()
     cells = [
         Cell(plain(arm), run.config.order, run.config.seed, run.config, run.folder)
         for arm, run in zip(arms, runs, strict=True)
     ]
     by_arm = sorted(range(len(runs)), key=lambda i: list(dict.fromkeys(arms)).index(arms[i]))
     grid = Grid(tuple(cells[i] for i in by_arm), tuple(runs[i].result for i in by_arm))
-    return RunGroup(grid, tuple(runs[i] for i in by_arm), plain(differing), tuple(unfinished))
+    sorted_runs = tuple(runs[i] for i in by_arm)
+    return RunGroup(grid, sorted_runs, plain(differing), tuple(unfinished), axes)
 
 
 def is_group(folder: Path) -> bool:
@@ -134,8 +193,10 @@ def _run_folders(folder: Path) -> list[Path]:
     return sorted(marker.parent for marker in folder.glob("*/config.yaml"))
 
 
-def _runs_below(folder: Path) -> tuple[list[tuple[Path, str | None]], str | None, list[str]]:
-    """(run, its arm) of a grid's folder in the grid's sequence, what was varied, what is undone.
+def _runs_below(
+    folder: Path,
+) -> tuple[list[tuple[Path, str | None]], _MadeGrid | None, list[str]]:
+    """(run, its arm) of a grid's folder in the grid's sequence, what it is, what is undone.
 
     grid.json is written at the end; without it whatever runs are there are taken.
     """
@@ -151,14 +212,18 @@ def _runs_below(folder: Path) -> tuple[list[tuple[Path, str | None]], str | None
     try:
         saved = io.read_json(folder / "grid.json")
         arms = {Path(run["folder"]).name: str(run["arm"]) for run in saved["runs"]}
-        varied = str(saved["varied"])
+        axes = [
+            Axis(plain(axis["key"]), tuple(plain(value) for value in axis["values"]))
+            for axis in saved.get("axes", ())
+        ]
+        made = _MadeGrid(str(saved["varied"]), tuple(axes))
     except (AwpfError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder}/grid.json is damaged ({error})") from None
     by_name = {path.name: path for path in finished}
     listed: list[tuple[Path, str | None]] = [
         (by_name[name], arm) for name, arm in arms.items() if name in by_name
     ]
-    return listed, varied, unfinished
+    return listed, made, unfinished
 
 
 def _arms(runs: Sequence[FinishedRun]) -> tuple[list[str], str]:

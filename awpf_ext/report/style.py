@@ -159,6 +159,12 @@ def series(index: int) -> Colour:
     return SERIES[index % len(SERIES)]
 
 
+def slanted(axes: Axes) -> None:
+    """Names below the axis at an angle, for words that are wider than their places."""
+    for label in axes.get_xticklabels():
+        label.set(rotation=35, ha="right", rotation_mode="anchor")
+
+
 def themed(svg: str) -> str:
     """The drawing with CSS variables in place of the palette's colours."""
     roles = {colour.light: colour.role for colour in COLOURS}

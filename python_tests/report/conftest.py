@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,14 @@ TINY = Path(__file__).parents[1] / "clip" / "tiny.json"
 def _one_thread():
     """Tensors as small as these are done before a second thread has woken up."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def strict():
+    """Nothing that matplotlib warns of passes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -51,14 +51,6 @@ def outline(page: Path) -> Outline:
     return Outline(page.read_text(encoding="utf-8"))
 
 
-@pytest.fixture
-def strict():
-    """Nothing that matplotlib warns of passes."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
-
-
 def test_a_run_from_its_folder_alone(own, strict, caplog):
     result = read_result(own)
     caplog.set_level(logging.DEBUG)

@@ -12,10 +12,12 @@ from awpf_ext.report.blocks import Section
 from awpf_ext.report.load import FinishedRun, RunGroup
 from awpf_ext.report.sections.accuracy import accuracy
 from awpf_ext.report.sections.balance import balance
+from awpf_ext.report.sections.class_weights import class_weights
 from awpf_ext.report.sections.confusion import confusion
 from awpf_ext.report.sections.feature_map import feature_map
 from awpf_ext.report.sections.group_accuracy import group_accuracy
 from awpf_ext.report.sections.group_balance import group_balance
+from awpf_ext.report.sections.group_combinations import group_combinations
 from awpf_ext.report.sections.group_provenance import group_provenance
 from awpf_ext.report.sections.group_runs import group_runs
 from awpf_ext.report.sections.group_summary import group_summary
@@ -30,6 +32,7 @@ OF_A_RUN: tuple[Callable[[FinishedRun], Section | None], ...] = (
     accuracy,
     matrix,
     balance,
+    class_weights,
     feature_map,
     confusion,
     timing,
@@ -37,6 +40,7 @@ OF_A_RUN: tuple[Callable[[FinishedRun], Section | None], ...] = (
 )
 OF_A_GROUP: tuple[Callable[[RunGroup], Section | None], ...] = (
     group_summary,
+    group_combinations,
     group_accuracy,
     group_sweep,
     group_balance,

@@ -23,41 +23,44 @@ def accuracy(run: FinishedRun) -> Section:
     if run.method == "zero_shot":
         zero_shot = None
     lines: list[Line] = [(short(run.method), result.accuracy, series(0), "-")]
-    caption = "Accuracy (%) over all classes seen, after each task"
+    caption = f"Accuracy (%) over all {run.across}, after each {run.noun}"
     blocks: list[Block] = []
     if zero_shot is not None:
         lines.append(("zero-shot", zero_shot, MUTED, "--"))
         caption += "; dashed: zero-shot CLIP on the same images and classes"
-    blocks.append(Drawing("accuracy", f"{caption}.", lines_by_classes(run.seen, lines)))
+    blocks.append(Drawing("accuracy", f"{caption}.", _lines(run, lines)))
+    kind = "domains" if run.domains else "classes"
     if len(result.tasks) > 1:
         split: list[Line] = [
-            ("earlier classes", result.old, series(1), "-"),
-            ("new classes", result.new, series(2), "-"),
+            (f"earlier {kind}", result.old, series(1), "-"),
+            (f"new {kind if kind == 'classes' else 'domain'}", result.new, series(2), "-"),
         ]
-        told = (
-            "Accuracy (%) after each task, on classes of earlier tasks and on those just learned."
-        )
-        blocks.append(Drawing("earlier_and_new", told, lines_by_classes(run.seen, split)))
+        told = {
+            "classes": "on classes of earlier tasks and on those just learned",
+            "domains": "on earlier domains and on the one just learned",
+        }
+        caption = f"Accuracy (%) after each {run.noun}, {told[kind]}."
+        blocks.append(Drawing("earlier_and_new", caption, _lines(run, split)))
     if run.evidence is None:
         blocks.append(
             Text("This run was made before runs kept what zero-shot accuracy is computed from.")
         )
-    columns = ["task", "classes seen", "test images", "seen", "earlier", "new"]
+    columns = [run.noun, run.across, "test images", "seen", "earlier", "new"]
     rows = []
-    for index, seen in enumerate(run.seen):
-        row = [str(index + 1), f"{seen:,}", f"{result.test_images[index]:,}"]
+    for index, (name, place) in enumerate(zip(run.task_names, run.places, strict=True)):
+        row = [name, f"{place:,}", f"{result.test_images[index]:,}"]
         row += map(percent, (result.accuracy[index], result.old[index], result.new[index]))
         rows.append(row + ([] if zero_shot is None else [percent(zero_shot[index])]))
     if zero_shot is not None:
         columns.append("zero-shot")
     blocks.append(Table(columns, rows, title="The numbers"))
-    return Section("Accuracy after each task", blocks)
+    return Section(f"Accuracy after each {run.noun}", blocks)
 
 
-def lines_by_classes(seen: Sequence[int], lines: Sequence[Line]) -> Figure:
-    """Lines over the number of classes seen, named at their ends."""
+def _lines(run: FinishedRun, lines: Sequence[Line]) -> Figure:
+    """Lines over what has been seen, named at their ends."""
     figure, axes = new_figure()
-    ends = []
+    seen, ends = run.places, []
     marker = "o" if len(seen) <= 30 else ""
     for label, values, colour, style in lines:
         heights = [100 * value for value in values]
@@ -65,7 +68,7 @@ def lines_by_classes(seen: Sequence[int], lines: Sequence[Line]) -> Figure:
         known = [(x, y) for x, y in zip(seen, heights, strict=True) if not math.isnan(y)]
         if known:
             ends.append((*known[-1], label, colour))
-    finish_axes(figure, seen, ends)
+    finish_axes(figure, seen, ends, run.across)
     return figure
 
 
@@ -73,14 +76,17 @@ def finish_axes(
     figure: Figure,
     seen: Sequence[int],
     ends: Sequence[tuple[float, float, str, Colour]],
+    across: str,
     height: float = HEIGHT,
-    across: str = "classes seen",
+    least: float = 1.0,
 ) -> None:
-    """Ticks at tasks where they fit, room around a line that is nearly flat, names at the ends."""
+    """Ticks at tasks where they fit, names at the ends of lines.
+
+    least: the room above and below a line that is nearly flat.
+    """
     axes = figure.axes[0]
     low, high = axes.get_ylim()
     middle = (low + high) / 2
-    least = 1.0 if across == "classes seen" else 0.05  # points, or parts of a whole
     axes.set_ylim(min(low, middle - least), max(high, middle + least))
     if len(seen) <= 12 and len(set(seen)) == len(seen):
         axes.set_xticks(list(seen))

@@ -33,12 +33,12 @@ def confusion(run: FinishedRun) -> Section | None:
     wrong = int((evidence.labels != evidence.predictions).sum())
     told = (
         f"{counted(wrong, 'test image')} of {len(evidence.labels):,} "
-        f"{'was' if wrong == 1 else 'were'} taken for another class after the last task."
+        f"{'was' if wrong == 1 else 'were'} taken for another class after the last {run.noun}."
     )
     if evidence.share < 1:
         told += " Counts are of evenly spaced test images: there are too many to keep all."
     blocks: list[Block] = [Text(told)]
-    caption = "Test images of one class taken for the other, both ways, after the last task"
+    caption = f"Test images of one class taken for the other, both ways, after the last {run.noun}"
     if run.method != "zero_shot":
         caption += " (dot) and by zero-shot CLIP (ring)"
     blocks.append(Drawing("confused_pairs", f"{caption}.", _pairs_figure(run, evidence, pairs)))
@@ -93,17 +93,13 @@ def _weakest(run: FinishedRun, evidence: Evidence) -> Table:
         wrong = evidence.predictions[(evidence.labels == label)]
         wrong = wrong[wrong != label]
         other = run.labels[int(torch.bincount(wrong).argmax())] if len(wrong) else "-"
-        task = next(i for i, end in enumerate(run.seen) if label < end) + 1
-        rows.append(
-            [
-                short(run.labels[label], LONGEST),
-                short(other, LONGEST),
-                str(task),
-                f"{int(images[label]):,}",
-            ]
-            + [percent(float(share[label])) for share in shares]
-        )
-    columns = ["class", "taken for", "task", "images", "accuracy", "zero-shot"]
+        row = [short(run.labels[label], LONGEST), short(other, LONGEST)]
+        if not run.domains:
+            row.append(next(str(i) for i, end in enumerate(run.seen, 1) if label < end))
+        row += [f"{int(images[label]):,}", *(percent(float(share[label])) for share in shares)]
+        rows.append(row)
+    task = [] if run.domains else ["task"]
+    columns = ["class", "taken for", *task, "images", "accuracy", "zero-shot"]
     return Table(columns, rows, words=2, title="The weakest classes", beside=True)
 
 

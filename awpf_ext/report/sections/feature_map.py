@@ -33,7 +33,7 @@ def feature_map(run: FinishedRun) -> Section | None:
     limits = _limits(torch.cat([*spots.values(), texts]))
     captions = {
         "before": "As CLIP encodes them",
-        "after": "After the last task, through what was learned",
+        "after": f"After the last {run.noun}, through what was learned",
     }
     blocks: list[Block] = [Text(_explanation(run, evidence, classes, len(sides), drawn_at))]
     for side, places in spots.items():
@@ -50,9 +50,8 @@ def _explanation(
     pairs = hardest_pairs(evidence.labels, evidence.predictions)
     hard = {label for pair in pairs for label in (pair.first, pair.second)}
     chosen = (
-        "those most often confused after the last task"
-        if set(classes) <= hard
-        else "those most often confused after the last task, and some others"
+        f"those most often confused after the last {run.noun}"
+        f"{'' if set(classes) <= hard else ', and some others'}"
     )
     told = (
         f"Test images of {len(classes)} classes ({chosen}). Stars are the classes' texts, with "

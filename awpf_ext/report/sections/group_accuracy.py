@@ -24,7 +24,7 @@ class Curves(NamedTuple):
     """What one line is the mean of: fractions after each task, a row a run."""
 
     label: str
-    seen: Sequence[int]
+    places: Sequence[int]  # on the axis
     rows: Sequence[Sequence[float]]
     colour: Colour
     style: str = "-"
@@ -45,14 +45,15 @@ def group_accuracy(group: RunGroup) -> Section:
     ]
     reference = _zero_shot(group)
     told = "; dashed: zero-shot CLIP" if reference else ""
-    figure, band = mean_lines([*curves, *reference])
-    caption = f"Accuracy (%) over all classes seen, after each task: means over runs{band}{told}."
+    across = group.runs[0].across
+    figure, band = mean_lines([*curves, *reference], across)
+    caption = f"Accuracy (%) over all {across}, after each task: means over runs{band}{told}."
     blocks.append(Drawing("accuracy", caption, figure))
     compared = _above_first(group, arms)
     if compared:
-        figure, band = mean_lines(compared)
+        figure, band = mean_lines(compared, across)
         figure.axes[0].axhline(0, color=MUTED.light, linewidth=1)
-        told = f"The same, less {arms[0]} on the same class order and seed, in points{band}."
+        told = f"The same, less {arms[0]} on the same order and seed, in points{band}."
         blocks.append(Drawing("above_first", told, figure))
     return Section("Accuracy after each task", blocks)
 
@@ -66,22 +67,22 @@ def _of_runs(
     """One curve for all runs that are cut into the same tasks."""
     by_shape: dict[tuple[int, ...], list[Sequence[float]]] = {}
     for run in runs:
-        by_shape.setdefault(tuple(run.seen), []).append(of(run.result))
-    return [Curves(label, seen, rows, colour) for seen, rows in by_shape.items()]
+        by_shape.setdefault(tuple(run.places), []).append(of(run.result))
+    return [Curves(label, places, rows, colour) for places, rows in by_shape.items()]
 
 
 def _above_first(group: RunGroup, arms: Sequence[str]) -> list[Curves]:
     """Differences from the first setting, run by run, where both are cut into the same tasks."""
     found = []
     for place, arm in enumerate(arms[1:], start=1):
-        seen = group.of(arm)[0].seen
+        places = group.of(arm)[0].places
         rows = [
             [here - there for here, there in zip(own.accuracy, first.accuracy, strict=True)]
             for own, first in group.grid.paired(arm)
             if own.test_images == first.test_images
         ]
-        if rows and all(len(row) == len(seen) for row in rows):
-            found.append(Curves(short(arm, NARROW), seen, rows, series(place)))
+        if rows and all(len(row) == len(places) for row in rows):
+            found.append(Curves(short(arm, NARROW), places, rows, series(place)))
     return found
 
 
@@ -89,18 +90,21 @@ def _zero_shot(group: RunGroup) -> list[Curves]:
     """Of one run for each class order; none where a setting is zero-shot or the data differ."""
     if any(run.method == "zero_shot" for run in group.runs):
         return []
-    if len({(run.result.provenance.get("content_hash"), *run.seen) for run in group.runs}) > 1:
+    if len({(run.result.provenance.get("content_hash"), *run.places) for run in group.runs}) > 1:
         return []
     by_order = {run.result.provenance["order_hash"]: run for run in group.runs}
     kept = [run.evidence for run in by_order.values() if run.evidence is not None]
     rows = [evidence.zero_shot_accuracy for evidence in kept]
-    return [Curves("zero-shot", group.runs[0].seen, rows, MUTED, "--")] if rows else []
+    return [Curves("zero-shot", group.runs[0].places, rows, MUTED, "--")] if rows else []
 
 
 def mean_lines(
-    curves: Sequence[Curves], unit: float = 100.0, across: str = "classes seen"
+    curves: Sequence[Curves], across: str, unit: float = 100.0, least: float = 1.0
 ) -> tuple[Figure, str]:
-    """The figure, and what its caption says of bands; `unit`: what values are multiplied by."""
+    """The figure, and what its caption says of bands.
+
+    unit: what values are multiplied by. least: as `finish_axes` takes it.
+    """
     figure, axes = new_figure(height=3.6)
     ends: list[tuple[float, float, str, Colour]] = []
     several = any(len(curve.rows) > 1 for curve in curves)
@@ -110,22 +114,22 @@ def mean_lines(
         means = [unit * _over_known(statistics.mean, column) for column in columns]
         marker = "o" if len(means) <= 30 else ""
         axes.plot(
-            curve.seen, means, curve.style, color=curve.colour.light, marker=marker, markersize=3
+            curve.places, means, curve.style, color=curve.colour.light, marker=marker, markersize=3
         )
         if banded and len(curve.rows) > 1:
             spreads = [unit * _over_known(statistics.stdev, column) for column in columns]
             axes.fill_between(
-                curve.seen,
+                curve.places,
                 [mean - spread for mean, spread in zip(means, spreads, strict=True)],
                 [mean + spread for mean, spread in zip(means, spreads, strict=True)],
                 color=curve.colour.light,
                 alpha=0.13 if len(curves) <= 2 else 0.08,
                 linewidth=0,
             )
-        known = [(x, y) for x, y in zip(curve.seen, means, strict=True) if not math.isnan(y)]
+        known = [(x, y) for x, y in zip(curve.places, means, strict=True) if not math.isnan(y)]
         if known:
             ends.append((*known[-1], curve.label, curve.colour))
-    finish_axes(figure, max((curve.seen for curve in curves), key=len), ends, 3.6, across)
+    finish_axes(figure, max((curve.places for curve in curves), key=len), ends, across, 3.6, least)
     return figure, "; the bands are one standard deviation" if banded else ""
 
 

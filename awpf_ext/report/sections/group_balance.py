@@ -26,7 +26,7 @@ def group_balance(group: RunGroup) -> Section | None:
                 if tasks:
                     curves.append(Curves(short(arm, NARROW), tasks, rows, series(place)))
         if curves:
-            figure, band = mean_lines(curves, unit=1.0, across="task")
+            figure, band = mean_lines(curves, "task", unit=1.0, least=0.05)
             drawings.append(Drawing(key, f"At each fusion step {meaning}: means{band}.", figure))
     if not drawings:
         return None

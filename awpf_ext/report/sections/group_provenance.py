@@ -27,7 +27,7 @@ def group_provenance(group: RunGroup) -> Section:
             Text("What all runs share:"),
             Table(["key", "value"], [[key, tables[0][key]] for key in shared], words=2),
             Table(
-                [group.varied, "class order", "seed", *apart],
+                [group.varied, "order", "seed", *apart],
                 rows,
                 words=3 + len(apart),
                 title="What tells them apart",

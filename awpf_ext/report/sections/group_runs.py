@@ -7,22 +7,22 @@ import io as text_io
 from pathlib import Path
 
 from awpf_ext import io
-from awpf_ext.grid import METRICS
 from awpf_ext.report.blocks import Section, Table, Text
 from awpf_ext.report.load import RunGroup
 from awpf_ext.report.names import plain
-from awpf_ext.tables import percent
+from awpf_ext.tables import percent, title
 
 UNFOLDED = 16  # rows that are shown without being asked for
 TABLE = "table"  # .csv: every run in full precision; .md: the rows of the settings
 
 
 def group_runs(group: RunGroup) -> Section:
-    columns = [group.varied, "class order", "folder", "seed", *METRICS, "seconds"]
+    metrics = group.grid.metrics
+    columns = [group.varied, "order", "folder", "seed", *map(title, metrics), "seconds"]
     rows = []
     for cell, run in zip(group.grid.cells, group.runs, strict=True):
         result = run.result
-        numbers = [percent(getattr(result, metric)) for metric in METRICS]
+        numbers = [percent(getattr(result, metric)) for metric in metrics]
         seconds = f"{sum(result.seconds.values()):.1f}"
         rows.append(
             [cell.arm, plain(cell.order), plain(run.folder.name), str(cell.seed), *numbers, seconds]
@@ -42,23 +42,25 @@ def write_tables(group: RunGroup, folder: Path) -> None:
     """table.csv, a row a run, and table.md, a row a setting."""
     buffer = text_io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([group.varied, "dataset", "order", "seed", *METRICS, "seconds", "folder"])
+    metrics = group.grid.metrics
+    writer.writerow([group.varied, "dataset", "order", "seed", *metrics, "seconds", "folder"])
     for cell, run in zip(group.grid.cells, group.runs, strict=True):
         result = run.result
-        metrics = [repr(float(getattr(result, metric))) for metric in METRICS]
+        numbers = [repr(float(getattr(result, metric))) for metric in metrics]
         seconds = f"{sum(result.seconds.values()):.3f}"
         writer.writerow(
             [
                 *(cell.arm, run.dataset, plain(cell.order), cell.seed),
-                *(*metrics, seconds, plain(run.folder.name)),
+                *(*numbers, seconds, plain(run.folder.name)),
             ]
         )
     io.write_atomic(folder / f"{TABLE}.csv", buffer.getvalue().encode())
 
-    lines = [f"| {_cell(group.varied)} | runs | {' | '.join(METRICS)} |", "|---|---|---|---|---|"]
+    heads = [_cell(group.varied), "runs", *map(title, metrics)]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for arm in group.grid.arms:
         cells = [_cell(arm), str(len(group.of(arm)))]
-        for metric in METRICS:
+        for metric in metrics:
             mean, deviation = group.grid.spread(arm, metric)
             cells.append(percent(mean) + ("" if deviation is None else f" ± {percent(deviation)}"))
         lines.append(f"| {' | '.join(cells)} |")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from awpf_ext.grid import METRICS, Difference, Spread
+from awpf_ext.grid import HIGHER_IS_BETTER, Difference
+from awpf_ext.grid_tables import spread_text
 from awpf_ext.report.blocks import Block, Drawing, Section, Table, Text
 from awpf_ext.report.load import FinishedRun, RunGroup
 from awpf_ext.report.names import short
 from awpf_ext.report.sections.group_sweep import swept_values
 from awpf_ext.report.style import INK, new_figure, series
-from awpf_ext.tables import counted, percent
+from awpf_ext.tables import counted, percent, title
 
 MOST_DOTS = 24  # settings whose runs are drawn one by one
 
@@ -18,25 +19,24 @@ def group_summary(group: RunGroup) -> Section:
     first = grid.arms[0]
     alike = len({_cut(run) for run in group.runs}) == 1
     compared = [arm for arm in grid.arms if alike and arm != first and grid.paired(arm)]
-    columns = [group.varied, "runs", *METRICS, "seconds"]
-    if compared:
-        columns += ["average, diff.", "last, diff."]
-    best = {metric: max(grid.spread(arm, metric).mean for arm in grid.arms) for metric in METRICS}
+    differing = [metric for metric in grid.metrics if compared and metric in HIGHER_IS_BETTER]
+    columns = [group.varied, "runs", *map(title, grid.metrics), "seconds"]
+    columns += [f"{title(metric)}, diff." for metric in differing]
+    best = {metric: grid.best(metric) for metric in grid.metrics}
     strong = set()
     rows = []
     for line, arm in enumerate(grid.arms):
         row = [arm, str(len(group.of(arm)))]
-        for metric in METRICS:
+        for metric in grid.metrics:
             spread = grid.spread(arm, metric)
-            if metric != "forgetting" and len(grid.arms) > 1 and spread.mean == best[metric]:
+            if spread.mean == best[metric]:
                 strong.add((line, len(row)))
-            row.append(_spread(spread))
+            row.append(spread_text(spread))
         seconds = [sum(run.result.seconds.values()) for run in group.of(arm)]
         row.append(f"{sum(seconds) / len(seconds):,.1f}")
-        if compared:
-            for metric in ("average", "last"):
-                told = _difference(grid.difference(arm, metric)) if arm in compared else "-"
-                row.append(told)
+        for metric in differing:
+            told = _difference(grid.difference(arm, metric)) if arm in compared else "-"
+            row.append(told)
         rows.append(row)
     blocks: list[Block] = [
         Text(_made_of(group)),
@@ -46,19 +46,24 @@ def group_summary(group: RunGroup) -> Section:
         blocks.append(
             Text(
                 "seconds: of a run, on average; the first run of a group also reads the features. "
-                f"diff.: less {first} on the same class order and seed, mean ± standard deviation, "
+                f"diff.: less {first} on the same order and seed, mean ± standard deviation, "
                 "and in how many of those pairs it is positive."
             )
         )
-    if 1 < len(grid.arms) <= MOST_DOTS and swept_values(grid.arms) is None:
-        blocks += [_dots(group, "average"), _dots(group, "last")]
+    if 1 < len(grid.arms) <= MOST_DOTS and not group.axes and swept_values(grid.arms) is None:
+        blocks += [_dots(group, metric) for metric in grid.metrics if metric in HIGHER_IS_BETTER]
     return Section("Summary", blocks)
 
 
 def _cut(run: FinishedRun) -> tuple[object, ...]:
     """The data and the tasks, without which a difference says nothing."""
     facts = run.result.provenance
-    return (facts.get("content_hash", facts["dataset"]), len(run.class_names), *run.seen)
+    return (facts.get("content_hash", facts["dataset"]), len(run.class_names), *_shape(run))
+
+
+def _shape(run: FinishedRun) -> tuple[object, ...]:
+    """How the data is cut into tasks."""
+    return (run.noun, *run.places)
 
 
 def _made_of(group: RunGroup) -> str:
@@ -72,14 +77,14 @@ def _made_of(group: RunGroup) -> str:
     told = (
         f"Percent, mean ± sample standard deviation over the runs of a setting. "
         f"Data: {', '.join(datasets)}, {' or '.join(f'{n:,}' for n in sorted(images))} test "
-        f"images. Class orders: {', '.join(orders)}. Seeds: {', '.join(map(str, seeds))}."
+        f"images. Orders: {', '.join(orders)}. Seeds: {', '.join(map(str, seeds))}."
     )
     if len(contents) > 1:
         told += (
             " These runs are not all on the same data: numbers of different data sets, backbones "
             "or prompts do not compare methods."
         )
-    shapes = {(len(run.class_names), tuple(run.seen)) for run in group.runs}
+    shapes = {(len(run.class_names), _shape(run)) for run in group.runs}
     if len(shapes) > 1:
         told += (
             " Nor are they cut into the same tasks."
@@ -108,15 +113,12 @@ def _dots(group: RunGroup, metric: str) -> Drawing:
         axes.set_xlim((low + high) / 2 - 1, (low + high) / 2 + 1)
     axes.grid(True, axis="x")
     axes.grid(False, axis="y")
-    axes.set_xlabel(f"{metric} accuracy (%)")
+    axes.set_xlabel(f"{title(metric)} accuracy (%)")
     caption = (
-        f"{metric.capitalize()} accuracy: a dot for every run, the line across for their mean."
+        f"{title(metric).capitalize()} accuracy: a dot for every run, the line across for their "
+        "mean."
     )
     return Drawing(f"runs_{metric}", caption, figure)
-
-
-def _spread(spread: Spread) -> str:
-    return percent(spread.mean) + ("" if spread.std is None else f" ± {percent(spread.std)}")
 
 
 def _difference(difference: Difference) -> str:

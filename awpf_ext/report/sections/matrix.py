@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from awpf_ext.report.blocks import Block, Drawing, Section, Text
 from awpf_ext.report.load import FinishedRun
+from awpf_ext.report.names import NARROW, short
 from awpf_ext.report.style import (
     HEAT,
     HEAT_INK,
@@ -23,6 +24,7 @@ from awpf_ext.report.style import (
     WIDTH,
     new_figure,
     series,
+    slanted,
 )
 
 NUMBERED = 14  # tasks up to which cells hold their numbers
@@ -32,27 +34,29 @@ DRAWN = 32  # tasks up to which every cell is drawn; above, the picture is made 
 def matrix(run: FinishedRun) -> Section | None:
     if len(run.result.tasks) < 2:
         return None
+    noun = run.noun
+    learned = "each domain" if run.domains else "the classes of each task"
     rows = [row[: step + 1] for step, row in enumerate(run.result.accuracy_matrix)]
     blocks: list[Block] = [
         Drawing(
             "accuracy_matrix",
-            "Accuracy (%) on the classes of each task (across) after each task was learned (down), "
+            f"Accuracy (%) on {learned} (across) after each {noun} was learned (down), "
             "among all classes seen by then.",
-            heat_map(rows),
+            heat_map(rows, run),
         ),
         Drawing(
             "forgetting",
-            "Accuracy (%) on each task: its best before the last task was learned (ring), and at "
-            "the end (dot). The way down is what was forgotten.",
-            best_and_last(run.result.accuracy_matrix),
+            f"Accuracy (%) on each {noun}: its best before the last {noun} was learned (ring), "
+            "and at the end (dot). The way down is what was forgotten.",
+            best_and_last(run.result.accuracy_matrix, run),
         ),
     ]
     if any(math.isnan(row[-1]) for row in rows):
         blocks.append(Text("Tasks without test images have no accuracy and are left empty."))
-    return Section("Every task after every task", blocks)
+    return Section(f"Every {noun} after every {noun}", blocks)
 
 
-def heat_map(rows: Sequence[Sequence[float]]) -> Figure:
+def heat_map(rows: Sequence[Sequence[float]], run: FinishedRun) -> Figure:
     """The lower triangle; colours stretch from the lowest to the highest accuracy."""
     count = len(rows)
     figure, axes = new_figure(WIDTH, WIDTH * 0.86)
@@ -93,16 +97,18 @@ def heat_map(rows: Sequence[Sequence[float]]) -> Figure:
     axes.tick_params(length=0)
     apart = next((n for n in (1, 5, 10, 20, 50) if count <= NUMBERED * n), 100)
     ticks = range(apart - 1, count, apart)
-    axes.set_xticks(list(ticks), [str(tick + 1) for tick in ticks])
-    axes.set_yticks(list(ticks), [str(tick + 1) for tick in ticks])
-    axes.set_xlabel("accuracy on task")
-    axes.set_ylabel("after task")
+    axes.set_xticks(list(ticks), [short(run.task_names[tick], NARROW) for tick in ticks])
+    axes.set_yticks(list(ticks), [short(run.task_names[tick], NARROW) for tick in ticks])
+    axes.set_xlabel(f"accuracy on {run.noun}")
+    axes.set_ylabel(f"after {run.noun}")
+    if run.domains:
+        slanted(axes)
     if count > 2:
         _scale(figure, low, high)
     return figure
 
 
-def best_and_last(matrix: Sequence[Sequence[float]]) -> Figure:
+def best_and_last(matrix: Sequence[Sequence[float]], run: FinishedRun) -> Figure:
     count = len(matrix)
     figure, axes = new_figure(WIDTH, WIDTH * 0.86)
     end = matrix[-1]
@@ -117,18 +123,20 @@ def best_and_last(matrix: Sequence[Sequence[float]]) -> Figure:
         [task for task, _ in known],
         [top for _, top in known],
         s=size, facecolors="none", edgecolors=MUTED.light, linewidths=1.2, zorder=3,
-        label="best before the last task",
+        label=f"best before the last {run.noun}",
     )  # fmt: skip
     axes.scatter(
         tasks, [100 * value for value in end],
-        s=size, color=series(0).light, zorder=4, label="after the last task",
+        s=size, color=series(0).light, zorder=4, label=f"after the last {run.noun}",
     )  # fmt: skip
     if count <= NUMBERED:
-        axes.set_xticks(tasks)
+        axes.set_xticks(tasks, [short(name, NARROW) for name in run.task_names])
     else:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlim(0.4, count + 0.6)
-    axes.set_xlabel("task")
+    axes.set_xlabel(run.noun)
+    if run.domains and count <= NUMBERED:
+        slanted(axes)
     figure.legend(
         loc="outside upper left", ncols=2, frameon=False, fontsize=SMALL,
         labelcolor=MUTED.light, handletextpad=0.2, columnspacing=1.2, borderaxespad=0.2,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from awpf_ext.config import RUN_KEYS, RunConfig
@@ -24,19 +24,39 @@ def provenance(run: FinishedRun) -> Section:
             "digits may change with threads, device, instruction set and version of torch."
         ),
         Table(["key", "value"], facts_table(run.result.provenance), words=2),
-        Table(
-            ["task", "classes, in the order of learning"],
-            [
-                [str(task + 1), ", ".join(run.labels[start:end])]
-                for task, (start, end) in enumerate(
-                    zip(run.boundaries, run.boundaries[1:], strict=False)
-                )
-            ],
-            words=2,
-            title="Class order",
-        ),
+        _order(run),
     ]
+    kept = [record for record in run.result.records if record.get("kind") == "buffer"]
+    if kept:
+        blocks.append(_buffer(run, kept))
     return Section("Provenance", blocks)
+
+
+def _order(run: FinishedRun) -> Table:
+    if run.domains:
+        rows = [[str(place), name] for place, name in enumerate(run.domains, 1)]
+        return Table(["place", "domain"], rows, words=2, title="Domain order")
+    rows = [
+        [name, ", ".join(run.labels[classes.start : classes.stop])]
+        for name, classes in zip(run.task_names, run.classes, strict=True)
+    ]
+    return Table(["task", "classes, in the order of learning"], rows, words=2, title="Class order")
+
+
+def _buffer(run: FinishedRun, records: Sequence[Mapping[str, Any]]) -> Table:
+    """What was kept of earlier tasks' images."""
+    rows = [
+        [
+            run.task_names[record["task"]],
+            f"{record['samples']:,}",
+            f"{record['fewest_of_a_class']:,}",
+            f"{record['most_of_a_class']:,}",
+            f"{record['copied_bytes']:,}",
+        ]
+        for record in records
+    ]
+    columns = [f"after {run.noun}", "samples", "fewest of a class", "most", "bytes of copies"]
+    return Table(columns, rows, title="The buffer")
 
 
 def command(config: RunConfig) -> str:

@@ -6,6 +6,7 @@ import math
 
 from awpf_ext.report.blocks import Section, Text, Tile, Tiles
 from awpf_ext.report.load import FinishedRun
+from awpf_ext.report.names import NARROW, short
 from awpf_ext.tables import counted, percent
 
 
@@ -13,15 +14,17 @@ def summary(run: FinishedRun) -> Section:
     result, evidence = run.result, run.evidence
     zero_shot = None if evidence is None else evidence.zero_shot_accuracy
     tiles = [
-        Tile("average", percent(result.average), "accuracy, mean over the tasks"),
-        Tile("last", percent(result.last), "accuracy after the last task"),
-        Tile("forgetting", percent(result.forgetting), "points lost from each task's best"),
+        Tile("average", percent(result.average), f"accuracy, mean over the {run.noun}s"),
+        Tile("last", percent(result.last), f"accuracy after the last {run.noun}"),
+        Tile("forgetting", percent(result.forgetting), f"points lost from each {run.noun}'s best"),
     ]
     if zero_shot is not None and run.method != "zero_shot":
         tiles += [
             Tile("zero-shot, last", percent(zero_shot[-1]), "CLIP without learning"),
             Tile("gain", _points(result.last - zero_shot[-1]), "last, over zero-shot"),
         ]
+    if not math.isnan(result.worst_class):
+        tiles.append(Tile("worst class", percent(result.worst_class), _worst(run)))
     return Section("Summary", [Tiles(tiles), Text(_in_words(run))])
 
 
@@ -30,16 +33,17 @@ def _in_words(run: FinishedRun) -> str:
     images = sum(result.test_images)
     told = [
         f"{run.method} learned {counted(len(run.class_names), 'class')} of {run.dataset} in "
-        f"{counted(len(result.tasks), 'task')}. After the last task it names the class of "
+        f"{counted(len(result.tasks), run.noun)}. After the last {run.noun} it names the class of "
         f"{percent(result.last)}% of the {images:,} test images, among all classes."
     ]
     if evidence is not None and run.method != "zero_shot":
         before = evidence.zero_shot_accuracy[-1]
         told.append(_against_zero_shot(result.last - before, before))
     if len(result.tasks) > 1 and run.method != "zero_shot":
-        told.append(_forgotten(result.forgetting))
+        told.append(_forgotten(result.forgetting, run))
     elif run.method == "zero_shot":
-        told.append("Nothing was learned: each task only brings its class names.")
+        brings = "test images" if run.domains else "class names"
+        told.append(f"Nothing was learned: each {run.noun} only brings its {brings}.")
     if any(math.isnan(value) for value in result.per_task):
         without = sum(math.isnan(value) for value in result.per_task)
         told.append(
@@ -56,15 +60,27 @@ def _against_zero_shot(gain: float, before: float) -> str:
     return f"{start}: {_points(abs(gain), sign=False)} points {'fewer' if gain > 0 else 'more'}."
 
 
-def _forgotten(value: float) -> str:
+def _forgotten(value: float, run: FinishedRun) -> str:
     if value < 0.0005:
         return (
-            "Over the sequence nothing was forgotten: tasks end no lower than their earlier best."
+            f"Over the sequence nothing was forgotten: {run.noun}s end no lower than their "
+            "earlier best."
         )
-    return (
-        f"While later tasks were learned, accuracy on earlier ones fell by {percent(value)} points "
-        "from its best, on average; part of that comes from having more classes to choose among."
+    told = (
+        f"While later {run.noun}s were learned, accuracy on earlier ones fell by {percent(value)} "
+        "points from its best, on average"
     )
+    more = "; part of that comes from having more classes to choose among"
+    return f"{told}{'' if run.domains else more}."
+
+
+def _worst(run: FinishedRun) -> str:
+    """Which class it is that comes off worst, and how many do."""
+    lowest = run.result.worst_class
+    accuracies = run.result.tasks[-1].class_accuracies
+    worst = [label for label, value in enumerate(accuracies) if value == lowest]
+    which = short(run.labels[worst[0]], NARROW) if len(worst) == 1 else f"{len(worst)} have it"
+    return f"the lowest accuracy of a class ({which})"
 
 
 def _points(value: float, sign: bool = True) -> str:

@@ -20,17 +20,17 @@ def timing(run: FinishedRun) -> Section:
         f"{plain(facts['threads'])} {'thread' if facts['threads'] == 1 else 'threads'}. "
         "features: reading the data set and encoding images that were not in the store."
     )
-    columns = ["task", *(plain(stage) for stage, _ in stages)]
+    columns = [run.noun, *(plain(stage) for stage, _ in stages)]
     rows = [
-        [str(index + 1), *(f"{task.seconds.get(stage, 0.0):.2f}" for stage, _ in stages)]
-        for index, task in enumerate(result.tasks)
+        [name, *(f"{task.seconds.get(stage, 0.0):.2f}" for stage, _ in stages)]
+        for name, task in zip(run.task_names, result.tasks, strict=True)
     ]
     return Section(
         "Time",
         [
             Text(told),
-            Drawing("time", "Seconds by stage, over all tasks.", _bars(stages)),
-            Table(columns, rows, title="Seconds by task", beside=len(rows) <= 12),
+            Drawing("time", f"Seconds by stage, over all {run.noun}s.", _bars(stages)),
+            Table(columns, rows, title=f"Seconds by {run.noun}", beside=len(rows) <= 12),
         ],
     )
 

@@ -1,0 +1,151 @@
+"""Reports where a task is a domain, where classes were weighed, and of sweeps over several keys."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from report_samples import features_file
+from test_report import outline
+
+from awpf_ext import io
+from awpf_ext.config import Layer
+from awpf_ext.grid import Axis, arms_of, plan_grid, run_grid
+from awpf_ext.record import read_result
+from awpf_ext.report import write_report
+from awpf_ext.report.load import read_group, read_run
+from awpf_ext.run import run
+
+DOMAINS = ("night <b>", "日中", "x" * 40)
+
+
+@pytest.fixture(scope="module")
+def domain_run(tmp_path_factory):
+    """Six classes in three domains, one task each, in the order of `seed:0`: 2, 1, 0."""
+    folder = tmp_path_factory.mktemp("domains")
+    domains = {
+        "train_domain": np.arange(24) % 3,
+        "test_domain": np.arange(30) % 3,
+        "domainnames": np.array(DOMAINS),
+    }
+    data = features_file(folder / "a.npz", **domains)
+    keys = {"protocol": "domain", "method": "zero_shot", "order": "seed:0"}
+    run(dataset=f"features:{data}", out=folder / "run", **keys)
+    return folder / "run"
+
+
+def test_domains_are_called_domains(domain_run, tmp_path, strict):
+    page = write_report(domain_run, out=tmp_path)
+    told = outline(page)
+    assert "6 classes in 3 domains" in told.text
+    assert "order seed:0" in told.text
+    for heading in ("Accuracy after each domain", "Every domain after every domain"):
+        assert heading in told.text
+    assert not re.search(r"\btasks?\b", told.text)
+    assert "class order" not in told.text.lower()
+    saved = read_run(domain_run)
+    assert saved.places == [1, 2, 3]
+    assert saved.seen == [6, 6, 6]
+    for name in saved.domains:
+        assert name in told.text
+    drawn = (tmp_path / "figures" / "accuracy_matrix.svg").read_text(encoding="utf-8")
+    assert drawn.index("日中") > 0
+    assert ">domains seen<" in (tmp_path / "figures" / "accuracy.svg").read_text(encoding="utf-8")
+
+
+def test_a_domain_run_beside_a_class_run(domain_run, tmp_path, strict):
+    data = domain_run.parent / "a.npz"
+    run(dataset=f"features:{data}", increment=2, method="zero_shot", out=tmp_path / "classes")
+    told = outline(write_report([domain_run, tmp_path / "classes"], out=tmp_path / "both"))
+    assert "They are not all cut into the same tasks." in told.text
+
+
+def test_the_worst_class_is_named(domain_run, tmp_path):
+    result = read_result(domain_run)
+    told = outline(write_report(domain_run, out=tmp_path)).text
+    lowest = [value for value in result.tasks[-1].class_accuracies if value == result.worst_class]
+    assert "worst class" in told
+    assert f"{100 * result.worst_class:.1f}" in told
+    assert "the lowest accuracy of a class (" in told
+    assert (f"({len(lowest)} have it)" in told) == (len(lowest) > 1)
+
+
+def test_class_weights_and_buffer(domain_run, tmp_path, strict):
+    own = Path(shutil.copytree(domain_run, tmp_path / "own"))
+    assert "How classes were weighed" not in outline(write_report(own)).text
+    saved = io.read_json(own / "result.json")
+    for index, task in enumerate(saved["tasks"]):
+        weights = [0.1, 0.2, 0.3, 0.4, 0.0, 0.0]  # of two classes no sample is left
+        buffer = {"samples": 1234, "fewest_of_a_class": 5, "most_of_a_class": 7}
+        task["records"] = [
+            {"kind": "class_weights", "task": index, "weights": weights},
+            {"kind": "buffer", "task": index, "copied_bytes": 98765, **buffer},
+        ]
+    io.write_json(own / "result.json", saved)
+    told = outline(write_report(own))
+    assert {"figure-class_weights", "figure-weights_and_accuracy"} <= set(told.ids)
+    heaviest = re.search(r"The heaviest classes(.*?)A map of features", told.text, re.DOTALL)[1]
+    assert re.findall(r"class (\d) +(\d\.\d\d)", re.sub(r"\s+", " ", heaviest))[:4] == [
+        ("3", "1.60"), ("2", "1.20"), ("1", "0.80"), ("0", "0.40"),
+    ]  # fmt: skip
+    assert "1,234" in told.text
+    assert "98,765" in told.text
+
+
+@pytest.fixture(scope="module")
+def combinations(tmp_path_factory):
+    """A sweep over method and increment on two orders, as `awpf sweep` leaves it."""
+    folder = tmp_path_factory.mktemp("combinations")
+    data = features_file(folder / "small.npz")
+    axes = [Axis("method", ("zero_shot", "finetune")), Axis("increment", ("3", "2"))]
+    layer = Layer("test", {"dataset": f"features:{data}", "finetune": {"epochs": 1}})
+    cells = plan_grid(
+        arms_of(axes), [layer], orders=["seed:0", "natural"], seeds=[0], out=folder / "sweep"
+    )
+    facts = {
+        "varied": "method, increment",
+        "axes": [{"key": axis.key, "values": list(axis.values)} for axis in axes],
+        **run_grid(cells).to_json(),
+    }
+    io.write_json(folder / "sweep" / "grid.json", facts)
+    return folder / "sweep"
+
+
+def test_a_sweep_over_two_keys(combinations, tmp_path, strict):
+    told = outline(write_report(combinations, out=tmp_path))
+    text = re.sub(r"\s+", " ", told.text)
+    assert "4 settings" in text
+    assert "Every combination" in text
+    assert {f"figure-combinations_{m}" for m in ("average", "last", "worst_class")} <= set(told.ids)
+    group = read_group([combinations])
+    assert group.grid.arms == ["zero_shot 3", "zero_shot 2", "finetune 3", "finetune 2"]
+    spreads = [group.grid.spread(f"finetune {increment}", "last") for increment in (3, 2)]
+    cells = [f"{100 * mean:.1f} ± {100 * std:.1f}" for mean, std in spreads]
+    assert "method increment 3 2 zero_shot" in text
+    assert f"finetune {cells[0]} {cells[1]}" in text
+    ticks = (tmp_path / "figures" / "combinations_last.svg").read_text(encoding="utf-8")
+    assert ticks.index(">2<") < ticks.index(">3<")  # along the axis by size
+
+
+def test_a_combination_that_is_missing_leaves_a_list(combinations, tmp_path):
+    own = Path(shutil.copytree(combinations, tmp_path / "own"))
+    for folder in own.glob("method=finetune-increment=2_*"):
+        shutil.rmtree(folder)
+    told = outline(write_report(own)).text
+    assert "Every combination" not in told
+    assert "method=finetune increment=3" in told
+
+
+def test_a_run_of_an_earlier_version_has_no_worst_class(combinations, tmp_path):
+    own = Path(shutil.copytree(combinations, tmp_path / "own"))
+    file = own / "method=finetune-increment=2_order-natural_seed-0" / "result.json"
+    saved = io.read_json(file)
+    for task in saved["tasks"]:
+        del task["class_accuracies"]
+    io.write_json(file, saved)
+    told = outline(write_report(own)).text
+    assert "worst class" not in told
+    assert "forgetting" in told
