@@ -20,6 +20,7 @@ sys.path.append(str(Path(__file__).parents[1] / "ops"))  # `import references`
 import emulation
 
 FORWARD, BACKWARD, SHUFFLED = 0, 1, 2
+RESIDENT = 6
 
 
 @pytest.fixture(scope="session")
@@ -84,6 +85,34 @@ def use_emulated(emulated: Any) -> Iterator[None]:
     """Everything that calls `torch.ops.awpf` for CPU tensors runs on the emulator meanwhile."""
     with emulation.in_place_of_the_cpus():
         yield
+
+
+@pytest.fixture
+def launches(emulated_library: Path) -> Callable[[Callable[[], Any]], int]:
+    """launches(call): how many kernels the emulator starts meanwhile."""
+    count = ctypes.CDLL(str(emulated_library)).awpf_emulator_launches
+    count.restype = ctypes.c_int64
+
+    def during(call: Callable[[], Any]) -> int:
+        before: int = count()
+        call()
+        return int(count()) - before
+
+    return during
+
+
+@pytest.fixture
+def resident_blocks(emulated_library: Path) -> Iterator[Callable[[int], None]]:
+    """resident_blocks(count): as many blocks of a cooperative launch run at once; 0: none may."""
+    choose = ctypes.CDLL(str(emulated_library)).awpf_emulator_resident
+    yield choose
+    choose(RESIDENT)
+
+
+@pytest.fixture(params=["one launch", "several launches"])
+def small_or_not(request: pytest.FixtureRequest, resident_blocks: Callable[[int], None]) -> None:
+    """Small problems in one launch, or as large ones are done."""
+    resident_blocks(RESIDENT if request.param == "one launch" else 0)
 
 
 @pytest.fixture

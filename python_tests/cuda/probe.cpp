@@ -78,9 +78,41 @@ void races(float* out) {
   out[threadIdx.x] = shared[(threadIdx.x + 1) % 64];
 }
 
+// Blocks wait for each other without being sure to run at once.
+void waits_for_another_block(float*) { grid_barrier(); }
+
+// The first block does not come.
+void a_block_never_arrives(float*) {
+  if (blockIdx.x > 0) grid_barrier();
+}
+
+void counts_too_few(float* out) {
+  uint32_t* counter = reinterpret_cast<uint32_t*>(out);
+  if (threadIdx.x == 0) {
+    arrive(counter);
+    wait_for_arrivals(counter, gridDim.x + 1);
+  }
+}
+
+// Every block writes, all wait, every block reads what its neighbour wrote.
+void meets(float* out) {
+  uint32_t* counter = reinterpret_cast<uint32_t*>(out);
+  if (threadIdx.x == 0) out[1 + blockIdx.x] = float(blockIdx.x);
+  grid_barrier();
+  const float before = out[1 + (blockIdx.x + 1) % gridDim.x];
+  grid_barrier();
+  if (threadIdx.x == 0) {
+    out[1 + blockIdx.x] = before + 10;
+    arrive(counter);
+    wait_for_arrivals(counter, gridDim.x);
+    out[8 + blockIdx.x] = out[1 + (blockIdx.x + 1) % gridDim.x];
+  }
+}
+
 struct Mistake {
   const char* name;
   void (*kernel)(float*);
+  int cooperative_blocks = 0;
 };
 const Mistake kMistakes[] = {
     {"some_never_arrive", some_never_arrive},
@@ -90,6 +122,11 @@ const Mistake kMistakes[] = {
     {"reads_what_nobody_wrote", reads_what_nobody_wrote},
     {"reads_too_early", reads_too_early},
     {"races", races},
+    {"waits_for_another_block", waits_for_another_block},
+    {"a_block_never_arrives", a_block_never_arrives, 3},
+    {"counts_too_few", counts_too_few, 3},
+    {"more_than_run_at_once", waits_for_another_block, 7},
+    {"meets", meets, 4},
 };
 
 }  // namespace
@@ -126,7 +163,11 @@ EXPORT const char* mistake(const char* name, float* out) {
     if (std::string(known.name) == name) {
       said.clear();
       try {
-        launch(known.kernel, dim3(1), dim3(64), 64 * sizeof(float), nullptr, out);
+        if (known.cooperative_blocks > 0)
+          launch_cooperative(known.kernel, dim3(unsigned(known.cooperative_blocks)), dim3(64), 64 * sizeof(float),
+                             nullptr, out);
+        else
+          launch(known.kernel, dim3(1), dim3(64), 64 * sizeof(float), nullptr, out);
       } catch (const std::exception& error) {
         said = error.what();
       }

@@ -52,10 +52,24 @@ def mistake(probe, name):
         ("lanes_disagree", "different instructions"),
         ("writes_beyond", "outside of shared memory"),
         ("copies_to_nowhere", "not an aligned address in shared memory"),
+        ("waits_for_another_block", "not cooperative"),
+        ("more_than_run_at_once", "more blocks than run at once"),
+        ("a_block_never_arrives", "deadlock"),
+        ("counts_too_few", "deadlock"),
     ],
 )
 def test_mistakes_are_errors(probe, name, said):
     assert said in mistake(probe, name)[0]
+
+
+def test_blocks_of_a_cooperative_launch_wait_for_each_other(probe):
+    for kind in (0, 1, 2):
+        probe.awpf_emulator_order(kind, ctypes.c_uint64(3))
+        error, out = mistake(probe, "meets")
+        assert error == ""
+        assert out[1:5].tolist() == [11, 12, 13, 10]
+        assert out[8:12].tolist() == [12, 13, 10, 11]
+    probe.awpf_emulator_order(0, ctypes.c_uint64(0))
 
 
 def test_what_nobody_wrote_or_waited_for_is_nan(probe):

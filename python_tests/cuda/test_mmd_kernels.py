@@ -32,6 +32,7 @@ def error(found, expected):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("n", "m", "d"), [(1, 1, 1), (9, 12, 7), (70, 130, 33), (300, 290, 16)])
+@pytest.mark.usefixtures("small_or_not")
 def test_sums_of_two_samples(emulated, dtype, n, m, d):
     z = (torch.randn(n + m, d) + 1).to(dtype)
     rows, gamma = ranges((0, n), (n, n + m)), wide(n + m)
@@ -42,6 +43,7 @@ def test_sums_of_two_samples(emulated, dtype, n, m, d):
 
 
 @pytest.mark.parametrize("dtype", [DOUBLE, torch.float32], ids=str)
+@pytest.mark.usefixtures("small_or_not")
 def test_sums_of_many_groups_some_empty(emulated, dtype):
     z = torch.randn(601, 5).to(dtype)
     ends = torch.tensor([0, 0, 3, 3, 50, 51, 52, 180, 180, 513, 601, 601])
@@ -53,6 +55,7 @@ def test_sums_of_many_groups_some_empty(emulated, dtype):
 
 
 @pytest.mark.parametrize("dtype", [DOUBLE, torch.float32], ids=str)
+@pytest.mark.usefixtures("small_or_not")
 def test_sums_of_ragged_problems(emulated, dtype):
     """One in single precision, one in double, one with no rows at all."""
     z = torch.randn(800, 6).to(dtype)
@@ -66,6 +69,7 @@ def test_sums_of_ragged_problems(emulated, dtype):
 
 
 @pytest.mark.parametrize("dtype", [DOUBLE, torch.float32, torch.float16], ids=str)
+@pytest.mark.usefixtures("small_or_not")
 def test_sums_of_rectangles_with_a_given_centre(emulated, dtype):
     z = (torch.randn(700, 13) + 5).to(dtype)
     rows, columns = ranges((0, 5), (5, 200), (200, 200)), ranges((200, 451), (451, 700))
@@ -85,6 +89,7 @@ def test_columns_of_several_tiles_a_segment(emulated):
 
 
 @pytest.mark.parametrize("dtype", [DOUBLE, torch.float32], ids=str)
+@pytest.mark.usefixtures("small_or_not")
 def test_groups_may_share_rows(emulated, dtype):
     z, gamma = torch.randn(40, 3).to(dtype), torch.ones(1, 1, dtype=DOUBLE)
     rows = ranges((0, 30), (10, 40), (0, 30))
@@ -95,6 +100,7 @@ def test_groups_may_share_rows(emulated, dtype):
     assert torch.allclose(found, block_sums(z, two, None, gamma.repeat(2, 1)), rtol=1e-12)
 
 
+@pytest.mark.usefixtures("small_or_not")
 def test_bad_values_become_nan_where_they_are_and_nowhere_else(emulated):
     z, gamma = torch.randn(300, 4), torch.full((3, 2), 0.1, dtype=DOUBLE)
     first = 100 * torch.arange(3)
@@ -110,6 +116,7 @@ def test_bad_values_become_nan_where_they_are_and_nowhere_else(emulated):
     assert torch.isnan(emulated.rbf_permutation_sums(z, rows, gamma, 3, 0)[1:]).all()
 
 
+@pytest.mark.usefixtures("small_or_not")
 def test_ranges_outside_of_z_are_cut_off(emulated):
     """Values cannot be looked at without waiting for the device; they must not reach memory."""
     z, gamma = torch.randn(30, 3), torch.full((1, 1), 0.1, dtype=DOUBLE)
@@ -119,6 +126,7 @@ def test_ranges_outside_of_z_are_cut_off(emulated):
 
 
 @pytest.mark.parametrize("make", accuracy.DATA, ids=lambda make: make.__name__)
+@pytest.mark.usefixtures("small_or_not")
 def test_the_contract_of_single_precision(emulated, make):
     def sums(z, rows, gamma):
         return emulated.rbf_sums(z, rows, None, gamma, None)[0]
@@ -136,6 +144,7 @@ HALF_DATA = (accuracy.mean_20, accuracy.ten_far_clusters, accuracy.mixed_scales_
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("n", "m", "d"), [(9, 12, 7), (330, 280, 20)])
+@pytest.mark.usefixtures("small_or_not")
 def test_gradients_of_two_samples(emulated, dtype, n, m, d):
     z = (torch.randn(n + m, d) + torch.where(torch.arange(n + m) < n, 1.0, 1.3)[:, None]).to(dtype)
     rows, gamma = ranges((0, n), (n, n + m)), wide(n + m)
