@@ -15,7 +15,7 @@ from awpf_ext.team import Team
 TEXT_ROWS = 256  # prompts in the text tower at once, where nothing else bounds them
 
 # AdamW's decay would pull these towards 0, which is not where they do nothing.
-_UNDECAYED = ("positional_embedding", "pos_embed", "logit_scale", "logit_bias")
+_UNDECAYED = ("positional_embedding", "pos_embed", "cls_token", "reg_token")
 
 
 class Tuned:

@@ -15,7 +15,7 @@ from awpf_ext.lora.output import AdapterFiles
 from awpf_ext.team import Team
 from awpf_ext.tuning.config import TuningConfig
 from awpf_ext.tuning.form import Tuned
-from awpf_ext.tuning.towers import Towers, called_layers, copied, reached
+from awpf_ext.tuning.towers import Towers, called_layers, copied, reached, set_checkpointing
 
 _ADAPTABLE = (nn.Linear, nn.Conv2d, nn.Embedding, nn.MultiheadAttention)
 
@@ -76,7 +76,8 @@ def lora_towers(
         except ValueError as error:  # a target that is nowhere, or of a kind PEFT does not adapt
             raise UserError(f"lora_targets is {targets}: {error}") from None
     _check_alive(towers, clip, targets)
-    model.set_grad_checkpointing(config.checkpointing)
+    if config.checkpointing:
+        set_checkpointing(towers, clip)
     return LoraTowers(
         towers,
         _as_written(peft_config, targets),
@@ -101,6 +102,11 @@ def _linear_layers(towers: Towers, clip: PromptedClip) -> set[str]:
     """Names of the linear layers that the towers call; the ends alone where they say enough."""
     model = towers.model
     layers = {name for name in called_layers(towers, clip) if _is_linear(model, name)}
+    if not any(name.startswith("visual.") for name in layers):
+        raise UserError(
+            f"the image tower of {clip.backbone.name} has no linear layers for LoRA; expected "
+            "lora_targets, the names of its convolutions, or train=all"
+        )
     ends = {_end(name) for name in layers}
     meant = {
         name

@@ -151,15 +151,16 @@ def _own_gradient(joint: Tensor, own: range, team: Team) -> Tensor:
 
 
 def _lead_on(embedded: _Rows, part: _Part, gradients: list[Tensor | None]) -> None:
-    """From the embeddings of a part into the parameters."""
+    """From the embeddings of a part into the parameters; a tower may have none that are trained."""
     outputs, by_outputs = [], []
     for rows, span, gradient in zip(embedded, part.spans, gradients, strict=True):
-        if rows is not None and span is not None and gradient is not None:
+        if rows is not None and rows.requires_grad and span is not None and gradient is not None:
             wanted = torch.zeros_like(rows)
             wanted[: len(span)] = gradient[span.start : span.stop]
             outputs.append(rows)
             by_outputs.append(wanted)
-    torch.autograd.backward(outputs, by_outputs)
+    if outputs:
+        torch.autograd.backward(outputs, by_outputs)
 
 
 @contextmanager

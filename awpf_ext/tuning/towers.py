@@ -14,6 +14,7 @@ from torch.nn.functional import normalize
 
 from awpf_ext.clip.backbone import Backbone
 from awpf_ext.clip.prompted import PromptedClip
+from awpf_ext.errors import UserError
 from awpf_ext.tuning.config import TuningConfig
 
 
@@ -93,6 +94,19 @@ def called_layers(towers: Towers, clip: PromptedClip) -> set[str]:
     for hook in hooks:
         hook.remove()
     return called
+
+
+def set_checkpointing(towers: Towers, clip: PromptedClip) -> None:
+    """Compute activations again in the backward pass; UserError where open_clip cannot."""
+    towers.model.set_grad_checkpointing(True)
+    try:
+        with torch.no_grad():
+            _tried(towers, clip)
+    except TypeError as error:  # blocks of some models do not take what open_clip then gives
+        raise UserError(
+            "checkpointing is true; expected false, since open_clip cannot do it for "
+            f"{clip.backbone.name} ({error})"
+        ) from error
 
 
 def _tried(towers: Towers, clip: PromptedClip) -> tuple[Tensor, Tensor]:

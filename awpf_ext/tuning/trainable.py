@@ -11,7 +11,7 @@ from awpf_ext.errors import UserError
 from awpf_ext.team import ALONE, Team
 from awpf_ext.tuning.config import TuningConfig
 from awpf_ext.tuning.form import Tuned
-from awpf_ext.tuning.towers import Towers, copied, reached
+from awpf_ext.tuning.towers import Towers, copied, reached, set_checkpointing
 
 __all__ = ["LinearMap", "Tuned", "TuningConfig", "make_tuned"]
 
@@ -49,9 +49,9 @@ def _whole(
     """A copy of both towers; CLIP's logit scale stays."""
     model = copied(clip.backbone, text.device, share=False)
     towers = Towers(model.requires_grad_(True), clip.backbone, config)
-    used = reached(towers, clip)
-    model.set_grad_checkpointing(config.checkpointing)
-    trained = {name.removeprefix("model."): name for name in sorted(used)}
+    trained = {name.removeprefix("model."): name for name in sorted(reached(towers, clip))}
+    if config.checkpointing:
+        set_checkpointing(towers, clip)
     return Tuned(
         towers,
         trained,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,9 +13,11 @@ from torch.nn.functional import normalize
 pytest.importorskip("open_clip", reason='needs the extra "clip"')
 pytest.importorskip("peft", reason='needs the extra "lora"')
 
+import open_clip
 import peft
 from joint_steps import batch, contrastive, with_factors
 
+from awpf_ext.clip import load_backbone, prompted_clip, text_bank
 from awpf_ext.errors import UserError
 from awpf_ext.lora import merge
 from awpf_ext.lora.output import write_adapter
@@ -121,18 +124,58 @@ def test_a_state_and_given_tensors_have_the_names_of_the_file(tiny):
     assert torch.equal(tuned.embed(x), other.embed(x))
 
 
-def test_some_layers_alone(tiny):
-    names = made(tiny, lora_targets=("resblocks.1.mlp.c_fc",)).state_dict()
-    assert sorted(names) == [
+@pytest.mark.parametrize("micro_batch", [None, 3])
+def test_some_layers_of_one_tower_alone(micro_batch, tiny):
+    tuned = with_factors(made(tiny, lora_targets=("resblocks.1.mlp.c_fc",)))
+    assert sorted(tuned.state_dict()) == [
         f"base_model.model.visual.transformer.resblocks.1.mlp.c_fc.lora_{side}.weight"
         for side in "AB"
     ]
+    x, labels = batch("images")
+    joint_backward(tuned, x, range(4), contrastive(labels), micro_batch=micro_batch)
+    assert all(parameter.grad.any() for parameter in tuned.parameters())
 
 
 @pytest.mark.parametrize("target", ["attn", "out_proj"])
 def test_factors_that_would_not_do_what_they_say_are_refused(target, tiny):
     with pytest.raises(UserError, match=r"attn.*belongs to torch's MultiheadAttention"):
         made(tiny, lora_targets=(target,))
+
+
+def other_clip(tmp_path, name, vision):
+    """A model of open_clip's other architectures, prompted for two classes."""
+    config = json.loads((Path(__file__).parents[1] / "clip" / "tiny.json").read_text())
+    (tmp_path / f"{name}.json").write_text(json.dumps({**config, "vision_cfg": vision}))
+    open_clip.add_model_config(tmp_path / f"{name}.json")
+    backbone = load_backbone(name, "random:0")
+    clip = prompted_clip(backbone, ["cat", "dog"], ["a {}"])
+    return clip, text_bank(backbone, ["cat", "dog"], ["a {}"])
+
+
+def test_a_tower_of_convolutions_needs_targets(tmp_path):
+    vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}
+    clip = other_clip(tmp_path, "tiny-resnet", vision)
+    with pytest.raises(UserError, match="tower of tiny-resnet has no linear layers"):
+        made(clip)
+    tuned = made(clip, lora_targets=("conv2", "c_fc"))
+    assert any(name.startswith("base_model.model.visual.layer4") for name in tuned.state_dict())
+
+
+def test_blocks_that_open_clip_cannot_checkpoint_are_refused(tmp_path):
+    vision = {"image_size": 32, "layers": 1, "width": 32, "patch_size": 8, "head_width": 16}
+    clip = other_clip(tmp_path, "tiny-custom", {**vision, "qk_norm": True})
+    for train in ("lora", "all"):
+        with pytest.raises(UserError, match="open_clip cannot do it for tiny-custom"):
+            make_tuned(TuningConfig(train=train, checkpointing=True), clip[1], clip[0])
+
+
+def test_linear_attention_layers_have_factors_too(tmp_path):
+    """Of open_clip's own attention, which calls its output layer, but not of torch's beside it."""
+    vision = {"image_size": 32, "layers": 1, "width": 32, "patch_size": 8, "head_width": 16}
+    tuned = made(other_clip(tmp_path, "tiny-custom", {**vision, "qk_norm": True}))
+    layers = {name.split(".lora_")[0].split("resblocks.")[1] for name in tuned.state_dict()}
+    assert layers == {"0.attn.out_proj", "0.mlp.c_fc", "0.mlp.c_proj"}
+    assert not any("out_proj" in name and "visual" not in name for name in tuned.state_dict())
 
 
 @pytest.mark.parametrize("target", ["c_cf", "ln_1"])
