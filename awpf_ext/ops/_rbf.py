@@ -2,7 +2,8 @@
 
 ``rows`` (problems, groups, 2) names ranges of rows of ``z`` (first, one past the last); ``gamma``
 (problems, kernels) are the exponents 1 / (2 sigma^2). Any layout is ranges: a batch, ragged
-batches, the groups of a labelled set.
+batches, the groups of a labelled set. ``one_product`` is a last argument of the raw operations:
+on CUDA, float32 points are multiplied as what float16 keeps of them.
 """
 
 from __future__ import annotations
@@ -26,27 +27,40 @@ from awpf_ext.ops._autograd import (
 )
 
 
+def one_product_is_enough() -> bool:
+    """What the user set for all float32 products of torch; a constant of a compiled trace."""
+    return bool(torch.get_float32_matmul_precision() == "medium")
+
+
+def last_argument(one_product: bool) -> tuple[bool, ...]:
+    """Of a raw operation, which need not be told what it assumes."""
+    return (one_product,) if one_product else ()
+
+
 class _RbfSums(ReverseMode):
     @staticmethod
     def forward(
-        z: Tensor, rows: Tensor, columns: Tensor | None, gamma: Tensor, centre: Tensor | None
+        z: Tensor,
+        rows: Tensor,
+        columns: Tensor | None,
+        gamma: Tensor,
+        centre: Tensor | None,
+        one_product: bool,
     ) -> Tensor:
-        sums: Tensor = run(torch.ops.awpf.rbf_sums, z, rows, columns, gamma, centre)
+        last = last_argument(one_product)
+        sums: Tensor = run(torch.ops.awpf.rbf_sums, z, rows, columns, gamma, centre, *last)
         return sums
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+        *tensors, ctx.one_product = inputs
+        ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return (
-            apply(_RbfSumsGradient, grad.contiguous(), *ctx.saved_tensors),
-            None,
-            None,
-            None,
-            None,
-        )
+        arguments = (grad.contiguous(), *ctx.saved_tensors, ctx.one_product)
+        gradient = apply(_RbfSumsGradient, *arguments)
+        return gradient, None, None, None, None, None
 
 
 class _RbfSumsGradient(FirstDerivative):
@@ -58,10 +72,10 @@ class _RbfSumsGradient(FirstDerivative):
         columns: Tensor | None,
         gamma: Tensor,
         centre: Tensor | None,
+        one_product: bool,
     ) -> Tensor:
-        gradient: Tensor = run(
-            torch.ops.awpf.rbf_sums_backward, grad, z, rows, columns, gamma, centre
-        )
+        arguments = (grad, z, rows, columns, gamma, centre, *last_argument(one_product))
+        gradient: Tensor = run(torch.ops.awpf.rbf_sums_backward, *arguments)
         return gradient
 
     @staticmethod
@@ -75,14 +89,20 @@ class _WeightedRbfSums(ReverseMode):
 
     @staticmethod
     def forward(
-        z: Tensor, rows: Tensor, gamma: Tensor, coefficients: Tensor, owner: Tensor
+        z: Tensor,
+        rows: Tensor,
+        gamma: Tensor,
+        coefficients: Tensor,
+        owner: Tensor,
+        one_product: bool,
     ) -> tuple[Tensor, Tensor]:
-        sums, gradient = run(torch.ops.awpf.rbf_sums_and_gradient, z, rows, gamma, coefficients)
+        arguments = (z, rows, gamma, coefficients, *last_argument(one_product))
+        sums, gradient = run(torch.ops.awpf.rbf_sums_and_gradient, *arguments)
         return (coefficients * sums).sum((-2, -1)), gradient
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        z, _, _, _, owner = inputs
+        z, _, _, _, owner, _ = inputs
         _, gradient = output
         ctx.mark_non_differentiable(gradient)
         ctx.save_for_backward(z, gradient, owner)
@@ -90,7 +110,8 @@ class _WeightedRbfSums(ReverseMode):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         z, gradient, owner = ctx.saved_tensors
-        return apply(_ScaledGradient, grad, z, gradient, owner), None, None, None, None
+        scaled = apply(_ScaledGradient, grad, z, gradient, owner)
+        return scaled, None, None, None, None, None
 
 
 class _ScaledGradient(FirstDerivative):
@@ -115,7 +136,7 @@ def weighted_rbf_sums(
     """
     z, gamma = z.contiguous(), gamma.detach()
     if torch.is_grad_enabled() and z.requires_grad:
-        arguments = (z, rows, gamma, coefficients.contiguous(), owner())
+        arguments = (z, rows, gamma, coefficients.contiguous(), owner(), one_product_is_enough())
         value: Tensor = apply(_WeightedRbfSums, *arguments)[0]
         return value
     return (coefficients * rbf_sums(z, rows, gamma)).sum((-2, -1))
@@ -129,7 +150,8 @@ def rbf_sums(
     centre: Tensor | None = None,
 ) -> Tensor:
     """(problems, groups, column groups) float64 sums; differentiable in z, once."""
-    sums: Tensor = apply(_RbfSums, z.contiguous(), rows, columns, gamma.detach(), centre)
+    arguments = (z.contiguous(), rows, columns, gamma.detach(), centre, one_product_is_enough())
+    sums: Tensor = apply(_RbfSums, *arguments)
     return sums
 
 
@@ -152,6 +174,7 @@ def rbf_permutation_sums(
         gamma.detach(),
         permutations,
         seed,
+        *last_argument(one_product_is_enough()),
     )
     return sums
 
@@ -160,24 +183,48 @@ def rbf_permutation_sums(
 
 
 @fake("rbf_sums")
-def _(z: Tensor, rows: Tensor, columns: Tensor | None, gamma: Tensor, centre: Any) -> Tensor:
+def _(
+    z: Tensor,
+    rows: Tensor,
+    columns: Tensor | None,
+    gamma: Tensor,
+    centre: Any,
+    one_product: bool = False,
+) -> Tensor:
     column_groups = rows.shape[1] if columns is None else columns.shape[1]
     return gamma.new_empty(rows.shape[0], rows.shape[1], column_groups)
 
 
 @fake("rbf_sums_backward")
-def _(grad: Tensor, z: Tensor, rows: Tensor, columns: Any, gamma: Tensor, centre: Any) -> Tensor:
+def _(
+    grad: Tensor,
+    z: Tensor,
+    rows: Tensor,
+    columns: Any,
+    gamma: Tensor,
+    centre: Any,
+    one_product: bool = False,
+) -> Tensor:
     return z.new_empty(z.shape)
 
 
 @fake("rbf_sums_and_gradient")
-def _(z: Tensor, rows: Tensor, gamma: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+def _(
+    z: Tensor, rows: Tensor, gamma: Tensor, coefficients: Tensor, one_product: bool = False
+) -> tuple[Tensor, Tensor]:
     dtype = torch.float64 if z.dtype == torch.float64 else torch.float32
     return torch.empty_like(coefficients), z.new_empty(z.shape, dtype=dtype)
 
 
 @fake("rbf_permutation_sums")
-def _(z: Tensor, rows: Tensor, gamma: Tensor, permutations: int, seed: int) -> Tensor:
+def _(
+    z: Tensor,
+    rows: Tensor,
+    gamma: Tensor,
+    permutations: int,
+    seed: int,
+    one_product: bool = False,
+) -> Tensor:
     return gamma.new_empty(rows.shape[0], permutations + 1, 3)
 
 
@@ -218,11 +265,17 @@ def _(
     columns: Tensor | None,
     gamma: Tensor,
     centre: Tensor | None,
+    one_product: bool = False,
 ) -> tuple[Tensor, int]:
     size = info.batch_size
     points, ranges, others = _fold_points(info, dims, z, rows, columns)
     sums = torch.ops.awpf.rbf_sums(
-        points, ranges, others, folded(gamma, dims[3], size), _fold_optional(centre, dims[4], size)
+        points,
+        ranges,
+        others,
+        folded(gamma, dims[3], size),
+        _fold_optional(centre, dims[4], size),
+        *last_argument(one_product),
     )
     return unfolded(sums, size), 0
 
@@ -237,6 +290,7 @@ def _(
     columns: Tensor | None,
     gamma: Tensor,
     centre: Tensor | None,
+    one_product: bool = False,
 ) -> tuple[Tensor, int]:
     size = info.batch_size
     points, ranges, others = _fold_points(info, dims[1:], z, rows, columns)
@@ -247,6 +301,7 @@ def _(
         others,
         folded(gamma, dims[4], size),
         _fold_optional(centre, dims[5], size),
+        *last_argument(one_product),
     )
     return unfolded(gradient, size), 0
 
@@ -259,11 +314,16 @@ def _(
     rows: Tensor,
     gamma: Tensor,
     coefficients: Tensor,
+    one_product: bool = False,
 ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
     size = info.batch_size
     points, ranges, _ = _fold_points(info, (*dims[:2], None), z, rows, None)
     sums, gradient = torch.ops.awpf.rbf_sums_and_gradient(
-        points, ranges, folded(gamma, dims[2], size), folded(coefficients, dims[3], size)
+        points,
+        ranges,
+        folded(gamma, dims[2], size),
+        folded(coefficients, dims[3], size),
+        *last_argument(one_product),
     )
     return (unfolded(sums, size), unfolded(gradient, size)), (0, 0)
 
@@ -277,11 +337,17 @@ def _(
     gamma: Tensor,
     permutations: int,
     seed: int,
+    one_product: bool = False,
 ) -> tuple[Tensor, int]:
     size = info.batch_size
     points, ranges, _ = _fold_points(info, (*dims[:2], None), z, rows, None)
     sums = torch.ops.awpf.rbf_permutation_sums(
-        points, ranges, folded(gamma, dims[2], size), permutations, seed
+        points,
+        ranges,
+        folded(gamma, dims[2], size),
+        permutations,
+        seed,
+        *last_argument(one_product),
     )
     return unfolded(sums, size), 0
 

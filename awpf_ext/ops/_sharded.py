@@ -21,6 +21,7 @@ from torch import Tensor
 from awpf_ext._library import shuffled_places
 from awpf_ext.ops._arguments import FLOATING, is_traced
 from awpf_ext.ops._autograd import FirstDerivative, ReverseMode, apply, run
+from awpf_ext.ops._rbf import last_argument, one_product_is_enough
 
 T = TypeVar("T")
 MOST_ROWS = 2**31 - 1
@@ -109,6 +110,7 @@ class Shard(NamedTuple):
     sizes: Tensor  # (ranks, groups), int64 on the CPU: how many rows each has of each group
     centre: Tensor  # (1, d), float64: the mean of all rows
     ranks: Ranks
+    one_product: bool
 
     def rows(self, rank: int) -> Tensor:
         """(1, groups, 2): the ranges of a rank's groups."""
@@ -137,7 +139,7 @@ def shard(ranks: Ranks, z: Tensor, sizes: Tensor) -> Shard:
     if not all(finite):
         raise ValueError(f"the rows of rank {finite.index(False)} hold NaN or infinity")
     centre = (sums.sum(0) / max(count, 1)).unsqueeze(0)
-    return Shard(z.contiguous(), all_sizes, centre, ranks)
+    return Shard(z.contiguous(), all_sizes, centre, ranks, one_product_is_enough())
 
 
 def chosen_rows(found: Shard, most: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -198,12 +200,13 @@ class _ShardedRbfSums(ReverseMode):
     def forward(z: Tensor, gamma: Tensor, found: Shard) -> Tensor:
         raw = torch.ops.awpf.rbf_sums
         rank = found.ranks.rank
-        sums: Tensor = run(raw, z, found.rows(rank), None, gamma, found.centre)
+        rest = (gamma, found.centre, *last_argument(found.one_product))
+        sums: Tensor = run(raw, z, found.rows(rank), None, *rest)
         panel = z
         for step in _steps(found):
             panel = _from_behind(found, panel, step)
             if _meets(found, step):
-                block = run(raw, *_joined(found, z, panel, step), gamma, found.centre)
+                block = run(raw, *_joined(found, z, panel, step), *rest)
                 sums = sums + block + block.mT
         return found.ranks.total(sums)
 
@@ -225,13 +228,14 @@ class _ShardedGradient(FirstDerivative):
         ranks, n = found.ranks, len(z)
         grad = ranks.total(grad)
         both_ways = (grad + grad.mT).contiguous()
-        gradient: Tensor = run(raw, grad, z, found.rows(ranks.rank), None, gamma, found.centre)
+        rest = (gamma, found.centre, *last_argument(found.one_product))
+        gradient: Tensor = run(raw, grad, z, found.rows(ranks.rank), None, *rest)
         panel, owed = z, torch.zeros_like(z)
         for step in _steps(found):
             panel, owed = _from_behind(found, panel, step), _from_behind(found, owed, step)
             if _meets(found, step):
                 joined = _joined(found, z, panel, step)
-                parts = run(raw, both_ways, *joined, gamma, found.centre)
+                parts = run(raw, both_ways, *joined, *rest)
                 gradient = gradient + parts[:n]
                 owed = owed + parts[n:]
         away = ranks.count // 2

@@ -4,6 +4,7 @@
 // z_j|^2). FLOPs: n^2 d for n pooled rows (the lower triangle only; 2 n m d for rows against other columns). Memory:
 // two packed copies of the points, O(n d), and one block of inner products a thread; never an n x n matrix. Trick:
 // inner products of a block by the packed product, then distance, exponential and sum while it is in cache.
+#include "../common/mmd_values.h"
 #include "../common/ops.h"
 #include "request.h"
 
@@ -73,7 +74,8 @@ void complete_symmetric(const Request& request, double* sums) {
 
 }  // namespace
 
-Tensor rbf_sums(Tensor z, Tensor rows, std::optional<Tensor> columns, Tensor gamma, std::optional<Tensor> centre) {
+Tensor rbf_sums(Tensor z, Tensor rows, std::optional<Tensor> columns, Tensor gamma, std::optional<Tensor> centre,
+                bool) {
   const Request request = read_request(z, rows, columns, gamma, centre);
   Tensor sums = torch::stable::new_zeros(
       gamma, {rows.size(0), rows.size(1), columns.has_value() ? columns->size(1) : rows.size(1)}, ScalarType::Double);
@@ -82,6 +84,24 @@ Tensor rbf_sums(Tensor z, Tensor rows, std::optional<Tensor> columns, Tensor gam
   for_each_wave<double>(request, [&](const auto& problems) { sum_wave<double>(request, problems, out); });
   if (request.symmetric()) complete_symmetric(request, out);
   return sums;
+}
+
+Tensor rbf_weighted_sums(Tensor z, Tensor rows, Tensor gamma, Tensor coefficients, Tensor constant, bool one_product) {
+  check_weights(coefficients, constant, z, rows);
+  const Tensor sums = rbf_sums(z, rows, std::nullopt, gamma, std::nullopt, one_product);
+  const bool wide = z.scalar_type() == ScalarType::Double;
+  Tensor values = torch::stable::new_empty(gamma, {sums.size(0)}, value_type(z));
+  const int64_t cells = sums.size(1) * sums.size(2);
+  for (int64_t p = 0; p < sums.size(0); ++p) {
+    double value = constant.const_data_ptr<double>()[p];
+    for (int64_t k = p * cells; k < (p + 1) * cells; ++k)
+      value += coefficients.const_data_ptr<double>()[k] * sums.const_data_ptr<double>()[k];
+    if (wide)
+      values.mutable_data_ptr<double>()[p] = value;
+    else
+      values.mutable_data_ptr<float>()[p] = float(value);
+  }
+  return values;
 }
 
 }  // namespace awpf

@@ -272,7 +272,7 @@ void run(const Request& request, const Tensor& coefficients, const Tensor& gradi
 }  // namespace
 
 Tensor rbf_sums_backward(Tensor grad, Tensor z, Tensor rows, std::optional<Tensor> columns, Tensor gamma,
-                         std::optional<Tensor> centre) {
+                         std::optional<Tensor> centre, bool) {
   const Request request = read_request(z, rows, columns, gamma, centre);
   check_disjoint(request);
   check_coefficients(grad, request, "grad");
@@ -281,7 +281,7 @@ Tensor rbf_sums_backward(Tensor grad, Tensor z, Tensor rows, std::optional<Tenso
   return gradient;
 }
 
-std::tuple<Tensor, Tensor> rbf_sums_and_gradient(Tensor z, Tensor rows, Tensor gamma, Tensor coefficients) {
+std::tuple<Tensor, Tensor> rbf_sums_and_gradient(Tensor z, Tensor rows, Tensor gamma, Tensor coefficients, bool) {
   const Request request = read_request(z, rows, std::nullopt, gamma, std::nullopt);
   check_disjoint(request);
   check_coefficients(coefficients, request, "coefficients");

@@ -142,7 +142,7 @@ SplitSums split_sums(const Request& request, int64_t problem, const Memberships&
 
 }  // namespace
 
-Tensor rbf_permutation_sums(Tensor z, Tensor rows, Tensor gamma, int64_t permutations, int64_t seed) {
+Tensor rbf_permutation_sums(Tensor z, Tensor rows, Tensor gamma, int64_t permutations, int64_t seed, bool) {
   AWPF_CHECK(rows.dim() == 3 && rows.size(1) == 2, "rows must hold two groups a problem");
   AWPF_CHECK(permutations >= 0, "permutations must not be negative");
   const Request request = read_request(z, rows, std::nullopt, gamma, std::nullopt);

@@ -212,18 +212,19 @@ void check_coefficients(const Tensor& coefficients, const Plan& plan, const Tens
 }  // namespace
 
 Tensor rbf_sums_backward(Tensor grad, Tensor z, Tensor rows, std::optional<Tensor> columns, Tensor gamma,
-                         std::optional<Tensor> centre) {
+                         std::optional<Tensor> centre, bool one_product) {
   const OnDevice scope(z);
-  const Prepared prepared = prepare(z, rows, columns, gamma, centre, false, scope.stream);
+  const Prepared prepared = prepare(z, rows, columns, gamma, centre, one_product, false, scope.stream);
   check_coefficients(grad, prepared.plan, z, "grad");
   Tensor gradient = torch::stable::new_zeros(z, {z.size(0), z.size(1)});
   run(prepared.plan, grad, gradient, false, scope.stream);
   return gradient;
 }
 
-std::tuple<Tensor, Tensor> rbf_sums_and_gradient(Tensor z, Tensor rows, Tensor gamma, Tensor coefficients) {
+std::tuple<Tensor, Tensor> rbf_sums_and_gradient(Tensor z, Tensor rows, Tensor gamma, Tensor coefficients,
+                                                 bool one_product) {
   const OnDevice scope(z);
-  const Prepared prepared = prepare(z, rows, std::nullopt, gamma, std::nullopt, true, scope.stream);
+  const Prepared prepared = prepare(z, rows, std::nullopt, gamma, std::nullopt, one_product, true, scope.stream);
   check_coefficients(coefficients, prepared.plan, z, "coefficients");
   const bool wide = z.scalar_type() == ScalarType::Double;
   Tensor gradient = torch::stable::new_zeros(z, {z.size(0), z.size(1)}, wide ? ScalarType::Double : ScalarType::Float);

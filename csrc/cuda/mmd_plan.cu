@@ -74,7 +74,7 @@ void carve_layout(Plan& plan, Carver& carver) {
 }
 
 Prepared plan_for(const Tensor& z, const Tensor& rows, const std::optional<Tensor>& columns, const Tensor& gamma,
-                  const std::optional<Tensor>& centre, bool with_slots, Packing packing) {
+                  const std::optional<Tensor>& centre, bool one_product, bool with_slots, Packing packing) {
   Plan plan = describe(z, rows, columns);
   const int64_t problems = plan.problems;
   check_beside(gamma, z, "gamma", "z");
@@ -89,6 +89,7 @@ Prepared plan_for(const Tensor& z, const Tensor& rows, const std::optional<Tenso
   }
   AWPF_CHECK(gamma.size(1) < int64_t(1) << 30, "at most 2^30 kernels");
   plan.kernels = int(gamma.size(1));
+  plan.one_product = one_product;
   plan.gamma = gamma.const_data_ptr<double>();
   plan.given_centre = centre.has_value() ? centre->const_data_ptr<double>() : nullptr;
   Carver counter{nullptr};

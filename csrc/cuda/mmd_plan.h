@@ -147,14 +147,15 @@ enum class Packing { rows, panels };
 
 // Checks the arguments and finds room for all tables.
 Prepared plan_for(const Tensor& z, const Tensor& rows, const std::optional<Tensor>& columns, const Tensor& gamma,
-                  const std::optional<Tensor>& centre, bool with_slots, Packing packing = Packing::rows);
+                  const std::optional<Tensor>& centre, bool one_product, bool with_slots,
+                  Packing packing = Packing::rows);
 
 // Starts the kernels that fill them.
 void fill_tables(const Plan& plan, Stream stream);
 
 // Both.
 Prepared prepare(const Tensor& z, const Tensor& rows, const std::optional<Tensor>& columns, const Tensor& gamma,
-                 const std::optional<Tensor>& centre, bool with_slots, Stream stream, Packing packing = Packing::rows);
+                 const std::optional<Tensor>& centre, bool one_product, bool with_slots, Stream stream);
 
 // Sums what the tile kernels left in the slots into `sums` (problems, row groups, column groups).
 void reduce_slots(const Plan& plan, double* sums, Stream stream);

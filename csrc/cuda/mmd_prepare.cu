@@ -166,10 +166,10 @@ void fill_tables(const Plan& plan, Stream stream) {
 }
 
 Prepared prepare(const Tensor& z, const Tensor& rows, const std::optional<Tensor>& columns, const Tensor& gamma,
-                 const std::optional<Tensor>& centre, bool with_slots, Stream stream, Packing packing) {
-  const Prepared prepared = plan_for(z, rows, columns, gamma, centre, with_slots, packing);
+                 const std::optional<Tensor>& centre, bool one_product, bool with_slots, Stream stream) {
+  const Prepared prepared = plan_for(z, rows, columns, gamma, centre, one_product, with_slots);
   const Plan& plan = prepared.plan;
-  const Crews crews = packing == Packing::rows ? small_crews(plan) : Crews{0, 0};
+  const Crews crews = small_crews(plan);
   if (crews.count > 0)
     fill_small_tables(plan, crews, stream);
   else

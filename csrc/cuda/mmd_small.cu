@@ -122,7 +122,7 @@ __device__ __forceinline__ bool to_be_found_directly(const Plan& plan, int64_t p
 // Which blocks of a crew have done their part of a problem.
 __device__ __forceinline__ uint32_t* finished(const Plan& plan, int64_t p) { return plan.arrivals + plan.problems + p; }
 
-__global__ void __launch_bounds__(kCrewThreads, 1) sums_kernel(Plan given, int crews, double* sums) {
+__global__ void __launch_bounds__(kCrewThreads, 1) sums_kernel(Plan given, int crews, double* sums, Values values) {
   char* const shared = shared_memory<char>();
   Scratch& scratch = *reinterpret_cast<Scratch*>(shared + Region::kBytes);
   const Plan& plan = scratch.plan;
@@ -150,6 +150,7 @@ __global__ void __launch_bounds__(kCrewThreads, 1) sums_kernel(Plan given, int c
       sums[p * cells + cell] = sum;
       if (plan.symmetric) sums[p * cells + h * plan.groups[1] + g] = sum;
     }
+    if (values.out != nullptr && threadIdx.x < kWarp) write_value(values, p, sums, cells);
   }
 }
 
@@ -194,9 +195,9 @@ Crews small_crews(const Plan& plan) {
   return {int(crews), int(smaller(blocks / crews, work))};
 }
 
-void sum_small(const Plan& plan, const Crews& crews, double* sums, Stream stream) {
+void sum_small(const Plan& plan, const Crews& crews, double* sums, const Values& values, Stream stream) {
   launch_cooperative(sums_kernel, dim3(unsigned(crews.count * crews.size)), dim3(kCrewThreads), shared_bytes(plan),
-                     stream, plan, crews.count, sums);
+                     stream, plan, crews.count, sums, values);
 }
 
 void fill_small_tables(const Plan& plan, const Crews& crews, Stream stream) {

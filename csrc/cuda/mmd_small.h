@@ -2,6 +2,7 @@
 #pragma once
 
 #include "mmd_plan.h"
+#include "mmd_values.h"
 
 namespace awpf {
 
@@ -11,8 +12,8 @@ struct Crews {
 
 Crews small_crews(const Plan& plan);
 
-// `sums` (problems, row groups, column groups), by a plan that no kernel has seen.
-void sum_small(const Plan& plan, const Crews& crews, double* sums, Stream stream);
+// `sums` (problems, row groups, column groups) and, if wanted, values of them, by a plan that no kernel has seen.
+void sum_small(const Plan& plan, const Crews& crews, double* sums, const Values& values, Stream stream);
 
 // The tables alone, in one launch.
 void fill_small_tables(const Plan& plan, const Crews& crews, Stream stream);

@@ -44,16 +44,17 @@ bool pays_by_warpgroups(const Tensor& z, const Tensor& rows) {
 
 }  // namespace
 
-Tensor rbf_sums(Tensor z, Tensor rows, std::optional<Tensor> columns, Tensor gamma, std::optional<Tensor> centre) {
+Tensor rbf_sums(Tensor z, Tensor rows, std::optional<Tensor> columns, Tensor gamma, std::optional<Tensor> centre,
+                bool one_product) {
   const OnDevice scope(z);
   const Crews crews = small_crews(describe(z, rows, columns));
   const Packing packing = crews.count == 0 && pays_by_warpgroups(z, rows) ? Packing::panels : Packing::rows;
-  const Prepared prepared = plan_for(z, rows, columns, gamma, centre, true, packing);
+  const Prepared prepared = plan_for(z, rows, columns, gamma, centre, one_product, true, packing);
   const Plan& plan = prepared.plan;
   Tensor sums = torch::stable::new_empty(gamma, {plan.problems, plan.groups[0], plan.groups[1]}, ScalarType::Double);
   if (plan.problems == 0) return sums;
   if (crews.count > 0) {
-    sum_small(plan, crews, sums.mutable_data_ptr<double>(), scope.stream);
+    sum_small(plan, crews, sums.mutable_data_ptr<double>(), Values{}, scope.stream);
     return sums;
   }
   fill_tables(plan, scope.stream);

@@ -142,12 +142,12 @@ void start_splits(const Splits& call, Stream stream) {
 
 }  // namespace
 
-Tensor rbf_permutation_sums(Tensor z, Tensor rows, Tensor gamma, int64_t permutations, int64_t seed) {
+Tensor rbf_permutation_sums(Tensor z, Tensor rows, Tensor gamma, int64_t permutations, int64_t seed, bool one_product) {
   AWPF_CHECK(rows.dim() == 3 && rows.size(1) == 2, "rows must hold two groups a problem");
   AWPF_CHECK(permutations >= 0, "permutations must not be negative");
   AWPF_CHECK(z.size(0) < int64_t(1) << 31, "at most 2^31 - 1 pooled rows");
   const OnDevice scope(z);
-  const Prepared prepared = prepare(z, rows, std::nullopt, gamma, std::nullopt, false, scope.stream);
+  const Prepared prepared = prepare(z, rows, std::nullopt, gamma, std::nullopt, one_product, false, scope.stream);
   Splits call{};
   call.plan = prepared.plan;
   const int64_t problems = call.plan.problems, splits = permutations + 1;

@@ -11,6 +11,7 @@
 
 STABLE_TORCH_LIBRARY_IMPL(AWPF_LIBRARY, AWPF_DISPATCH_KEY, m) {
   m.impl("rbf_sums", TORCH_BOX(&awpf::rbf_sums));
+  m.impl("rbf_weighted_sums", TORCH_BOX(&awpf::rbf_weighted_sums));
   m.impl("rbf_sums_backward", TORCH_BOX(&awpf::rbf_sums_backward));
   m.impl("rbf_sums_and_gradient", TORCH_BOX(&awpf::rbf_sums_and_gradient));
   m.impl("rbf_permutation_sums", TORCH_BOX(&awpf::rbf_permutation_sums));

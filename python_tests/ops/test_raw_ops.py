@@ -203,12 +203,14 @@ def test_every_operation_is_among_the_sample_calls():
 def test_schemas_are_the_published_ones():
     """They are public: a change here is a new major version."""
     arguments = {
-        "rbf_sums": "Tensor z, Tensor rows, Tensor? columns, Tensor gamma, Tensor? centre",
+        "rbf_sums": "Tensor z, Tensor rows, Tensor? columns, Tensor gamma, Tensor? centre, "
+        "bool one_product=False",
         "rbf_sums_backward": "Tensor grad, Tensor z, Tensor rows, Tensor? columns, Tensor gamma, "
-        "Tensor? centre",
-        "rbf_sums_and_gradient": "Tensor z, Tensor rows, Tensor gamma, Tensor coefficients",
+        "Tensor? centre, bool one_product=False",
+        "rbf_sums_and_gradient": "Tensor z, Tensor rows, Tensor gamma, Tensor coefficients, "
+        "bool one_product=False",
         "rbf_permutation_sums": "Tensor z, Tensor rows, Tensor gamma, SymInt permutations, "
-        "int seed",
+        "int seed, bool one_product=False",
         "median_square_distance": "Tensor z, Tensor rows, SymInt max_rows, int seed",
         "scatter": "Tensor x, Tensor labels, SymInt num_classes",
         "low_rank_sum": "Tensor u, Tensor v, Tensor coefficients, Tensor? base",
