@@ -21,6 +21,12 @@ with assembled() as team:
         share = team.share(count)
         own = rows[share.start : share.stop]
         assert torch.equal(team.gathered(own, count), rows), (count, team)
+    for counts in ((0, 0, 0), (3, 0, 2), (0, 4, 1)):
+        rows = torch.arange(2 * sum(counts)).reshape(-1, 2)
+        own = rows.split(counts)[team.rank]
+        joint, place = team.joined(own)
+        assert torch.equal(joint, rows), (counts, team)
+        assert torch.equal(joint[place.start : place.stop], own), (counts, team)
 print("equal")
 """
 
@@ -37,6 +43,7 @@ def test_shares_are_a_partition_into_nearly_equal_parts(count, size):
 def test_alone_everything_is_ones_own():
     rows = torch.arange(6).reshape(3, 2)
     assert ALONE.gathered(rows, 3) is rows
+    assert ALONE.joined(rows) == (rows, range(3))
 
 
 def test_processes_gather_uneven_and_empty_shares():
