@@ -102,6 +102,11 @@ class RunGroup:
     unfinished: tuple[str, ...] = ()  # folders left out
     axes: tuple[Axis, ...] = ()  # of a sweep over several keys; every combination is an arm
 
+    @property
+    def noun(self) -> str:
+        """What a task is, where it is the same in all runs."""
+        return "domain" if all(run.domains for run in self.runs) else "task"
+
     def of(self, arm: str) -> list[FinishedRun]:
         pairs = zip(self.grid.cells, self.runs, strict=True)
         return [run for cell, run in pairs if cell.arm == arm]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
 from awpf_ext.report.blocks import Block, Drawing, Section, Table, Text
@@ -16,6 +18,7 @@ from awpf_ext.report.style import MUTED, new_figure, series
 from awpf_ext.tables import percent
 
 HEAVIEST = 12
+LEAST = 1e-3  # of the mean; less is drawn as that
 LONGEST = 60  # characters of a name outside figures
 
 
@@ -28,16 +31,12 @@ class Weights(NamedTuple):
     task: int
     shares: list[float]
 
-    @property
-    def weighed(self) -> list[float]:
-        return [share for share in self.shares if share > 0]
-
 
 def class_weights(run: FinishedRun) -> Section | None:
     recorded = [
         _weights(record["task"], record["weights"])
         for record in run.result.records
-        if record.get("kind") == "class_weights" and record["weights"]
+        if record.get("kind") == "class_weights" and any(record["weights"])
     ]
     if not recorded:
         return None
@@ -48,7 +47,8 @@ def class_weights(run: FinishedRun) -> Section | None:
     blocks: list[Block] = [
         Text(
             "Classes on which the running loss is high weigh more; 1 is the mean. Weights are "
-            "found on training images, accuracies on test images."
+            "found on training images, accuracies on test images. Scales are logarithmic, and end "
+            f"at {LEAST:g}."
         ),
         Drawing(
             "class_weights",
@@ -75,29 +75,28 @@ def class_weights(run: FinishedRun) -> Section | None:
 
 
 def _weights(task: int, weights: Sequence[float]) -> Weights:
-    weighed = sum(weight > 0 for weight in weights)
-    mean = sum(weights) / max(weighed, 1)
-    return Weights(task, [weight / (mean or 1.0) for weight in weights])
+    mean = sum(weights) / sum(weight > 0 for weight in weights)
+    return Weights(task, [weight / mean for weight in weights])
 
 
 def _spread(run: FinishedRun, recorded: Sequence[Weights]) -> Figure:
     figure, axes = new_figure()
     places = [run.places[weights.task] for weights in recorded]
-    lows, quarters, medians, upper, highs = zip(
-        *(_quantiles(weights.weighed or [0.0]) for weights in recorded), strict=True
-    )
+    logs = [_quantiles([_log(w) for w in weights.shares if w > 0]) for weights in recorded]
+    lows, quarters, medians, upper, highs = zip(*logs, strict=True)
     colour = series(0)
     axes.fill_between(places, lows, highs, color=colour.light, alpha=0.12, linewidth=0)
     axes.fill_between(places, quarters, upper, color=colour.light, alpha=0.25, linewidth=0)
     axes.plot(places, medians, color=colour.light, marker="o" if len(places) <= 30 else "")
-    axes.axhline(1, color=MUTED.light, linewidth=1, linestyle="--")
+    axes.axhline(0, color=MUTED.light, linewidth=1, linestyle="--")
     ends = [
         (places[-1], highs[-1], "heaviest", colour),
         (places[-1], medians[-1], "median", colour),
         (places[-1], lows[-1], "lightest", colour),
     ]
     axes.set_ylabel("weight / mean")
-    finish_axes(figure, places, ends, run.across, least=0.05)
+    finish_axes(figure, places, ends, run.across, least=0.15)
+    _ticks(axes.yaxis, *axes.get_ylim())
     return figure
 
 
@@ -112,10 +111,29 @@ def _quantiles(values: Sequence[float]) -> tuple[float, ...]:
 def _against_accuracy(weights: Sequence[float], accuracies: Sequence[float]) -> Figure:
     figure, axes = new_figure()
     size = 22 if len(weights) <= 200 else 8
+    known = [(_log(w), 100 * a) for w, a in zip(weights, accuracies, strict=True) if w > 0]
+    across, up = zip(*known, strict=True)
     axes.scatter(
-        weights, [100 * value for value in accuracies],
-        s=size, color=series(0).light, alpha=0.7, linewidths=0,
+        across, up, s=size, color=series(0).light, alpha=0.7, linewidths=0,
     )  # fmt: skip
     axes.set_xlabel("weight / mean")
     axes.set_ylabel("accuracy")
+    _ticks(axes.xaxis, *axes.get_xlim())
     return figure
+
+
+def _log(weight: float) -> float:
+    """Decimal, of a multiple of the mean; what is next to nothing is drawn at `LEAST`."""
+    return math.log10(max(weight, LEAST))
+
+
+def _ticks(axis: Axis, low: float, high: float) -> None:
+    """Multiples of the mean on an axis of their logarithms."""
+    steps = (1, 1.5, 2, 3, 5, 7) if high - low < 1.2 else (1, 2, 5) if high - low < 2.5 else (1,)
+    ticks = [
+        (math.log10(step) + power, f"{step * 10.0**power:g}")
+        for power in range(math.floor(low), math.ceil(high) + 1)
+        for step in steps
+    ]
+    inside = [tick for tick in ticks if low <= tick[0] <= high]
+    axis.set_ticks([place for place, _ in inside], [label for _, label in inside])

@@ -45,9 +45,9 @@ def group_accuracy(group: RunGroup) -> Section:
     ]
     reference = _zero_shot(group)
     told = "; dashed: zero-shot CLIP" if reference else ""
-    across = group.runs[0].across
+    across, noun = group.runs[0].across, group.noun
     figure, band = mean_lines([*curves, *reference], across)
-    caption = f"Accuracy (%) over all {across}, after each task: means over runs{band}{told}."
+    caption = f"Accuracy (%) over all {across}, after each {noun}: means over runs{band}{told}."
     blocks.append(Drawing("accuracy", caption, figure))
     compared = _above_first(group, arms)
     if compared:
@@ -55,7 +55,7 @@ def group_accuracy(group: RunGroup) -> Section:
         figure.axes[0].axhline(0, color=MUTED.light, linewidth=1)
         told = f"The same, less {arms[0]} on the same order and seed, in points{band}."
         blocks.append(Drawing("above_first", told, figure))
-    return Section("Accuracy after each task", blocks)
+    return Section(f"Accuracy after each {noun}", blocks)
 
 
 def _of_runs(
