@@ -34,6 +34,17 @@ def emulated(emulated_library: Path) -> Any:
     return torch.ops.awpf_emulated
 
 
+@pytest.fixture(scope="session")
+def probe(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """The small kernels of the emulator's own tests."""
+    library = emulation.build_probe(tmp_path_factory.mktemp("probe"))
+    library.mistake.restype = library.on_hopper.restype = ctypes.c_char_p
+    library.schedule_errors.restype = library.slot_errors.restype = ctypes.c_int64
+    library.pair_schedule_errors.restype = library.panel_errors.restype = ctypes.c_int64
+    library.scale_for.restype = ctypes.c_double
+    return library
+
+
 class OnGpu:
     """The raw operations for tensors on the CPU, which travel to the GPU and back."""
 
@@ -122,3 +133,11 @@ def emulator_order(emulated_library: Path) -> Iterator[Callable[[int, int], None
     choose.argtypes = [ctypes.c_int, ctypes.c_uint64]
     yield lambda kind, seed=0: choose(kind, seed)
     choose(FORWARD, 0)
+
+
+@pytest.fixture
+def capability(emulated_library: Path) -> Iterator[Callable[[int], None]]:
+    """capability(90): the emulated device has what compute capability 9.0 has."""
+    choose = ctypes.CDLL(str(emulated_library)).awpf_emulator_capability
+    yield choose
+    choose(80)

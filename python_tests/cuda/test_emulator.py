@@ -6,38 +6,12 @@ And the host side of the MMD kernels, over small cases exhaustively.
 from __future__ import annotations
 
 import ctypes
-import shutil
-import subprocess
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-
-HERE = Path(__file__).parent
-CSRC = HERE.parents[1] / "csrc"
-
-
-@pytest.fixture(scope="session")
-def probe(tmp_path_factory):
-    compiler = shutil.which("c++") or shutil.which("g++")
-    if compiler is None:
-        pytest.skip("the probe of the emulator needs a C++ compiler")
-    library = tmp_path_factory.mktemp("probe") / "probe.so"
-    sources = [HERE / "probe.cpp", *sorted((CSRC / "emulator").glob("*.cpp"))]
-    command = [compiler, "-std=c++17", "-O1", "-shared", "-fPIC", "-fvisibility=hidden"]
-    command += ["-DAWPF_EMULATE", f"-I{CSRC}", *map(str, sources), "-o", str(library)]
-    subprocess.run(command, check=True)
-    loaded = ctypes.CDLL(str(library))
-    loaded.mistake.restype = ctypes.c_char_p
-    loaded.schedule_errors.restype = loaded.slot_errors.restype = ctypes.c_int64
-    loaded.scale_for.restype = ctypes.c_double
-    return loaded
-
-
-def pointer(array):
-    return array.ctypes.data_as(ctypes.c_void_p)
+from emulation import pointer
 
 
 def mistake(probe, name):

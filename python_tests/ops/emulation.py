@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import subprocess
@@ -51,6 +52,25 @@ def load(config: pytest.Config) -> Path:
     library = Path(build) / "awpf_emulated.so"
     torch.ops.load_library(str(library))
     return library
+
+
+def build_probe(folder: Path) -> ctypes.CDLL:
+    """Kernels made for tests of the emulator, and loops over host code of the real ones."""
+    compiler = shutil.which("c++") or shutil.which("g++")
+    if compiler is None:
+        pytest.skip("the probe of the emulator needs a C++ compiler")
+    csrc, tests = ROOT / "csrc", ROOT / "python_tests" / "cuda"
+    sources = [*sorted(tests.glob("probe*.cpp")), *sorted((csrc / "emulator").glob("*.cpp"))]
+    flags = ["-std=c++17", "-O1", "-shared", "-fPIC", "-fvisibility=hidden"]
+    library = folder / "probe.so"
+    _run(compiler, *flags, "-DAWPF_EMULATE", f"-I{csrc}", *map(str, sources), "-o", str(library))
+    return ctypes.CDLL(str(library))
+
+
+def pointer(array: Any) -> ctypes.c_void_p:
+    """Of a NumPy array's memory."""
+    address: ctypes.c_void_p = array.ctypes.data_as(ctypes.c_void_p)
+    return address
 
 
 @contextmanager

@@ -1,0 +1,90 @@
+"""What the emulator knows of Hopper: products of warpgroups, bulk copies and their barriers, and
+the mistakes it must find; pairs of strips and panels, over small cases exhaustively."""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+import pytest
+from emulation import pointer
+
+
+@pytest.fixture
+def run(probe):
+    """run(name): what the emulator says, and what the kernel made of a product of whole numbers."""
+    generator = np.random.default_rng(0)
+    a, b = generator.integers(-8, 9, (2, 128, 64)).astype(np.float16)
+
+    def call(name):
+        out = np.zeros((64, 128), np.float32)
+        operands = (np.ascontiguousarray(m).view(np.uint16) for m in (a, b))
+        said = probe.on_hopper(name.encode(), *map(pointer, operands), pointer(out)).decode()
+        return said, out, a[:64].astype(np.float32) @ b.astype(np.float32).T
+
+    return call
+
+
+def test_a_warpgroup_multiplies_swizzled_operands(run):
+    """Small whole numbers: every sum is exact."""
+    said, found, expected = run("product")
+    assert said == ""
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "reads_before_the_bytes_are_here",
+        "waits_for_the_wrong_phase",
+        "reads_before_the_product_has_ended",
+    ],
+)
+def test_what_is_not_waited_for_is_nan(run, name):
+    said, found, _ = run(name)
+    assert said == ""
+    assert np.isnan(found).all()
+
+
+def test_operands_that_are_overwritten_too_early_are_nan(run):
+    """For warps that are not done with them."""
+    said, found, _ = run("overwrites_operands_in_use")
+    assert said == ""
+    assert np.isnan(found).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("expects_too_few_bytes", "barrier_wait"),
+        ("waits_twice_for_one_phase", "barrier_wait"),
+        ("takes_registers_that_nobody_gives", "registers_take"),
+        ("forgets_that_barriers_must_be_ready", "not ready"),
+        ("copies_from_an_odd_place", "source is not aligned"),
+        ("forgets_to_begin", "without products_begin"),
+        ("warps_disagree", "warps of a group start different products"),
+        ("reaches_beyond_shared_memory", "outside of shared memory"),
+    ],
+)
+def test_mistakes_are_errors(run, name, said):
+    assert said in run(name)[0]
+
+
+SIZES = [*range(0, 66), *range(120, 135), 191, 192, 193, 255, 256, 257, 300, 4095, 4096, 4097]
+SIZES += [4160, 8300, 20_000]
+
+
+def test_runs_of_pairs_are_those_of_their_strips(probe):
+    for rows in SIZES:
+        assert probe.pair_schedule_errors(ctypes.c_int64(rows), ctypes.c_int64(rows), 1) == 0, rows
+    for rows in (0, 1, 64, 65, 128, 129, 300):
+        for columns in SIZES:
+            assert probe.pair_schedule_errors(ctypes.c_int64(rows), ctypes.c_int64(columns), 0) == 0
+
+
+def test_every_problem_has_panels_of_its_own(probe):
+    generator = np.random.default_rng(0)
+    for largest in (1, 65, 130, 700):
+        for _ in range(50):
+            sizes = generator.integers(0, largest + 1, 9).astype(np.int64)
+            assert probe.panel_errors(pointer(sizes), ctypes.c_int64(len(sizes))) == 0, sizes
