@@ -131,11 +131,7 @@ def export_run(folder: str | Path, out: str | Path) -> LearnedModel:
     if out.suffix != ".safetensors":
         raise UserError(f"{out} is not a name for the export; expected FILE.safetensors")
     model = load_run(folder)
-    state = {
-        f"state.{name}": tensor
-        for name, tensor in model.method.state_dict().items()
-        if name != "generator"  # only further learning needs it
-    }
+    state = {f"state.{name}": tensor for name, tensor in model.method.learned_state().items()}
     described = json.dumps({"format": FORMAT, **model.facts}, ensure_ascii=False)
     io.save_tensors(out, {"text": model.method.text, **state}, {"awpf_ext": described})
     return model

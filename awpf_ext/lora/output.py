@@ -18,6 +18,7 @@ from awpf_ext.lora.adapter import WEIGHTS
 from awpf_ext.lora.config import FILE as CONFIG
 
 RECORD = "merge.json"
+TRAINING = "training.json"
 _LOCK = ".lock"
 _OLD = ".old.tmp"  # ends the name of a folder that is being replaced
 
@@ -27,6 +28,7 @@ class AdapterFiles(NamedTuple):
 
     tensors: Mapping[str, Tensor]
     config: Mapping[str, Any]
+    training: Mapping[str, Any] | None = None  # what it was trained on, in a file PEFT ignores
 
 
 def write_adapter(out: Path, adapter: AdapterFiles) -> None:
@@ -34,6 +36,8 @@ def write_adapter(out: Path, adapter: AdapterFiles) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with new_folder(out, replace=True) as folder:
         io.write_json(folder / CONFIG, dict(adapter.config))
+        if adapter.training is not None:
+            io.write_json(folder / TRAINING, dict(adapter.training))
         io.save_tensors(folder / WEIGHTS, adapter.tensors, {"format": "pt"})
 
 
@@ -109,7 +113,7 @@ def _check_free(out: Path, replace: bool) -> None:
         return
     if not replace:
         raise UserError(f"{out} exists; choose another name, or replace it with force (--force)")
-    strange = sorted(found - {CONFIG, WEIGHTS, RECORD})
+    strange = sorted(found - {CONFIG, WEIGHTS, RECORD, TRAINING})
     if strange or not {CONFIG, WEIGHTS} <= found:
         what = f"it holds {strange[0]}" if strange else "it is no adapter"
         raise UserError(f"{out} is not replaced: {what}; choose another name")

@@ -119,6 +119,12 @@ class Method:
         """All that later tasks and predictions depend on, apart from the class statistics."""
         return {"seen": torch.tensor(self.seen), "generator": self.generator.get_state()}
 
+    def learned_state(self) -> dict[str, Tensor]:
+        """What predictions depend on, which is all that an export keeps; `load_state_dict` takes
+        it, with a generator's state.
+        """
+        return {name: value for name, value in self.state_dict().items() if name != "generator"}
+
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.seen = int(state["seen"])
         self.generator.set_state(state["generator"].cpu())

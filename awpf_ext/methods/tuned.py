@@ -60,10 +60,15 @@ class TunedMethod(LoopMethod):
         parts = {"tuned": self.tuned.state_dict(), "buffer": self.buffer.state_dict()}
         return {**super().state_dict(), **joined_states(parts)}
 
+    def learned_state(self) -> dict[str, Tensor]:
+        state = super().learned_state()
+        return {name: value for name, value in state.items() if not name.startswith("buffer.")}
+
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(state)
         self.tuned.load_state_dict(part_of_state(state, "tuned"))
-        self.buffer.load_state_dict(part_of_state(state, "buffer"))
+        if buffer := part_of_state(state, "buffer"):
+            self.buffer.load_state_dict(buffer)
         self._bank = None
 
     def _fill_buffer(self, task: Task, samples: Samples) -> None:

@@ -1,0 +1,228 @@
+"""ICM-Fusion: LoRAs of the tasks, fused by a network that has learned to encode them.
+
+A reconstruction from the abstract of arXiv 2508.04153; see docs/methods/icm_fusion.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import cross_entropy, normalize
+
+from awpf_ext.data.stream import Task
+from awpf_ext.lora.icm import (
+    Flat,
+    FusionVae,
+    Inner,
+    Layout,
+    MetaSettings,
+    TaskLoss,
+    TrainingSet,
+    fused,
+    meta_train,
+    sketch,
+    stacked,
+)
+from awpf_ext.methods.base import MethodConfig
+from awpf_ext.methods.registry import register
+from awpf_ext.methods.task_loras import TaskLoras, TaskLorasConfig, seed_of
+from awpf_ext.methods.tuned import joined_states, part_of_state
+from awpf_ext.tuning.buffer import Buffer
+from awpf_ext.tuning.samples import Samples
+
+SKETCH = 256  # numbers of a task vector made of weights
+
+
+class IcmFusionConfig(TaskLorasConfig):
+    checkpoints: int = Field(
+        20, ge=1, description="latest steps of each LoRA's training that the F-VAE learns from"
+    )
+    task_vector: Literal["features", "weights"] = Field(
+        "features",
+        description="features: the task's mean image and mean text feature; weights: a random "
+        "projection of what its training changed",
+    )
+    latent: int = Field(256, ge=1)
+    meta_steps: int = Field(100, ge=0, description="of the F-VAE after each task, from where it is")
+    meta_batch: int = Field(8, ge=1, description="LoRAs in such a step")
+    meta_learning_rate: float = Field(2e-4, gt=0, description="of Adam")
+    kl_weight: float = Field(0.005, ge=0)
+    inner_steps: int = Field(5, ge=0, description="steps by a task's loss on a decoded LoRA")
+    inner_rate: float = Field(1e-3, gt=0)
+    inner_every: int = Field(
+        10, ge=1, description="meta-steps; in one of so many a LoRA of the batch takes these steps"
+    )
+    inner_batch: int = Field(16, ge=1, description="images of the task in each")
+    buffer: int = Field(
+        200, ge=0, description="images kept of earlier tasks for these steps; 0: latest task only"
+    )
+    rescale: bool = Field(
+        True, description="bring the fused tensors to the deviation that the LoRAs' have"
+    )
+
+
+@register("icm_fusion")
+class IcmFusion(TaskLoras):
+    """After each task the F-VAE learns from the training states of all LoRAs and fuses them."""
+
+    Config: ClassVar[type[MethodConfig]] = IcmFusionConfig
+    config: IcmFusionConfig
+
+    def __init__(self, config: IcmFusionConfig, **given: Any) -> None:
+        super().__init__(config, **given)
+        self.layout = Layout.of(self.start)
+        self.buffer = Buffer(config.buffer)
+        self.task_of: dict[int, int] = {}  # of the buffer's ids
+        self.classes_of: dict[int, range] = {}
+        self.vectors: dict[int, Tensor] = {}
+        self.states: dict[int, Flat] = {}  # the latest of each LoRA's training, values in float16
+        self._recent: list[Flat] = []
+        size = 2 * self.text.shape[1] if config.task_vector == "features" else SKETCH
+        seed = seed_of("f-vae", self.seed)
+        self.vae = FusionVae(self.layout.size, size, config.latent, seed).to(self.device)
+        self.random = torch.Generator(self.device)
+
+    def after_step(self, step: int, steps: int) -> None:
+        if step > steps - self.config.checkpoints:
+            self._recent.append(_in_half(self.layout.flatten(self.tuned.state_dict())))
+
+    def fuse(self, task: Task) -> dict[str, Tensor]:
+        index = task.index
+        latest = self.layout.flatten(self.loras[index])
+        self.states[index] = stacked(self._recent or [_in_half(latest)])
+        self._recent = []
+        self.classes_of[index] = task.classes
+        self.vectors[index] = self._task_vector(task)
+        self.random.manual_seed(seed_of("fusion", self.seed, index))
+        result = self.loras[index]
+        if len(self.loras) > 1:
+            result = self._fused(task)
+        self._fill_buffer(task)
+        return result
+
+    def _fused(self, task: Task) -> dict[str, Tensor]:
+        config, tasks = self.config, list(self.loras)
+        data = self._training_set(tasks)
+        inner = Inner(
+            self._task_loss(task, tasks), config.inner_steps, config.inner_rate, config.inner_every
+        )
+        settings = MetaSettings(
+            config.meta_steps, config.meta_batch, config.meta_learning_rate, config.kl_weight
+        )
+        steps = meta_train(self.vae, data, settings, self.random, inner)
+        flats = stacked([self.layout.flatten(self.loras[one]) for one in tasks])
+        if steps:
+            spread = data.flats.values.float().var(dim=0, correction=0).mean().item()
+            last = steps[-min(len(steps), 10) :]
+            error = sum(step.error for step in last) / len(last)
+            self.records.append(
+                {
+                    "kind": "icm_fusion",
+                    "task": task.index,
+                    "loras": len(data.tasks),
+                    "explained": 1 - error / spread,
+                    "divergence": sum(step.divergence for step in last) / len(last),
+                }
+            )
+        shares = [1 / len(tasks)] * len(tasks)
+        return fused(
+            self.vae,
+            self.layout,
+            flats,
+            data.vectors,
+            shares,
+            inner=inner,
+            rescale=config.rescale,
+        )
+
+    def _training_set(self, tasks: list[int]) -> TrainingSet:
+        states = [self.states[task] for task in tasks]
+        counts = torch.tensor([len(state.values) for state in states], device=self.device)
+        return TrainingSet(
+            self.layout,
+            Flat(*(torch.cat(parts) for parts in zip(*states, strict=True))),
+            torch.arange(len(tasks), device=self.device).repeat_interleave(counts),
+            torch.stack([self.vectors[task] for task in tasks]),
+        )
+
+    def _task_vector(self, task: Task) -> Tensor:
+        if self.config.task_vector == "features":
+            images = normalize(task.train_x, dim=-1).mean(dim=0)
+            texts = self.text[task.classes.start : task.classes.stop].mean(dim=0)
+            return torch.cat([normalize(images, dim=-1), normalize(texts, dim=-1)])
+        lora = self.loras[task.index]
+        changed = [(lora[name] - self.start[name]).flatten() for name in self.layout.shapes]
+        return sketch(torch.cat(changed), SKETCH)
+
+    def _task_loss(self, task: Task, tasks: list[int]) -> TaskLoss:
+        """On samples of the task at hand, and on those of earlier ones that the buffer has."""
+        samples = Samples(task, Buffer(0), self.inputs)
+        task_of = torch.tensor([self.task_of[one] for one in self.buffer.ids.tolist()])
+        held = {task.index: (task.train_ids, task.train_y.cpu())}
+        for index in tasks[:-1]:
+            rows = (task_of == index).nonzero().flatten()
+            held[index] = self.buffer.ids[rows], self.buffer.labels[rows]
+
+        def loss(place: int, tensors: Mapping[str, Tensor]) -> Tensor | None:
+            ids, labels = held[tasks[place]]
+            if not len(ids):
+                return None
+            order = torch.randperm(len(ids), generator=self.random, device=self.device).cpu()
+            chosen = order[: self.config.inner_batch]
+            x = next(iter(samples.by_id([ids[chosen]])))
+            classes = self.classes_of[tasks[place]]
+            logits = self.tuned.embed(x, tensors) @ self.tuned.texts(classes, tensors).T
+            wanted = labels[chosen].to(self.device) - classes.start
+            return cross_entropy(logits / self.temperature, wanted)
+
+        return loss
+
+    def _fill_buffer(self, task: Task) -> None:
+        self.task_of.update(dict.fromkeys(task.train_ids.tolist(), task.index))
+        self.buffer.update(
+            task.train_ids, task.train_y, task.classes.stop, self.random, lambda ids: ids
+        )
+        self.task_of = {one: self.task_of[one] for one in self.buffer.ids.tolist()}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        tasks = torch.tensor([self.task_of[one] for one in self.buffer.ids.tolist()])
+        spans = [[task, span.start, span.stop] for task, span in self.classes_of.items()]
+        facts = {"task_of": tasks.long(), "spans": torch.tensor(spans).long()}
+        states = {f"states.{task:04d}": flat._asdict() for task, flat in self.states.items()}
+        vectors = {f"{task:04d}": vector for task, vector in self.vectors.items()}
+        parts = {
+            "icm": facts,
+            "buffer": self.buffer.state_dict(),
+            "vae": self.vae.state_dict(),
+            "vector": vectors,
+            **states,
+        }
+        return {**super().state_dict(), **joined_states(parts)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        super().load_state_dict(state)
+        facts = part_of_state(state, "icm")
+        if not facts:  # an export, which is not learned on
+            return
+        self.buffer.load_state_dict(part_of_state(state, "buffer"))
+        ids = self.buffer.ids.tolist()
+        self.task_of = dict(zip(ids, facts["task_of"].tolist(), strict=True))
+        self.classes_of = {t: range(start, stop) for t, start, stop in facts["spans"].tolist()}
+        self.vae.load_state_dict(self._loaded(part_of_state(state, "vae")))
+        self.vectors = {
+            int(task): vector
+            for task, vector in self._loaded(part_of_state(state, "vector")).items()
+        }
+        self.states = {
+            task: Flat(**self._loaded(part_of_state(state, f"states.{task:04d}")))
+            for task in self.classes_of
+        }
+
+
+def _in_half(flat: Flat) -> Flat:
+    """Standardised values are small enough for it."""
+    return flat._replace(values=flat.values.half())

@@ -1,0 +1,70 @@
+"""LoRAs of the tasks, merged by the ways of `awpf merge`: the controls of icm_fusion."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from awpf_ext.data.stream import Task
+from awpf_ext.lora.checks import checked_settings
+from awpf_ext.lora.config import AdapterConfig
+from awpf_ext.lora.in_memory import merge_tensors
+from awpf_ext.lora.methods import METHODS
+from awpf_ext.methods.base import MethodConfig
+from awpf_ext.methods.registry import register
+from awpf_ext.methods.task_loras import TaskLoras, TaskLorasConfig
+
+_UNCUT = 1 << 30  # more than any layer's rank
+
+
+class LoraMergeConfig(TaskLorasConfig):
+    fusion: Literal[
+        "average",
+        "linear",
+        "stack",
+        "svd",
+        "ties",
+        "dare_linear",
+        "dare_ties",
+        "magnitude_prune",
+        "knots",
+        "tsv",
+        "iso",
+    ] = Field("average", description="average: linear with weights 1 / T; the others: see merge")
+    weight: float = Field(1.0, gt=0, description="of every LoRA; average divides it by T")
+    rank: int | None = Field(
+        None, ge=1, description="of the result; null: svd the LoRAs', the others uncut"
+    )
+    density: float | None = Field(
+        None, gt=0, le=1, description="share of entries that stay; null: the method's own"
+    )
+
+
+@register("lora_merge")
+class LoraMerge(TaskLoras):
+    """After each task the LoRAs so far are merged into one, layer by layer."""
+
+    Config: ClassVar[type[MethodConfig]] = LoraMergeConfig
+    config: LoraMergeConfig
+
+    def __init__(self, config: LoraMergeConfig, **given: Any) -> None:
+        super().__init__(config, **given)
+        name = "linear" if config.fusion == "average" else config.fusion
+        self.merging = METHODS[name]
+        chosen = {"rank": config.rank, "density": config.density}
+        if config.rank is None and "density" in self.merging.takes:
+            chosen["rank"] = _UNCUT  # pruned entries make a matrix of full rank
+        if "seed" in self.merging.takes:
+            chosen["seed"] = self.seed
+        present = {key: value for key, value in chosen.items() if value is not None}
+        self.settings = checked_settings(config.fusion, self.merging, present)
+        peft = self.tuned.to_adapter().config
+        self.scale = AdapterConfig(peft, peft["r"], peft["lora_alpha"], {}, {})
+
+    def fuse(self, task: Task) -> dict[str, Tensor]:
+        loras = list(self.loras.values())
+        share = 1 / len(loras) if self.config.fusion == "average" else 1.0
+        weights = [self.config.weight * share] * len(loras)
+        return merge_tensors(loras, self.scale, self.merging, weights, self.settings)
