@@ -78,6 +78,8 @@ class FeatureSet:
     def _check_domains(self, split: str) -> None:
         domain, count = getattr(self, f"{split}_domain"), len(self.domain_names)
         labels = getattr(self, f"{split}_y")
+        if not count and domain is not None:
+            raise DataError(f"there is {split}_domain, but no domain names")
         if domain is None:
             if count:
                 raise DataError(f"there are {count} domain names, but no {split}_domain")

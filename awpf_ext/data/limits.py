@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from awpf_ext.data.features import FeatureSet
+from awpf_ext.data.features import FeatureSet, ReadTestImage
 from awpf_ext.data.images import FileSplit, ImageDataset, ImageSplit
 
 
@@ -25,7 +25,7 @@ class Limits:
 
     imbalance: the training images become long-tailed. Of class k of the C, in the data set's own
     numbering, at most floor(n_max imbalance^(k / (C - 1))) are kept and at least one; n_max is the
-    number of the most frequent class, within `train_limit`.
+    number of the most frequent class (of each domain), within `train_limit`.
     """
 
     train: int | None = None
@@ -63,7 +63,7 @@ class Limits:
         if imbalance is None:
             return [longest] * len(counts)
         last = max(len(counts) - 1, 1)
-        return [max(int(longest * imbalance ** (k / last)), 1) for k in range(len(counts))]
+        return [max(int(longest * imbalance ** (k / last) + 1e-9), 1) for k in range(len(counts))]
 
 
 @dataclass(frozen=True)
@@ -118,17 +118,26 @@ def _fewer(data: ImageDataset, limits: Limits) -> ImageDataset:
 
 
 def _fewer_features(data: FeatureSet, limits: Limits) -> FeatureSet:
-    changed: dict[str, Any] = {}
+    facts = {**data.provenance, **limits.notes}
+    changed: dict[str, Any] = {"provenance": facts}
     for title in ("train", "test"):
-        x, y, domain = (getattr(data, f"{title}_{part}") for part in ("x", "y", "domain"))
+        x, y, domain, images = (
+            getattr(data, f"{title}_{part}") for part in ("x", "y", "domain", "images")
+        )
         rows = limits.rows(y, domain, data.num_classes, training=title == "train")
-        if rows is not None:
-            changed |= {f"{title}_x": x[rows], f"{title}_y": y[rows]}
-            changed[f"{title}_domain"] = None if domain is None else domain[rows]
-            y = y[rows]
-        changed.setdefault("provenance", {**data.provenance, **limits.notes})
-        changed["provenance"][f"{title}_images"] = len(y)
+        facts[f"{title}_images"] = len(y) if rows is None else len(rows)
+        if rows is None:
+            continue
+        changed |= {f"{title}_x": x[rows], f"{title}_y": y[rows]}
+        changed[f"{title}_domain"] = None if domain is None else domain[rows]
+        changed[f"{title}_images"] = None if images is None else images.at(rows)
+        if title == "test" and data.read_test_image is not None:
+            changed["read_test_image"] = _renumbered(data.read_test_image, rows)
     return replace(data, **changed)
+
+
+def _renumbered(read: ReadTestImage, rows: Tensor) -> ReadTestImage:
+    return lambda row: read(int(rows[row]))
 
 
 def _spread(rows: Tensor, count: int) -> Tensor:

@@ -29,7 +29,8 @@ class PixelRows:
     An index is an int64 tensor, a list, a range or a slice; rows may repeat. Images are read on
     `workers` threads (by default one a core, at most 16) and kept, first come, up to `memory`
     bytes: an epoch passes over all of them, so that to replace one by another would gain nothing.
-    What `at` selects shares the memory. Nothing here draws random numbers.
+    Only what is not `expected` any more makes room. What `at` selects shares the memory. Nothing
+    here draws random numbers.
     """
 
     def __init__(
@@ -66,6 +67,13 @@ class PixelRows:
         view._rows = self._rows[_positions(index, len(self))]
         return view
 
+    def expect(self, index: Rows) -> None:
+        """These rows are what is needed from now on; nothing is read. Before the first call: all.
+
+        Once the memory is full, images of other rows (earlier tasks') make room for new ones.
+        """
+        self._kept.expect(self._rows[_positions(index, len(self))])
+
     def original(self, row: int) -> tuple[str, Image.Image]:
         """What to call the image of a row, and the image as it was before it was prepared."""
         place = int(self._rows[row])
@@ -87,16 +95,24 @@ class PixelRows:
                 plans.append((wanted, missing))
                 yield missing.tolist()
 
-        reader = prepared_batches(self._images, absent(), self._prepare, self._workers, ahead)
-        with closing(reader):
+        with closing(self._read(absent(), ahead)) as reader:
             for found in reader:
                 wanted, missing = plans.popleft()
                 yield self._joined(wanted, missing, found)
 
+    def _read(
+        self, batches: Iterable[list[int]], ahead: int
+    ) -> Generator[list[Pixels | str], None, None]:
+        return prepared_batches(self._images, batches, self._prepare, self._workers, ahead)
+
     def _joined(self, wanted: Tensor, missing: Tensor, found: list[Pixels | str]) -> Tensor:
         """The images `wanted`: those `missing` as found, the others as kept."""
+        old = self._kept.has(wanted)
+        forgotten = wanted[~old & ~torch.isin(wanted, missing)]
+        if len(forgotten):  # they made room since it was planned what to read
+            missing = wanted[~old].unique()
+            found = next(self._read([missing.tolist()], 0))
         fresh = self._stacked(missing, found)
-        old = self._kept.has(wanted)  # before more are kept: what `fresh` holds is not asked for
         if fresh is None:
             return self._kept.get(wanted)
         if not bool(old.any()):
@@ -127,8 +143,9 @@ class _Kept:
         self.shape: tuple[int, ...] | None = None  # of one image, once one has been seen
         self._memory = memory
         self._pixels = torch.empty(0, 0, 0, 3, dtype=torch.uint8)
-        self._slot = torch.full((count,), -1)
-        self._used = 0
+        self._slot = torch.full((count,), -1)  # of each row in `pixels`; -1: not kept
+        self._free = torch.empty(0, dtype=torch.int64)  # slots that hold nothing
+        self._spare = torch.zeros(count, dtype=torch.bool)  # rows that may make room
 
     def has(self, rows: Tensor) -> Tensor:
         return self._slot[rows] >= 0
@@ -136,17 +153,31 @@ class _Kept:
     def get(self, rows: Tensor) -> Tensor:
         return self._pixels[self._slot[rows]]
 
+    def expect(self, rows: Tensor) -> None:
+        self._spare.fill_(True)
+        self._spare[rows] = False
+
     def keep(self, rows: Tensor, pixels: Tensor) -> None:
         """As many as there is room for; rows kept already (two batches were read ahead) stay."""
         if self.shape is None:
             self.shape = tuple(pixels.shape[1:])
             room = min(len(self._slot), self._memory // pixels[0].numel())
             self._pixels = pixels.new_empty(room, *self.shape)  # memory is taken when written to
-        new = (self._slot[rows] < 0).nonzero().flatten()[: len(self._pixels) - self._used]
-        slots = torch.arange(self._used, self._used + len(new))
+            self._free = torch.arange(room)
+        new = (self._slot[rows] < 0).nonzero().flatten()
+        if len(new) > len(self._free):
+            self._make_room(len(new) - len(self._free))
+        new, slots = new[: len(self._free)], self._free[: len(new)]
+        self._free = self._free[len(slots) :]
         self._pixels[slots] = pixels[new]
         self._slot[rows[new]] = slots
-        self._used += len(new)
+        self._spare[rows[new]] = False  # somebody needs it, expected or not
+
+    def _make_room(self, count: int) -> None:
+        """Forget up to `count` rows that nobody expects."""
+        forgotten = (self._spare & (self._slot >= 0)).nonzero().flatten()[:count]
+        self._free = torch.cat([self._free, self._slot[forgotten]])
+        self._slot[forgotten] = -1
 
 
 def _positions(index: Rows, count: int) -> Tensor:

@@ -112,6 +112,8 @@ class TaskStream(Sequence[Task]):
             rows = self._train_rows[index]
             test_x, test_y = self.test(index)
             self._latest = None  # free the old task before gathering the new one
+            if self._features.train_images is not None:
+                self._features.train_images.expect(rows)
             self._latest = Task(
                 index=index,
                 classes=self._classes[index],

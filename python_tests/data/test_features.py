@@ -73,7 +73,7 @@ def test_domains_in_the_file_make_a_domain_stream(tmp_path):
     ("change", "message"),
     [
         ({"domainnames": np.array(["a"])}, "1 domain names, but no train_domain"),
-        ({"train_domain": np.zeros(9, int)}, "train_domain has values outside"),
+        ({"train_domain": np.zeros(9, int)}, "there is train_domain, but no domain names"),
         (
             {
                 "domainnames": np.array(["a"]),

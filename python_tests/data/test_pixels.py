@@ -74,6 +74,43 @@ def test_views_number_anew_and_share_what_was_read(split):
     assert sorted(split.reads) == [0, 4, 7, 7, 19]
 
 
+def test_images_that_are_not_expected_any_more_make_room(split):
+    rows = PixelRows(split, inverted, memory=8 * BYTES)
+    first, second, old = range(8), range(8, 16), [1, 4]
+    rows.expect(first)
+    for _ in range(2):
+        assert torch.equal(rows[first], expected(split, first))
+    assert len(split.reads) == 8
+    rows.expect(second)
+    assert torch.equal(rows[second], expected(split, second))
+    for _ in range(3):  # all of them stay, and there is no room for others
+        assert torch.equal(rows[[*old, *second]], expected(split, [*old, *second]))
+    assert len(split.reads) == 16 + 3 * len(old)
+
+
+def test_kept_images_that_nobody_expects_stay_while_there_is_room(split):
+    rows = PixelRows(split, inverted, memory=12 * BYTES)
+    for part in (range(8), range(8, 11), range(8)):
+        rows.expect(part)
+        assert torch.equal(rows[part], expected(split, part))
+    assert len(split.reads) == 11
+    rows.expect(range(11, 15))
+    assert torch.equal(rows[range(10, 15)], expected(split, range(10, 15)))
+    assert torch.equal(rows[:], expected(split, slice(None)))
+    assert set(split.reads[15:]) >= {15, 16, 17, 18, 19}
+
+
+def test_images_forgotten_while_others_were_read_ahead_are_read_again(split):
+    rows = PixelRows(split, inverted, memory=4 * BYTES)
+    rows.expect(range(4))
+    rows[range(4)]
+    parts = [[8, 9], [0, 1, 10], [2, 3]]  # 0 to 3 are kept when this is planned
+    batches = rows.batches(parts, ahead=2)
+    rows.expect(range(8, 12))
+    for part in parts:
+        assert torch.equal(next(batches), expected(split, part))
+
+
 @pytest.mark.parametrize("ahead", [0, 1, 3])
 def test_batches_read_ahead_equal_those_read_one_by_one(split, ahead):
     rows = PixelRows(split, inverted, memory=9 * BYTES)
