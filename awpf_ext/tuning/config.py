@@ -21,7 +21,9 @@ class TuningConfig(BaseModel):
     lora_alpha: float = Field(16, gt=0, description="B A is multiplied by alpha / rank")
     lora_dropout: float = Field(0, ge=0, lt=1, description="of what LoRA's factors are given")
     lora_targets: tuple[str, ...] | None = Field(
-        None, description="the ends of layers' names that get factors; null: all linear layers"
+        None,
+        min_length=1,
+        description="the ends of layers' names that get factors; null: all linear layers",
     )
     use_rslora: bool = Field(False, description="alpha / sqrt(rank) in place of alpha / rank")
     checkpointing: bool = Field(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import normalize
+from torch.nn.parallel import DistributedDataParallel
 
 from awpf_ext.team import Team
 
@@ -147,9 +149,15 @@ class Tuned:
         return result
 
 
-def _synced(network: nn.Module, device: torch.device) -> nn.Module:
-    from torch.nn.parallel import DistributedDataParallel
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Torch's own random numbers from a seed; after it they go on as if there had been none."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
+
+def _synced(network: nn.Module, device: torch.device) -> nn.Module:
     # Every trained parameter takes part in each synchronised backward (see `joint_backward`), so
     # there is none to look for; nothing here has statistics of batches that would be broadcast.
     return DistributedDataParallel(

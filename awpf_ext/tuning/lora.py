@@ -14,7 +14,7 @@ from awpf_ext.lora.adapter import PREFIX
 from awpf_ext.lora.output import AdapterFiles
 from awpf_ext.team import Team
 from awpf_ext.tuning.config import TuningConfig
-from awpf_ext.tuning.form import Tuned
+from awpf_ext.tuning.form import Tuned, seeded
 from awpf_ext.tuning.towers import Towers, called_layers, copied, reached, set_checkpointing
 
 _ADAPTABLE = (nn.Linear, nn.Conv2d, nn.Embedding, nn.MultiheadAttention)
@@ -28,7 +28,7 @@ class LoraTowers(Tuned):
 
     def __init__(self, network: Towers, peft_config: dict[str, Any], **given: Any) -> None:
         trained = {
-            PREFIX + name.removeprefix("model.").replace(".default.", "."): name
+            PREFIX + name.removeprefix("model.").replace(".default", ""): name
             for name, parameter in network.named_parameters()
             if parameter.requires_grad
         }
@@ -58,7 +58,9 @@ def lora_towers(
     backbone = clip.backbone
     model = copied(backbone, text.device, share=True)
     towers = Towers(model, backbone, config)
-    targets = sorted(config.lora_targets or _linear_layers(towers, clip))
+    targets = sorted(
+        _linear_layers(towers, clip) if config.lora_targets is None else config.lora_targets
+    )
     peft_config = peft.LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
@@ -68,9 +70,8 @@ def lora_towers(
         base_model_name_or_path=f"open_clip:{backbone.name}:{backbone.pretrained}",
         revision=backbone.weights_hash,
     )
-    with torch.random.fork_rng(devices=[]):
-        drawn = torch.randint(1 << 40, (1,), generator=generator, device=generator.device)
-        torch.manual_seed(int(drawn))
+    drawn = torch.randint(1 << 40, (1,), generator=generator, device=generator.device)
+    with seeded(int(drawn), text.device):
         try:
             peft.inject_adapter_in_model(peft_config, model)
         except ValueError as error:  # a target that is nowhere, or of a kind PEFT does not adapt
@@ -91,9 +92,10 @@ def lora_towers(
 def _peft() -> Any:
     try:
         import peft
-    except ImportError:
+    except ImportError as error:
         raise UserError(
-            'train=lora needs PEFT, which is not installed: pip install "awpf_ext[lora]"'
+            f"train=lora needs PEFT, which cannot be imported ({error}): pip install "
+            '"awpf_ext[lora]"'
         ) from None
     return peft
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from awpf_ext.team import ALONE, Team
-from awpf_ext.tuning.form import Tuned
+from awpf_ext.tuning.form import Tuned, seeded
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # of images (N, d) and texts (k, d): a scalar
 _Rows = tuple[Tensor | None, Tensor | None]  # of images and of prompts
@@ -117,12 +117,13 @@ def _embedded(tuned: Tuned, part: _Part, given: _Rows, *, with_graph: bool) -> _
         None if span is None or source is None else _filled(source[span.start : span.stop])
         for source, span in zip(given, part.spans, strict=True)
     ]
+    draws = seeded(part.seed, tuned.device) if tuned.dropouts else nullcontext()
     network = tuned.synced if with_graph else tuned.network
     wait = isinstance(network, DistributedDataParallel) and not part.last
     with (
         network.no_sync() if wait else nullcontext(),  # type: ignore[operator]
         torch.set_grad_enabled(with_graph),
-        _seeded(tuned, part.seed),
+        draws,
     ):
         embedded: _Rows = network(*rows)
     return embedded
@@ -173,15 +174,3 @@ def _dropout_on(tuned: Tuned) -> Iterator[None]:
     finally:
         for module in tuned.dropouts:
             module.eval()
-
-
-@contextmanager
-def _seeded(tuned: Tuned, seed: int) -> Iterator[None]:
-    """Random numbers of one pass; those of the program go on as if there were none."""
-    if not tuned.dropouts:
-        yield
-        return
-    devices = [tuned.device] if tuned.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield

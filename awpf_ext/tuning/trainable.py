@@ -83,4 +83,4 @@ class LinearMap(nn.Module):
         self.weight = nn.Parameter(torch.eye(dim))
 
     def forward(self, features: Tensor, tokens: None) -> tuple[Tensor, None]:
-        return normalize(features @ self.weight.T, dim=-1), None
+        return normalize(features.float() @ self.weight.T, dim=-1), None

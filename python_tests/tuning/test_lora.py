@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,7 +84,20 @@ def test_models_share_the_frozen_tensors_and_leave_them_alone(tiny):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-@pytest.mark.parametrize("settings", [{}, {"lora_rank": 3, "lora_alpha": 5, "use_rslora": True}])
+def test_without_peft_it_says_so(tiny, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(UserError, match=r'train=lora needs PEFT.*pip install "awpf_ext\[lora\]"'):
+        made(tiny)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"lora_rank": 3, "lora_alpha": 5, "use_rslora": True},
+        {"lora_targets": ("conv1", "token_embedding", "c_fc")},
+    ],
+)
 def test_peft_reads_the_adapter_back(settings, tiny, tmp_path):
     clip = tiny[0]
     tuned = with_factors(made(tiny, **settings))

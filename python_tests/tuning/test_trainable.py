@@ -42,6 +42,7 @@ def test_the_adapter_starts_as_the_identity_and_keeps_the_texts(tiny):
     features, _ = batch("features")
     assert tuned.inputs == "features"
     torch.testing.assert_close(tuned.embed(features), normalize(features, dim=-1))
+    assert tuned.embed(features.half()).dtype == torch.float32  # as some features are stored
     step(tuned)
     assert not torch.allclose(tuned.embed(features), normalize(features, dim=-1), atol=1e-3)
     assert torch.equal(tuned.texts(range(1, 3)), text[1:3])
