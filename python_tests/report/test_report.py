@@ -120,6 +120,19 @@ def test_the_command_makes_the_run_again(finished):
     assert again.identity() == saved.identity()
 
 
+def test_the_command_uses_options_that_there_are():
+    import typer
+
+    from awpf_ext.commands import app
+    from awpf_ext.config import RUN_KEYS
+    from awpf_ext.report.sections.provenance import PLACES, WITHOUT_OPTION
+
+    run_command = typer.main.get_command(app).commands["run"]
+    options = {name for parameter in run_command.params for name in parameter.opts}
+    used = {f"--{key.replace('_', '-')}" for key in {*RUN_KEYS} - {*PLACES, *WITHOUT_OPTION}}
+    assert used <= options
+
+
 def test_matplotlib_is_as_it_was_and_shows_nothing(finished, tmp_path):
     import matplotlib
 

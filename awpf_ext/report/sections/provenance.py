@@ -12,6 +12,7 @@ from awpf_ext.report.load import FinishedRun
 from awpf_ext.report.names import plain
 from awpf_ext.tables import yaml_text
 
+WITHOUT_OPTION = ("imbalance", "on_unreadable")
 PLACES = ("store", "cache_dir", "device", "threads", "workers", "encode_batch")
 
 
@@ -69,7 +70,7 @@ def command(config: RunConfig) -> str:
         if key == "prompt" and not isinstance(value, str):
             for template in value:
                 given += ["--prompt", template]
-        elif key == "on_unreadable":
+        elif key in WITHOUT_OPTION:
             given += ["--set", f"{key}={value}"]
         else:
             given += [f"--{key.replace('_', '-')}", str(value)]
