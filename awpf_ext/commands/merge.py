@@ -42,7 +42,7 @@ def merge(
         float | None,
         typer.Option(metavar="P", help="iso: share of the common directions, 1 is Iso-C [1]"),
     ] = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="DARE's [0]")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="DARE's and icm's [0]")] = None,
     dtype: Annotated[
         str | None,
         typer.Option(metavar="TYPE", help="float32, float16 or bfloat16 [the adapters']"),

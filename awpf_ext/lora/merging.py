@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +103,8 @@ def merge(
     force: replace an adapter that is there. progress(done, layers) is called after each layer.
 
     One adapter at weight 1 comes back as it is, but for `iso` and where density or rank cut it.
-    Memory stays that of the largest layer. A killed merge leaves no half-written adapter.
+    Memory stays that of the largest layer, but for `icm`, which needs all of them. A killed merge
+    leaves no half-written adapter.
     """
     start = time.perf_counter()
     out = Path(out).expanduser()
@@ -121,9 +122,15 @@ def merge(
         one = len(opened) == 1 and shares[0] == 1 and _keeps_one(chosen, settings, opened[0])
         kind = _result_type(opened) if dtype is None else _TYPES[dtype]
 
+        together: dict[str, Merged] = {}
+        if chosen.together is not None and not one:
+            together = _merged_together(chosen.together, opened, shares, settings)
+
         def compute(name: str, layer: Layer) -> Merged:
             if one:
                 return Merged(opened[0].read(layer.b_key), opened[0].read(layer.a_key))
+            if name in together:
+                return together.pop(name)
             return _merged(chosen, name, _terms(opened, shares, name), settings)
 
         folder = stack.enter_context(new_folder(out, force))
@@ -223,6 +230,16 @@ def _merged(method: Method, name: str, terms: Sequence[Term], settings: Settings
         return method.merge(name, terms, settings)
     except (ValueError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
         raise DataError(f"{name} cannot be merged in {terms[0].a.dtype}: {error}") from None
+
+
+def _merged_together(
+    merge_layers: Callable[[Mapping[str, Sequence[Term]], Settings], dict[str, Merged]],
+    adapters: Sequence[Adapter],
+    weights: Sequence[float],
+    settings: Settings,
+) -> dict[str, Merged]:
+    terms = {name: _terms(adapters, weights, name) for name in adapters[0].layers}
+    return merge_layers(terms, settings)
 
 
 def _names(adapter: Adapter) -> list[str]:

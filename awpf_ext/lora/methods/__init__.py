@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from awpf_ext.lora.methods.base import Merged, Method, Settings, Term
 from awpf_ext.lora.methods.entries import dare_linear, dare_ties, magnitude_prune, ties
+from awpf_ext.lora.methods.icm import icm, icm_layers
 from awpf_ext.lora.methods.iso import iso
 from awpf_ext.lora.methods.knots import knots
 from awpf_ext.lora.methods.sums import linear, stack, svd
@@ -23,6 +24,7 @@ METHODS: Mapping[str, Method] = {
     "knots": Method(knots, takes=("rank", "density"), density=0.2),
     "tsv": Method(tsv, takes=("rank",)),
     "iso": Method(iso, takes=("rank", "common"), keeps_one=False),
+    "icm": Method(icm, takes=("seed",), together=icm_layers),
 }
 
 __all__ = ["METHODS", "Merged", "Method", "Settings", "Term"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -61,12 +61,17 @@ class Settings:
 
 @dataclass(frozen=True)
 class Method:
-    """A way to merge: `merge(layer, terms, settings)` makes one layer of the result."""
+    """A way to merge: `merge(layer, terms, settings)` makes one layer of the result.
+
+    together: all layers at once, where the method needs to see them so; then all adapters are in
+    memory.
+    """
 
     merge: Callable[[str, Sequence[Term], Settings], Merged]
     takes: tuple[str, ...] = ()
     density: float | None = None  # where none is given; None: one has to be
     keeps_one: bool = True  # one adapter at weight 1 and density 1 is its own merge
+    together: Callable[[Mapping[str, Sequence[Term]], Settings], dict[str, Merged]] | None = None
 
 
 def summed(terms: Sequence[Term]) -> LowRank:
