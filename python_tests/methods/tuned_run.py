@@ -1,0 +1,15 @@
+"""One `awpf run` in this process, or in one of a team; for test_tuned_processes.py."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import open_clip
+import torch
+
+from awpf_ext.cli import main
+
+torch.set_num_threads(1)
+open_clip.add_model_config(Path(__file__).parents[1] / "clip" / "tiny.json")
+main(sys.argv[1:])
