@@ -38,14 +38,10 @@ class TunedMethod(LoopMethod):
         super().__init__(config, **given)
         self.buffer = Buffer(config.buffer, config.buffer_as, config.jpeg_quality)
 
-    def before_task(self, task: Task) -> None:
-        """Before a task's samples are gathered."""
-
     def after_task(self, task: Task, samples: Samples) -> None:
         """After the training, before the buffer takes from the task."""
 
     def learn(self, task: Task, progress: EpochProgress) -> None:
-        self.before_task(task)
         samples = Samples(task, self.buffer, self.inputs)
         if len(samples):
             with self.timed("train"):

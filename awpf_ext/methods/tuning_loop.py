@@ -15,7 +15,7 @@ from awpf_ext.tuning.samples import Samples
 from awpf_ext.tuning.step import joint_backward
 from awpf_ext.tuning.trainable import Tuned, make_tuned
 
-LEARNING_RATES = {"all": 1e-5, "lora": 1e-4, "adapter": 1e-3}
+LEARNING_RATES = {"all": 1e-5, "lora": 1e-4, "adapter": 3e-4}
 
 
 class LoopConfig(TuningConfig, MethodConfig):
@@ -24,7 +24,7 @@ class LoopConfig(TuningConfig, MethodConfig):
     epochs: int = Field(5, ge=0)
     batch_size: int = Field(256, ge=1, description="samples of a step, of all processes together")
     learning_rate: float | None = Field(
-        None, gt=0, description="of AdamW; null: 1e-5 for all of CLIP, 1e-4 for LoRA, 1e-3 else"
+        None, gt=0, description="of AdamW; null: 1e-5 for all of CLIP, 1e-4 for LoRA, 3e-4 else"
     )
     weight_decay: float = Field(0.1, ge=0, description="not of biases, norms and positions")
     temperature: float | None = Field(
