@@ -18,7 +18,7 @@ pytest.importorskip("typer", reason='needs the extra "clip"')
 
 sys.path.append(str(Path(__file__).parent))
 
-from report_samples import NASTY, QUICK, features_file
+from report_samples import DOMAINS, NASTY, QUICK, features_file
 
 TINY = Path(__file__).parents[1] / "clip" / "tiny.json"
 
@@ -70,6 +70,46 @@ def finished_grid(tmp_path_factory):
     )
     grid = run_grid(cells)
     facts = {"varied": "balance_scale", "folder": str(folder / "sweep"), **grid.to_json()}
+    io.write_json(folder / "sweep" / "grid.json", facts)
+    return folder / "sweep"
+
+
+@pytest.fixture(scope="session")
+def domain_run(tmp_path_factory):
+    """Six classes in three domains, one task each, in the order of `seed:0`: 2, 1, 0."""
+    from awpf_ext.run import run
+
+    folder = tmp_path_factory.mktemp("domains")
+    domains = {
+        "train_domain": np.arange(24) % 3,
+        "test_domain": np.arange(30) % 3,
+        "domainnames": np.array(DOMAINS),
+    }
+    data = features_file(folder / "a.npz", **domains)
+    keys = {"protocol": "domain", "method": "zero_shot", "order": "seed:0"}
+    run(dataset=f"features:{data}", out=folder / "run", **keys)
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def combinations(tmp_path_factory):
+    """A sweep over method and increment on two orders, as `awpf sweep` leaves it."""
+    from awpf_ext import io
+    from awpf_ext.config import Layer
+    from awpf_ext.grid import Axis, arms_of, plan_grid, run_grid
+
+    folder = tmp_path_factory.mktemp("combinations")
+    data = features_file(folder / "small.npz")
+    axes = [Axis("method", ("zero_shot", "finetune")), Axis("increment", ("3", "2"))]
+    layer = Layer("test", {"dataset": f"features:{data}", "finetune": {"epochs": 1}})
+    cells = plan_grid(
+        arms_of(axes), [layer], orders=["seed:0", "natural"], seeds=[0], out=folder / "sweep"
+    )
+    facts = {
+        "varied": "method, increment",
+        "axes": [{"key": axis.key, "values": list(axis.values)} for axis in axes],
+        **run_grid(cells).to_json(),
+    }
     io.write_json(folder / "sweep" / "grid.json", facts)
     return folder / "sweep"
 

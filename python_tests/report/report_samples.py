@@ -9,6 +9,7 @@ import numpy as np
 QUICK = {"epochs": 1, "replay_per_epoch": 20, "threads": 1}
 # What a careless page or figure would trip over.
 NASTY = ("<script>alert(1)</script>", "cost $x_1$ & more", "犬の写真", "Äpfel", "a|b", "x" * 300)
+DOMAINS = ("night <b>", "日中", "x" * 40)
 
 
 def features_file(path: Path, classes: int = 6, tests: int = 5, names=None, **changes) -> Path:

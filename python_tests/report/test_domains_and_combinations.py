@@ -6,35 +6,13 @@ import re
 import shutil
 from pathlib import Path
 
-import numpy as np
-import pytest
-from report_samples import features_file
 from test_report import outline
 
 from awpf_ext import io
-from awpf_ext.config import Layer
-from awpf_ext.grid import Axis, arms_of, plan_grid, run_grid
 from awpf_ext.record import read_result
 from awpf_ext.report import write_report
 from awpf_ext.report.load import read_group, read_run
 from awpf_ext.run import run
-
-DOMAINS = ("night <b>", "日中", "x" * 40)
-
-
-@pytest.fixture(scope="module")
-def domain_run(tmp_path_factory):
-    """Six classes in three domains, one task each, in the order of `seed:0`: 2, 1, 0."""
-    folder = tmp_path_factory.mktemp("domains")
-    domains = {
-        "train_domain": np.arange(24) % 3,
-        "test_domain": np.arange(30) % 3,
-        "domainnames": np.array(DOMAINS),
-    }
-    data = features_file(folder / "a.npz", **domains)
-    keys = {"protocol": "domain", "method": "zero_shot", "order": "seed:0"}
-    run(dataset=f"features:{data}", out=folder / "run", **keys)
-    return folder / "run"
 
 
 def test_domains_are_called_domains(domain_run, tmp_path, strict):
@@ -93,25 +71,6 @@ def test_class_weights_and_buffer(domain_run, tmp_path, strict):
     ]  # fmt: skip
     assert "1,234" in told.text
     assert "98,765" in told.text
-
-
-@pytest.fixture(scope="module")
-def combinations(tmp_path_factory):
-    """A sweep over method and increment on two orders, as `awpf sweep` leaves it."""
-    folder = tmp_path_factory.mktemp("combinations")
-    data = features_file(folder / "small.npz")
-    axes = [Axis("method", ("zero_shot", "finetune")), Axis("increment", ("3", "2"))]
-    layer = Layer("test", {"dataset": f"features:{data}", "finetune": {"epochs": 1}})
-    cells = plan_grid(
-        arms_of(axes), [layer], orders=["seed:0", "natural"], seeds=[0], out=folder / "sweep"
-    )
-    facts = {
-        "varied": "method, increment",
-        "axes": [{"key": axis.key, "values": list(axis.values)} for axis in axes],
-        **run_grid(cells).to_json(),
-    }
-    io.write_json(folder / "sweep" / "grid.json", facts)
-    return folder / "sweep"
 
 
 def test_a_sweep_over_two_keys(combinations, tmp_path, strict):

@@ -23,9 +23,17 @@ COLOURS = """
 
 
 @pytest.fixture(scope="module")
-def pages(finished, finished_with_images, finished_grid, tmp_path_factory):
+def pages(
+    finished, finished_with_images, finished_grid, domain_run, combinations, tmp_path_factory
+):
     folder = tmp_path_factory.mktemp("pages")
-    made = {"names": finished, "pictures": finished_with_images / "run", "grid": finished_grid}
+    made = {
+        "names": finished,
+        "pictures": finished_with_images / "run",
+        "grid": finished_grid,
+        "domains": domain_run,
+        "combinations": combinations,
+    }
     return {name: write_report(run, out=folder / name) for name, run in made.items()}
 
 
@@ -35,7 +43,7 @@ def luminance(colour: str) -> float:
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("name", ["names", "pictures", "grid"])
+@pytest.mark.parametrize("name", ["names", "pictures", "grid", "domains", "combinations"])
 def test_figures_have_a_size_and_nothing_overflows(browser, pages, name, width):
     page = browser.open(pages[name], width)
     boxes = page.evaluate(BOXES)
