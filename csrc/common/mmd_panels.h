@@ -23,7 +23,7 @@ struct Panels {
 
   AWPF_HOST_DEVICE explicit Panels(int dim) : slabs(pieces(dim, 32)) {}
 
-  AWPF_HOST_DEVICE static int depth(Mode mode) { return mode == Mode::split ? 32 : 64; }
+  AWPF_HOST_DEVICE static constexpr int depth(Mode mode) { return mode == Mode::split ? 32 : 64; }
   AWPF_HOST_DEVICE static int slabs_of(Mode mode, int dim) { return int(pieces(dim, depth(mode))); }
 
   // A problem's first, given the strips of all before it: leaves room for each, without a table.

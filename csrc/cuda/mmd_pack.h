@@ -46,20 +46,21 @@ struct PackedRow {
 
 struct PanelRow {
   unsigned char* panel;
-  int row, depth, slab_depth;
+  int row, depth;
+  bool in_two;
 
   // `index`: the row's place in the problem; beyond its end, but in its last panel, for a row of zeros.
   __device__ __forceinline__ PanelRow(const Plan& plan, Mode mode, int side, int64_t problem, int64_t index)
       : panel(plan.panels + Panels(plan.dim).slab(plan.first_panel(side, problem) + index / kPanelRows, 0)),
         row(int(index % kPanelRows)),
         depth(Panels::slabs_of(mode, plan.dim) * Panels::depth(mode)),
-        slab_depth(Panels::depth(mode)) {}
+        in_two(mode == Mode::split) {}
   __device__ __forceinline__ void put(int k, uint32_t high, uint32_t low) const {
-    unsigned char* const slab = panel + int64_t(k / slab_depth) * kPanelBytes;
-    const int byte = k % slab_depth * int(sizeof(uint16_t));
+    constexpr int kOne = Panels::depth(Mode::single), kTwo = Panels::depth(Mode::split);
+    unsigned char* const slab = panel + int64_t(in_two ? k / kTwo : k / kOne) * kPanelBytes;
+    const int byte = (in_two ? k % kTwo : k % kOne) * int(sizeof(uint16_t));
     *reinterpret_cast<uint32_t*>(slab + Panels::place(row, byte)) = high;
-    if (slab_depth == Panels::depth(Mode::split))
-      *reinterpret_cast<uint32_t*>(slab + Panels::place(row, byte + kPanelRowBytes / 2)) = low;
+    if (in_two) *reinterpret_cast<uint32_t*>(slab + Panels::place(row, byte + kPanelRowBytes / 2)) = low;
   }
   __device__ __forceinline__ void put_zeros() const {
     for (int k = 2 * int(threadIdx.x % kWarp); k < depth; k += 2 * kWarp) put(k, 0, 0);

@@ -120,15 +120,15 @@ __global__ void __launch_bounds__(kFrameThreads) frame_kernel(Plan plan) {
 
 constexpr int kPackThreads = 256;
 
-template <class T>
-__global__ void __launch_bounds__(kPackThreads) pack_kernel(Plan plan) {
+template <class T, bool kPanels>
+__global__ void __launch_bounds__(kPackThreads, 3) pack_kernel(Plan plan) {
   if (plan.flags->crowded) return;
   for (int64_t s = blockIdx.x; s < strips_of_both_sides(plan); s += gridDim.x) {
     const Strip strip = find_strip(plan, s);
     const Frame frame = plan.frame[strip.problem];
     if (frame.mode == Mode::invalid) continue;
     const double* centre = plan.centre + strip.problem * plan.dim;
-    const bool in_panels = plan.panels != nullptr && frame.mode != Mode::in_double;
+    const bool in_panels = kPanels && frame.mode != Mode::in_double;
     const int warp = threadIdx.x / kWarp;
     for (int64_t i = strip.begin + warp; i < strip.end; i += kPackThreads / kWarp) {
       const int64_t row = plan.at(strip.side, strip.problem, i).row;
@@ -161,7 +161,8 @@ void fill_tables(const Plan& plan, Stream stream) {
            plan);
     launch(frame_kernel, dim3(unsigned(smaller(plan.problems, 4 * multiprocessors()))), dim3(kFrameThreads),
            kWarp * sizeof(double), stream, plan);
-    launch(pack_kernel<T>, dim3(strips), dim3(kPackThreads), size_t(0), stream, plan);
+    const auto pack = plan.panels != nullptr ? pack_kernel<T, true> : pack_kernel<T, false>;
+    launch(pack, dim3(strips), dim3(kPackThreads), size_t(0), stream, plan);
   });
 }
 
