@@ -1,0 +1,284 @@
+"""LoRAs per task: trained alone, merged or fused, kept as adapters, taken from another run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+
+import pytest
+import torch
+
+pytest.importorskip("open_clip", reason="needs open_clip_torch")
+pytest.importorskip("peft", reason='needs the extra "lora"')
+
+from tiny_images import tiny_features, tiny_stream
+
+from awpf_ext.checkpoint import RunFolder
+from awpf_ext.errors import DataError, UserError
+from awpf_ext.lora import merge
+from awpf_ext.lora.adapter import open_adapter
+from awpf_ext.methods import create_method
+from awpf_ext.trainer import train
+
+QUICK = {"epochs": 4, "batch_size": 6, "learning_rate": 2e-2, "lora_rank": 2}
+FEW = {"latent": 8, "meta_steps": 6, "inner_every": 2, "inner_steps": 2, "inner_batch": 3}
+BOTH = ["lora_merge", "icm_fusion"]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def features():
+    return tiny_features()
+
+
+def settings_of(name, given=None):
+    return {**QUICK, **(FEW if name == "icm_fusion" else {}), **(given or {})}
+
+
+def run(name, stream, settings=None, folder=None, seed=3, **options):
+    method = create_method(name, stream, settings_of(name, settings), seed=seed)
+    checkpoint = None if folder is None else RunFolder(folder)
+    return train(stream, method, checkpoint=checkpoint, **options), method
+
+
+def differing(state, other):
+    assert state.keys() == other.keys()
+    return [key for key in state if not torch.equal(state[key], other[key])]
+
+
+@pytest.fixture(scope="module")
+def kept(features, tmp_path_factory):
+    """The folder of a finished run, and its method."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("kept") / "run"
+    return folder, run("lora_merge", tiny_stream(features), folder=folder)[1]
+
+
+def test_a_lora_learns_its_own_classes(features):
+    stream = tiny_stream(features)
+    settings = {"epochs": 15, "fusion": "linear"}
+    learned, _ = run("lora_merge", stream, settings)
+    zero_shot = train(stream, create_method("zero_shot", stream))
+    assert learned.accuracy_matrix[0][0] > zero_shot.accuracy_matrix[0][0] + 0.2
+
+
+def test_loras_do_not_depend_on_the_fusion_or_on_tasks_before(features):
+    stream = tiny_stream(features)
+    first, second = (run(name, stream)[1] for name in BOTH)
+    assert first.loras.keys() == second.loras.keys() == {0, 1}
+    for task in (0, 1):
+        assert differing(first.loras[task], second.loras[task]) == []
+    alone = create_method("lora_merge", stream, settings_of("lora_merge"), seed=3)
+    alone.seen = 2
+    alone.fit(stream[1])
+    assert differing(alone.loras[1], first.loras[1]) == []
+    other = run("lora_merge", stream, seed=4)[1]
+    assert differing(other.loras[1], first.loras[1])
+
+
+@pytest.mark.parametrize("protocol", ["class", "domain"])
+@pytest.mark.parametrize("name", BOTH)
+def test_one_lora_is_its_own_fusion(name, protocol, features):
+    stream = tiny_stream(features, protocol)
+    method = create_method(name, stream, settings_of(name), seed=3)
+    method.fit(stream[0])
+    x = stream.test_images(0)[:]
+    own = method.tuned.embed(x, method.loras[0])
+    torch.testing.assert_close(method.embed(x), own.detach())
+    method.fit(stream[1])
+    assert not torch.allclose(method.embed(x), own)
+
+
+def test_sums_agree_whichever_way_they_are_merged(features, kept):
+    """linear and stack are one function, and svd and ties too where nothing is cut or trimmed."""
+    stream = tiny_stream(features)
+    x = stream.test_images(1)[:]
+
+    def embedded(**settings):
+        settings = {"adapters": str(kept[0]), **settings}
+        return run("lora_merge", stream, settings)[1].embed(x)
+
+    linear = embedded(fusion="linear")
+    for others in ({"fusion": "stack"}, {"fusion": "svd", "rank": 4}):
+        torch.testing.assert_close(embedded(**others), linear, atol=1e-5, rtol=0)
+    average = embedded(fusion="average")
+    assert (average - linear).norm() > 1e-3
+    torch.testing.assert_close(embedded(fusion="linear", weight=0.5), average, atol=1e-5, rtol=0)
+
+
+def test_all_fusions_work_and_differ(features, kept):
+    stream = tiny_stream(features)
+    fields = type(kept[1].config).model_fields["fusion"].annotation
+    found = []
+    for fusion in fields.__args__:
+        density = (
+            {"density": 0.5} if fusion in ("dare_linear", "dare_ties", "magnitude_prune") else {}
+        )
+        settings = {"adapters": str(kept[0]), "fusion": fusion, **density}
+        method = run("lora_merge", stream, settings)[1]
+        found.append(method.embed(stream.test_images(1)[:1]))
+        assert bool(found[-1].isfinite().all())
+    same = [torch.allclose(found[0], other, atol=1e-6) for other in found[1:]]
+    assert not any(same)
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_a_resumed_run_equals_an_uninterrupted_one(name, features, tmp_path):
+    stream = tiny_stream(features)
+    result, method = run(name, stream, folder=tmp_path / "run")
+    (tmp_path / "run" / "task_0001.json").unlink()
+    again, other = run(name, stream, folder=tmp_path / "run", resume=True)
+    assert result.accuracy_matrix == again.accuracy_matrix
+    assert differing(method.state_dict(), other.state_dict()) == []
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_what_an_export_keeps_is_enough_to_predict(name, features):
+    stream = tiny_stream(features)
+    _, method = run(name, stream)
+    learned = method.learned_state()
+    fresh = create_method(name, stream, settings_of(name), seed=9)
+    fresh.load_state_dict({**learned, "generator": fresh.generator.get_state()})
+    x = stream.test_images(1)[:]
+    assert torch.equal(fresh.logits(x), method.logits(x))
+    assert sum(value.nbytes for value in learned.values()) < 20_000
+    assert not any("lora.0" in key or "vae" in key for key in learned)
+
+
+class TestIcmFusion:
+    def test_it_records_how_well_loras_are_encoded(self, features):
+        result, method = run("icm_fusion", tiny_stream(features))
+        (record,) = [r for r in result.records if r["kind"] == "icm_fusion"]
+        assert record["task"] == 1
+        assert record["loras"] == sum(len(flat.values) for flat in method.states.values())
+        assert record["explained"] <= 1
+
+    def test_the_latest_steps_are_kept_of_every_lora(self, features):
+        _, method = run("icm_fusion", tiny_stream(features), {"checkpoints": 3})
+        assert [len(flat.values) for flat in method.states.values()] == [3, 3]
+        last = method.states[1].values[-1].float()
+        expected = method.layout.flatten(method.loras[1]).values
+        torch.testing.assert_close(last, expected, atol=5e-3, rtol=1e-3)
+
+    def test_inner_steps_use_buffered_samples_of_earlier_tasks(self, features, monkeypatch):
+        stream = tiny_stream(features)
+        settings = settings_of("icm_fusion", {"buffer": 4, "meta_steps": 12, "inner_every": 1})
+        method = create_method("icm_fusion", stream, settings, seed=3)
+        method.fit(stream[0])
+        assert len(method.buffer) == 4
+        kept = set(method.buffer.ids.tolist())
+        read = []
+        images = type(stream[1].images)
+        batches = images.batches
+
+        def watched(self, parts, ahead=0):
+            parts = list(parts)
+            read.extend(row for part in parts for row in part.tolist())
+            return batches(self, parts, ahead)
+
+        monkeypatch.setattr(images, "batches", watched)
+        method.fit(stream[1])
+        others = set(read) - set(stream[1].train_ids.tolist())
+        assert others
+        assert others <= kept
+
+    @pytest.mark.parametrize(
+        "change",
+        [{"inner_steps": 0}, {"task_vector": "weights"}, {"rescale": False}, {"buffer": 0}],
+    )
+    def test_settings_change_the_fusion(self, change, features, kept):
+        stream = tiny_stream(features)
+        base = {"adapters": str(kept[0]), "meta_learning_rate": 1e-2, "inner_rate": 10.0}
+        usual, changed = (
+            run("icm_fusion", stream, {**base, **given})[1].fused for given in ({}, change)
+        )
+        assert any(not torch.allclose(usual[key], changed[key]) for key in usual)
+
+
+class TestAdapters:
+    def test_a_run_keeps_an_adapter_a_task_that_merge_takes(self, kept, tmp_path, monkeypatch):
+        folder, method = kept
+        folders = sorted((folder / "adapters").iterdir())
+        assert [path.name for path in folders] == ["task_0000", "task_0001"]
+        for task, path in enumerate(folders):
+            with open_adapter(path) as adapter:
+                for name, tensor in method.loras[task].items():
+                    assert torch.equal(adapter.read(name), tensor)
+        monkeypatch.setattr(sys.modules["awpf_ext.lora.methods.icm"], "STEPS", 3)
+        report = merge(folders, tmp_path / "out", method="icm")
+        assert len(report.layers) == len(method.loras[0]) // 2
+
+    def test_taken_adapters_give_the_same_run_without_training(self, features, kept, monkeypatch):
+        folder, method = kept
+        stream = tiny_stream(features)
+        again = create_method(
+            "lora_merge", stream, settings_of("lora_merge", {"adapters": str(folder)}), seed=8
+        )
+        monkeypatch.setattr(again, "train", None)
+        train(stream, again)
+        assert differing(again.fused, method.fused) == []
+        assert again.adapters() == {}
+
+    def refused(self, features, folder, match, error=UserError, settings=None, stream=None):
+        stream = stream or tiny_stream(features)
+        given = settings_of("lora_merge", {"adapters": str(folder), **(settings or {})})
+        with pytest.raises(error, match=match):
+            train(stream, create_method("lora_merge", stream, given, seed=3))
+
+    @pytest.fixture
+    def copy(self, kept, tmp_path):
+        return shutil.copytree(kept[0], tmp_path / "copy")
+
+    def test_no_run(self, features, tmp_path):
+        self.refused(features, tmp_path, "has no folder adapters; expected the folder of a run")
+
+    def test_a_task_that_is_missing(self, features, copy):
+        shutil.rmtree(copy / "adapters" / "task_0001")
+        self.refused(features, copy, "there is no folder .*task_0001")
+
+    @pytest.mark.parametrize(
+        ("settings", "match"),
+        [
+            ({"lora_rank": 3}, "has r 2; expected 3"),
+            ({"lora_alpha": 5}, "has lora_alpha"),
+            ({"lora_targets": ("c_fc",)}, "has target_modules"),
+        ],
+    )
+    def test_loras_of_another_kind(self, settings, match, features, copy):
+        self.refused(features, copy, match, settings=settings)
+
+    def test_loras_of_other_weights(self, features, copy):
+        path = copy / "adapters" / "task_0000" / "adapter_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "revision": "0" * 16}))
+        self.refused(features, copy, "has revision '0000")
+
+    def test_loras_of_other_tasks(self, features, copy):
+        self.refused(
+            features,
+            copy,
+            "was trained on another task: its classes differs",
+            stream=tiny_stream(features, "domain"),
+        )
+
+    def test_loras_of_other_images(self, features, copy):
+        path = copy / "adapters" / "task_0001" / "training.json"
+        told = json.loads(path.read_text())
+        told["mean_features"][3] += 0.01
+        path.write_text(json.dumps(told))
+        self.refused(features, copy, "its mean_features differs; expected a run with the same data")
+        path.write_text(json.dumps({**told, "mean_features": ["x"] * len(told["mean_features"])}))
+        self.refused(features, copy, "its mean_features differs")
+        path.write_text("[]")
+        self.refused(features, copy, "holds a list", DataError)
+        path.unlink()
+        self.refused(features, copy, "has no training.json")
+
+    def test_a_file_cut_short(self, features, copy):
+        path = copy / "adapters" / "task_0000" / "adapter_model.safetensors"
+        path.write_bytes(path.read_bytes()[:-100])
+        self.refused(features, copy, "cannot read .*adapter_model.safetensors", DataError)
