@@ -12,9 +12,14 @@ from page_blocks import ROOT, pages
 
 pytest.importorskip("pydantic", reason='needs the extra "clip"')
 
+from pydantic import BaseModel
+
 import awpf_ext
 from awpf_ext.methods import method_class
 from awpf_ext.methods.adapter import AdapterConfig
+from awpf_ext.methods.tuned import TunedConfig
+from awpf_ext.methods.tuning_loop import LoopConfig
+from awpf_ext.tuning.config import TuningConfig
 
 _MARKED = re.compile(r"<!-- (settings of|figures from) (\S+) -->\s+((?:\|[^\n]*\n)+)")
 _FIGURE = re.compile(r"\d[\d.,]*(?: (?:ms|s|MiB|GiB)\b|%|e-\d+)")
@@ -40,12 +45,21 @@ def tables(kind: str) -> list[Table]:
 
 @pytest.mark.parametrize("table", tables("settings of"), ids=lambda table: table.source)
 def test_settings_are_all_there_with_their_defaults(table):
-    fields = method_class(table.source).Config.model_fields
-    recipe = {name: field.default for name, field in AdapterConfig.model_fields.items()}
+    config = method_class(table.source).Config
+    fields = config.model_fields
+    recipe = {name: field.default for name, field in _recipe(config).model_fields.items()}
     own = {n for n, f in fields.items() if n not in recipe or f.default != recipe[n]}
     expected = own or set(recipe)  # a method's page leaves out what the recipe's table says
     shown = {row[0].strip("`"): row[1].strip("`") for row in table.rows}
     assert shown == {name: _written(fields[name].default) for name in expected}
+
+
+def _recipe(config: type[BaseModel]) -> type[BaseModel]:
+    """The settings that another page has: what several methods share."""
+    if config in (TunedConfig, LoopConfig):
+        return TuningConfig
+    shared = (TunedConfig, LoopConfig, AdapterConfig)
+    return next((base for base in shared if issubclass(config, base)), AdapterConfig)
 
 
 def _written(default: object) -> str:
