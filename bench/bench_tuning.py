@@ -1,6 +1,6 @@
 """Training CLIP.
 
-One step of AdamW on the demo's CLIP: 256 images of 48 x 48 and a prompt of each of 80 classes, the
+One step of AdamW on the demo's CLIP: 128 images of 48 x 48 and a prompt of each of 80 classes, the
 cross-entropy of images with texts, float32 where nothing else is said. Ours trains both towers
 whole by `joint_backward`; beside it the plain loop over open_clip's own model, and what is left of
 time and memory with checkpointing, micro-batches, bfloat16, LoRA and the adapter alone. Memory is
@@ -25,11 +25,11 @@ from awpf_ext.tuning.config import TuningConfig
 from awpf_ext.tuning.step import joint_backward
 from awpf_ext.tuning.trainable import make_tuned
 
-IMAGES, CLASSES = 256, 80
+IMAGES, CLASSES = 128, 80
 VARIANTS: dict[str, dict[str, object]] = {
     OURS: {},
     "checkpointing": {"checkpointing": True},
-    "micro-batches of 64": {"micro_batch": 64},
+    "micro-batches of 32": {"micro_batch": 32},
     "micro-batches of 16": {"micro_batch": 16},
     "both, 16": {"micro_batch": 16, "checkpointing": True},
     "bf16": {"autocast": "bf16"},
