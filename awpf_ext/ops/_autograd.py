@@ -11,11 +11,13 @@ kernel (mmd).
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from awpf_ext._library import MISSING_CPU
 
@@ -28,10 +30,31 @@ class ReverseMode(torch.autograd.Function):
 
     generate_vmap_rule = True
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # torch asks for it at every call, which takes longer than a small kernel; kept here, it is
+        # found at once.
+        if "forward" in vars(cls):
+            vars(cls)["forward"].__func__.__signature__ = inspect.signature(cls.forward)
+
 
 def apply(function: type[torch.autograd.Function], *args: Any) -> Any:
-    """`function.apply`, which torch leaves untyped."""
-    return function.apply(*args)
+    """`function.apply`, which torch leaves untyped; the forward alone where nobody will ever ask
+    for a derivative: autograd's preparations take longer than a small kernel."""
+    return function.apply(*args) if may_be_differentiated(*args) else function.forward(*args)
+
+
+def may_be_differentiated(*args: Any) -> bool:
+    """Whether anybody could ask for a derivative by these arguments; yes where that is unknown."""
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+    ):
+        return True
+    return torch.is_grad_enabled() and any(
+        isinstance(value, Tensor) and value.requires_grad for value in args
+    )
 
 
 class FirstDerivative(ReverseMode):

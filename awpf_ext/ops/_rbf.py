@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from awpf_ext.ops._arguments import result_dtype
 from awpf_ext.ops._autograd import (
     FirstDerivative,
     ReverseMode,
@@ -22,6 +23,7 @@ from awpf_ext.ops._autograd import (
     batching_rule,
     fake,
     folded,
+    may_be_differentiated,
     run,
     unfolded,
 )
@@ -30,6 +32,10 @@ from awpf_ext.ops._autograd import (
 def one_product_is_enough() -> bool:
     """What the user set for all float32 products of torch; a constant of a compiled trace."""
     return bool(torch.get_float32_matmul_precision() == "medium")
+
+
+# What torch.compiler.assume_constant_result does, which would import the compiler here.
+one_product_is_enough._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def last_argument(one_product: bool) -> tuple[bool, ...]:
@@ -126,20 +132,32 @@ class _ScaledGradient(FirstDerivative):
 
 
 def weighted_rbf_sums(
-    z: Tensor, rows: Tensor, gamma: Tensor, coefficients: Tensor, owner: Callable[[], Tensor]
+    z: Tensor,
+    rows: Tensor,
+    gamma: Tensor,
+    coefficients: Tensor,
+    constant: Tensor,
+    owner: Callable[[], Tensor],
 ) -> Tensor:
-    """(problems,) float64: sum_gh coefficients[p, g, h] S[p, g, h]; `owner()` is the problem of
-    each row of z.
+    """(problems,) constant[p] + sum_gh coefficients[p, g, h] S[p, g, h], float64 for float64
+    points, else float32; `owner()` is the problem of each row of z.
 
     Where a gradient will be asked for, it is found together with the sums, at three quarters of
     the work.
     """
-    z, gamma = z.contiguous(), gamma.detach()
-    if torch.is_grad_enabled() and z.requires_grad:
-        arguments = (z, rows, gamma, coefficients.contiguous(), owner(), one_product_is_enough())
-        value: Tensor = apply(_WeightedRbfSums, *arguments)[0]
+    z, gamma, enough = z.contiguous(), gamma.detach(), one_product_is_enough()
+    value: Tensor
+    if not may_be_differentiated(z):
+        coefficients, constant = coefficients.contiguous(), constant.contiguous()
+        operation = torch.ops.awpf.rbf_weighted_sums
+        value = run(operation, z, rows, gamma, coefficients, constant, enough)
         return value
-    return (coefficients * rbf_sums(z, rows, gamma)).sum((-2, -1))
+    if torch.is_grad_enabled() and z.requires_grad:
+        arguments = (z, rows, gamma, coefficients.contiguous(), owner(), enough)
+        value = apply(_WeightedRbfSums, *arguments)[0]
+    else:
+        value = (coefficients * rbf_sums(z, rows, gamma)).sum((-2, -1))
+    return (constant + value).to(result_dtype(z.dtype))
 
 
 def rbf_sums(
@@ -193,6 +211,18 @@ def _(
 ) -> Tensor:
     column_groups = rows.shape[1] if columns is None else columns.shape[1]
     return gamma.new_empty(rows.shape[0], rows.shape[1], column_groups)
+
+
+@fake("rbf_weighted_sums")
+def _(
+    z: Tensor,
+    rows: Tensor,
+    gamma: Tensor,
+    coefficients: Tensor,
+    constant: Tensor,
+    one_product: bool = False,
+) -> Tensor:
+    return gamma.new_empty(rows.shape[0], dtype=result_dtype(z.dtype))
 
 
 @fake("rbf_sums_backward")
@@ -278,6 +308,30 @@ def _(
         *last_argument(one_product),
     )
     return unfolded(sums, size), 0
+
+
+@batching_rule("rbf_weighted_sums")
+def _(
+    info: Any,
+    dims: tuple[Any, ...],
+    z: Tensor,
+    rows: Tensor,
+    gamma: Tensor,
+    coefficients: Tensor,
+    constant: Tensor,
+    one_product: bool = False,
+) -> tuple[Tensor, int]:
+    size = info.batch_size
+    points, ranges, _ = _fold_points(info, (*dims[:2], None), z, rows, None)
+    values = torch.ops.awpf.rbf_weighted_sums(
+        points,
+        ranges,
+        folded(gamma, dims[2], size),
+        folded(coefficients, dims[3], size),
+        batch_first(constant, dims[4], size).reshape(-1),
+        one_product,
+    )
+    return unfolded(values, size), 0
 
 
 @batching_rule("rbf_sums_backward")

@@ -126,15 +126,17 @@ def pool_batch(function: str, x: Any, y: Any, check: bool) -> Samples:
     x, y = check_points(function, "x", x), check_points(function, "y", y)
     check_alike(x=x, y=y)
     check_width(x, y)
-    try:
-        shape = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])
-    except RuntimeError:
-        raise ValueError(
-            "the batch dimensions of x and y must broadcast, "
-            f"got shapes {shape_of(x)} and {shape_of(y)}"
-        ) from None
     _check_points(check, x=x, y=y)
-    x, y = x.expand(*shape, *x.shape[-2:]), y.expand(*shape, *y.shape[-2:])
+    shape = tuple(x.shape[:-2])
+    if y.shape[:-2] != x.shape[:-2]:
+        try:
+            shape = tuple(torch.broadcast_shapes(x.shape[:-2], y.shape[:-2]))
+        except RuntimeError:
+            raise ValueError(
+                "the batch dimensions of x and y must broadcast, "
+                f"got shapes {shape_of(x)} and {shape_of(y)}"
+            ) from None
+        x, y = x.expand(*shape, *x.shape[-2:]), y.expand(*shape, *y.shape[-2:])
     (n, d), m = x.shape[-2:], y.shape[-2]
     problems = math.prod(shape)
 
@@ -142,9 +144,11 @@ def pool_batch(function: str, x: Any, y: Any, check: bool) -> Samples:
         places = torch.arange(problems, device=x.device)
         return torch.cat([places.repeat_interleave(n), places.repeat_interleave(m)])
 
-    z = torch.cat([x.reshape(problems * n, d), y.reshape(problems * m, d)])
+    if shape:
+        x, y = x.reshape(problems * n, d), y.reshape(problems * m, d)
+    z = torch.cat([x, y])
     rows = batch_ranges(problems, n, m, x.device)
-    return Samples(z, rows, owner, (n, m), min(n, m), tuple(shape))
+    return Samples(z, rows, owner, (n, m), min(n, m), shape)
 
 
 def pool(function: str, x: Any, y: Any, x_offsets: Any, y_offsets: Any, check: bool) -> Samples:

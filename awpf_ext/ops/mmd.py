@@ -80,10 +80,10 @@ def mmd(
     check_unbiased(estimator, samples.least)
     gamma = exponents(bandwidth, scales, samples.z, samples.rows, samples.shape, check)
     how = estimate_for(samples, estimator)
-    value = how.constant + weighted_rbf_sums(
-        samples.z, samples.rows, gamma, how.square, samples.owner
+    value = weighted_rbf_sums(
+        samples.z, samples.rows, gamma, how.square, how.constant, samples.owner
     )
-    return value.reshape(samples.shape).to(result_dtype(samples.z.dtype))
+    return value.reshape(samples.shape)
 
 
 def _sharded_mmd(

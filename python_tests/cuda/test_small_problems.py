@@ -32,6 +32,26 @@ def test_sums_of_small_problems_are_one_launch(emulated, launches, dtype, proble
     assert ((found[0] - expected).abs() <= bound * expected.abs().amax((1, 2), keepdim=True)).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE], ids=str)
+def test_weighted_sums_come_out_of_the_same_launch(emulated, launches, resident_blocks, dtype):
+    z, rows, gamma = batch(5, 20, 30, 4, dtype)
+    coefficients, constant = torch.randn(5, 2, 2, dtype=DOUBLE), torch.randn(5, dtype=DOUBLE)
+    expected = (coefficients * block_sums(z, rows, None, gamma)).sum((-2, -1)) + constant
+    found = []
+
+    def call():
+        weighted = emulated.rbf_weighted_sums
+        found.append(weighted(z, rows, gamma, coefficients, constant))
+
+    assert launches(call) == 1
+    resident_blocks(0)
+    assert launches(call) > 2
+    for values in found:
+        assert values.dtype == dtype
+        tolerance = 1e-12 if dtype == DOUBLE else 1e-6
+        assert torch.allclose(values.double(), expected, rtol=tolerance, atol=tolerance)
+
+
 def test_a_gradient_is_four_launches(emulated, launches):
     z, rows, gamma = batch(3, 20, 10, 5)
     weights = torch.randn(3, 2, 2, dtype=DOUBLE)

@@ -79,6 +79,32 @@ def test_sums_and_gradient_in_one_pass_are_those_of_two(dtype):
     assert float((gradient - alone.to(gradient.dtype)).abs().max()) < tolerance * scale
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, DOUBLE], ids=str)
+def test_weighted_sums_are_the_sums_weighted(dtype):
+    z, gamma = torch.randn(60, 5).to(dtype), torch.rand(2, 3, dtype=DOUBLE)
+    rows = torch.tensor([[[0, 20], [20, 31], [31, 31]], [[31, 32], [40, 50], [50, 60]]])
+    coefficients, constant = torch.randn(2, 3, 3, dtype=DOUBLE), torch.randn(2, dtype=DOUBLE)
+    found = AWPF.rbf_weighted_sums(z, rows, gamma, coefficients, constant)
+    sums = AWPF.rbf_sums(z, rows, None, gamma, None)
+    expected = constant + (coefficients * sums).sum((-2, -1))
+    assert found.dtype == (DOUBLE if dtype == DOUBLE else torch.float32)
+    assert torch.allclose(found.double(), expected, rtol=1e-13 if dtype == DOUBLE else 1e-6)
+    many = torch.func.vmap(lambda c, k: AWPF.rbf_weighted_sums(z, rows, gamma, c, k))
+    both = many(torch.stack([coefficients, -coefficients]), torch.stack([constant, constant + 1]))
+    assert torch.equal(both[0], found)
+    assert torch.allclose(both[1].double(), 1 + 2 * constant - expected, rtol=1e-5, atol=1e-4)
+
+
+def test_weights_of_sums_are_checked():
+    coefficients, constant = torch.ones(1, 2, 2, dtype=DOUBLE), torch.zeros(1, dtype=DOUBLE)
+    for bad in (coefficients.float(), coefficients[:, :1], torch.ones(2, 2, 2, dtype=DOUBLE)):
+        with pytest.raises(RuntimeError, match="coefficients must"):
+            AWPF.rbf_weighted_sums(POINTS, TWO, GAMMA, bad.contiguous(), constant)
+    for bad in (constant.float(), constant[0], torch.zeros(2, dtype=DOUBLE)):
+        with pytest.raises(RuntimeError, match="constant must"):
+            AWPF.rbf_weighted_sums(POINTS, TWO, GAMMA, coefficients, bad)
+
+
 def test_rows_outside_every_group_get_no_gradient():
     z = torch.randn(30, 3)
     rows, gamma = ranges((5, 12), (20, 28)), torch.ones(1, 1, dtype=DOUBLE)
@@ -166,6 +192,13 @@ SAMPLE_CALLS = {
         GAMMA,
         torch.zeros(1, 3, dtype=DOUBLE),
     ),
+    "rbf_weighted_sums": (
+        POINTS,
+        TWO,
+        GAMMA,
+        torch.ones(1, 2, 2, dtype=DOUBLE),
+        torch.ones(1, dtype=DOUBLE),
+    ),
     "rbf_sums_backward": (torch.ones(1, 2, 2, dtype=DOUBLE), POINTS, TWO, None, GAMMA, None),
     "rbf_sums_and_gradient": (POINTS, TWO, GAMMA, torch.ones(1, 2, 2, dtype=DOUBLE)),
     "rbf_permutation_sums": (POINTS, TWO, GAMMA, 7, 1),
@@ -205,6 +238,8 @@ def test_schemas_are_the_published_ones():
     arguments = {
         "rbf_sums": "Tensor z, Tensor rows, Tensor? columns, Tensor gamma, Tensor? centre, "
         "bool one_product=False",
+        "rbf_weighted_sums": "Tensor z, Tensor rows, Tensor gamma, Tensor coefficients, "
+        "Tensor constant, bool one_product=False",
         "rbf_sums_backward": "Tensor grad, Tensor z, Tensor rows, Tensor? columns, Tensor gamma, "
         "Tensor? centre, bool one_product=False",
         "rbf_sums_and_gradient": "Tensor z, Tensor rows, Tensor gamma, Tensor coefficients, "
