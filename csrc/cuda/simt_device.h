@@ -89,7 +89,7 @@ inline int resident_blocks(const void* kernel, int threads, size_t shared_bytes)
 
 template <class T>
 __device__ __forceinline__ T* shared_memory() {
-  extern __shared__ __align__(128) unsigned char awpf_shared[];
+  extern __shared__ __align__(1024) unsigned char awpf_shared[];  // as swizzled operands must lie
   return reinterpret_cast<T*>(awpf_shared);
 }
 
