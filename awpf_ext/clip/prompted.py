@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -13,22 +14,29 @@ from awpf_ext.clip.backbone import Backbone
 
 @dataclass(frozen=True, eq=False)
 class PromptedClip:
-    """The frozen backbone, which runs may share, and each class's prompts as its text tower reads
-    them.
-    """
+    """The frozen backbone, which runs may share, and the prompts of each class."""
 
     backbone: Backbone
-    tokens: Tensor  # (C, P, context) int64: P prompts of each class
+    prompts: tuple[tuple[str, ...], ...]  # by class, the same number of each
 
     def reordered(self, order: Sequence[int]) -> PromptedClip:
         """The same with class `order[k]` in place k."""
-        return PromptedClip(self.backbone, self.tokens[list(order)])
+        return PromptedClip(self.backbone, tuple(self.prompts[label] for label in order))
+
+    @cached_property
+    def tokens(self) -> Tensor:
+        """(C, P, context) int64: the prompts as the text tower reads them.
+
+        Made when asked for: eighty prompts of a thousand classes take seconds.
+        """
+        flat = [prompt for of_class in self.prompts for prompt in of_class]
+        tokens = torch.as_tensor(self.backbone.tokenizer(flat)).long()
+        return tokens.reshape(len(self.prompts), -1, tokens.shape[-1])
 
 
 def prompted_clip(
     backbone: Backbone, class_names: Sequence[str], templates: Sequence[str]
 ) -> PromptedClip:
     """`backbone` with every template filled with every class's name."""
-    prompts = [template.replace("{}", name) for name in class_names for template in templates]
-    tokens = torch.as_tensor(backbone.tokenizer(prompts)).long()
-    return PromptedClip(backbone, tokens.reshape(len(class_names), len(templates), -1))
+    filled = [tuple(t.replace("{}", name) for t in templates) for name in class_names]
+    return PromptedClip(backbone, tuple(filled))
