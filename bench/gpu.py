@@ -1,6 +1,6 @@
 """The CUDA kernels beside what people use instead, by the GPU's clock.
 
-    python bench/gpu.py FOLDER [--quick]
+    python bench/gpu.py FOLDER [--quick] [--only KERNEL]
 
 writes FOLDER/gpu.md and FOLDER/gpu.json after every piece of work, so that a run that is cut short
 leaves what it had. Needs torch, awpf_ext with CUDA kernels, and a GPU; nothing else.
@@ -250,6 +250,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--quick", action="store_true", help="small sizes: does it run at all")
+    parser.add_argument("--only", metavar="KERNEL", help="of the tables, such as MMD")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         print("bench/gpu.py needs a GPU", file=sys.stderr)
@@ -259,6 +260,8 @@ def main() -> int:
     outcomes: dict[str, list[Outcome]] = {}
     failures: list[str] = []
     for kernel, make, goals in items(options.quick):
+        if options.only not in (None, kernel):
+            continue
         try:
             outcomes.setdefault(kernel, []).append(compare(make(), goals))
         except Exception as error:

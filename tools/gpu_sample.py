@@ -23,6 +23,8 @@ def sample(dtype: torch.dtype) -> None:
     ends = torch.tensor([0, 7, 150], device="cuda"), torch.tensor([0, 42, 43], device="cuda")
     awpf_ext.mmd(x[0].detach(), y[0], x_offsets=ends[0], y_offsets=ends[1])
     awpf_ext.mmd_matrix(x[0].detach(), labels, num_groups=8, bandwidth=5.0)
+    many = torch.randn(700, 67, device="cuda", dtype=dtype)  # enough for products of halves
+    awpf_ext.mmd_matrix(many, torch.arange(700, device="cuda") % 5, num_groups=5, bandwidth=20.0)
     awpf_ext.mmd_test(x[0].detach(), y[0], permutations=33)
     odd = labels.clone()
     odd[::10] = 2**40
