@@ -57,8 +57,9 @@ def test_learning_beats_zero_shot_on_shifted_classes(name, make_stream):
     assert learned.last > zero_shot.last
 
 
-@pytest.mark.parametrize("protocol", ["class", "domain"])
-@pytest.mark.parametrize("name", TUNED)
+@pytest.mark.parametrize(
+    ("name", "protocol"), [*((name, "class") for name in TUNED), ("gdro", "domain")]
+)
 def test_the_whole_clip_learns_images(name, protocol, features):
     """Colours tell the classes apart: two tasks suffice, and the first is not forgotten."""
     stream = tiny_stream(features, protocol)
@@ -165,6 +166,18 @@ def test_texts_of_classes_to_come_are_at_hand(features):
     x = stream.test_images(0)[:]
     torch.testing.assert_close(method.logits(x, 4)[:, :2], method.logits(x, 2))
     assert not method.logits(x).requires_grad
+
+
+@pytest.mark.parametrize("name", TUNED)
+def test_what_an_export_keeps_predicts_the_same(name, features):
+    stream = tiny_stream(features)
+    _, method = run(name, stream)
+    x = stream.test_images(1)[:]
+    kept = method.learned_state()
+    assert not any(key.startswith("buffer.") for key in kept)
+    again = create_method(name, stream, QUICK)
+    again.load_state_dict({**kept, "generator": again.generator.get_state()})
+    torch.testing.assert_close(again.logits(x), method.logits(x), rtol=0, atol=0)
 
 
 def test_a_run_keeps_two_states(make_stream, tmp_path):
