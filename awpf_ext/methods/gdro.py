@@ -23,7 +23,10 @@ class GdroConfig(GclConfig):
         "gcl", description="what is weighed: GCL's losses, or cross-entropies"
     )
     robustness: float = Field(
-        1.0, gt=0, description="lambda: large, the mean over classes; small, the worst class"
+        1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="lambda: large, the mean over classes; small, the worst class",
     )
     weight_momentum: float = Field(
         0.9, gt=0, le=1, description="share of the batch in a class's running loss"

@@ -10,9 +10,12 @@ from pydantic import Field
 from torch import Tensor
 
 from awpf_ext.data.stream import Task
+from awpf_ext.lora.output import AdapterFiles
+from awpf_ext.lora.reading import task_name
 from awpf_ext.methods.base import EpochProgress, MethodConfig
 from awpf_ext.methods.tuning_loop import LoopConfig, LoopMethod, TunedBatch
 from awpf_ext.tuning.buffer import Buffer, Form
+from awpf_ext.tuning.lora import LoraTowers
 from awpf_ext.tuning.samples import Samples
 
 __all__ = ["TunedBatch", "TunedConfig", "TunedMethod", "joined_states", "part_of_state"]
@@ -37,6 +40,7 @@ class TunedMethod(LoopMethod):
     def __init__(self, config: TunedConfig, **given: Any) -> None:
         super().__init__(config, **given)
         self.buffer = Buffer(config.buffer, config.buffer_as, config.jpeg_quality)
+        self._latest: int | None = None  # task that this process has learned
 
     def after_task(self, task: Task, samples: Samples) -> None:
         """After the training, before the buffer takes from the task."""
@@ -47,10 +51,17 @@ class TunedMethod(LoopMethod):
             with self.timed("train"):
                 self._bank = None
                 self.train(task, samples, progress)
+        self._latest = task.index
         self.after_task(task, samples)
         if self.config.buffer:
             with self.timed("buffer"):
                 self._fill_buffer(task, samples)
+
+    def adapters(self) -> Mapping[str, AdapterFiles]:
+        """Where a LoRA is trained, as it is after the latest task."""
+        if self._latest is None or not isinstance(self.tuned, LoraTowers):
+            return {}
+        return {f"after_{task_name(self._latest)}": self.tuned.to_adapter()}
 
     def state_dict(self) -> dict[str, Tensor]:
         parts = {"tuned": self.tuned.state_dict(), "buffer": self.buffer.state_dict()}

@@ -34,9 +34,9 @@ class Samples:
 
     def batches(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
         """What the method is given of the samples at each of the positions."""
-        stored = [self._stored(part) for part in parts]
-        found = self.by_id([self.ids[part[s]] for part, s in zip(parts, stored, strict=True)])
-        for part, from_data, rows in zip(parts, stored, found, strict=True):
+        in_data = [self._in_data(part) for part in parts]
+        found = self.by_id([self.ids[part[s]] for part, s in zip(parts, in_data, strict=True)])
+        for part, from_data, rows in zip(parts, in_data, found, strict=True):
             if bool(from_data.all()):
                 yield rows
                 continue
@@ -51,7 +51,7 @@ class Samples:
             return (self._features[part].float() for part in parts)
         return self._images.batches(parts, self._ahead)
 
-    def _stored(self, positions: Tensor) -> Tensor:
+    def _in_data(self, positions: Tensor) -> Tensor:
         """Which of the samples are read from the data set."""
         references = self._buffer.form == "references"
         return torch.ones_like(positions, dtype=torch.bool) if references else positions < self._new

@@ -9,6 +9,7 @@ pytest.importorskip("open_clip", reason="needs open_clip_torch")
 
 from tiny_images import tiny_features, tiny_stream
 
+from awpf_ext import io
 from awpf_ext.checkpoint import RunFolder
 from awpf_ext.errors import UserError
 from awpf_ext.methods import create_method
@@ -178,6 +179,17 @@ def test_what_an_export_keeps_predicts_the_same(name, features):
     again = create_method(name, stream, QUICK)
     again.load_state_dict({**kept, "generator": again.generator.get_state()})
     torch.testing.assert_close(again.logits(x), method.logits(x), rtol=0, atol=0)
+
+
+def test_a_lora_is_kept_after_each_task(features, tmp_path):
+    pytest.importorskip("peft", reason='needs the extra "lora"')
+    settings = {"train": "lora", "lora_rank": 2}
+    _, method = run("gcl", tiny_stream(features), settings, tmp_path)
+    names = ["after_task_0000", "after_task_0001"]
+    assert sorted(path.name for path in (tmp_path / "adapters").iterdir()) == names
+    kept, _ = io.load_tensors(tmp_path / "adapters" / names[1] / "adapter_model.safetensors")
+    for key, tensor in method.tuned.state_dict().items():
+        assert torch.equal(kept[key], tensor)
 
 
 def test_a_run_keeps_two_states(make_stream, tmp_path):
