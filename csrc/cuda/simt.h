@@ -1,6 +1,7 @@
 // What every kernel includes: threads, barriers, shared memory, tensor-core instructions and launches, by one set of
 // names for two builds. Under nvcc they are CUDA; with AWPF_EMULATE the same sources are plain C++ that runs on the
-// emulator, thread by thread, so that tests need no GPU. Kernels use these names and no other way to the hardware.
+// emulator, thread by thread, so that tests need no GPU. Kernels use these names and no other way to the hardware; for
+// what Hopper alone has, those of sm90/simt.h.
 //
 // clang-format off
 //   launch(kernel, grid, block, shared_bytes, stream, arguments...)   instead of <<<>>>

@@ -1,4 +1,5 @@
-// The names of simt.h on a GPU. Every line of PTX of the package is here; what each means, the emulator spells out.
+// The names of simt.h on a GPU. Every line of PTX of the package is here or in sm90/simt_device.h; what each means, the
+// emulator spells out.
 #pragma once
 
 #include <cooperative_groups.h>

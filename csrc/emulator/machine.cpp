@@ -199,6 +199,11 @@ extern "C" __attribute__((visibility("default"))) void awpf_emulator_resident(in
   awpf::emulator::machine.resident = blocks;
 }
 
+// The compute capability, times ten, of the device that is emulated: 80, or 90 with what Hopper has.
+extern "C" __attribute__((visibility("default"))) void awpf_emulator_capability(int value) {
+  awpf::emulator::machine.capability = value;
+}
+
 // Launches so far.
 extern "C" __attribute__((visibility("default"))) int64_t awpf_emulator_launches() {
   return awpf::emulator::machine.launches;

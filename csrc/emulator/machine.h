@@ -90,6 +90,7 @@ struct Machine {
   Fiber* running = nullptr;
   int live = 0;
   int64_t launches = 0;
+  int capability = 80;
   int resident = 6;  // blocks of a cooperative launch
   std::string error;
 };

@@ -221,8 +221,6 @@ struct Finish {
   }
 };
 
-int capability = 80;
-
 }  // namespace
 
 void change_registers(int each, bool give) {
@@ -247,7 +245,7 @@ void wait_for_products(int newest_allowed) { collective<int, Nothing>("products_
 
 using namespace emulator;
 
-int emulated_capability() { return capability; }
+int emulated_capability() { return machine.capability; }
 
 uint32_t shared_address(const void* p) {
   return uint32_t(static_cast<const unsigned char*>(p) - static_cast<unsigned char*>(shared_base())) + kSharedStart;
@@ -298,8 +296,3 @@ void multiply_64x128(float (&c)[kProductValues], uint64_t a, uint64_t b, bool ad
 void products_commit() { collective<Nothing, Nothing>("products_commit", Nothing{}, Commit{}); }
 
 }  // namespace awpf
-
-// The compute capability, times ten, of the device that later launches are for: 80, or 90 with all there is.
-extern "C" __attribute__((visibility("default"))) void awpf_emulator_capability(int value) {
-  awpf::emulator::capability = value;
-}

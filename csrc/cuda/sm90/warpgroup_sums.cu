@@ -1,16 +1,15 @@
 // Block sums of a mixture of Gaussian kernels on Hopper: the products of mmd_sums.cu by warpgroups.
 //
 // FLOPs as there; bytes: the packed points once for every 128 of the others, mostly from the second-level cache. A
-// block takes two strips, 128 rows, against the tiles of a segment. One warp copies slabs of rows and columns into a
+// block takes two strips, 128 rows, against the tiles of a segment. One thread copies slabs of rows and columns into a
 // ring of six stages; two warpgroups, each with a strip of its own, multiply them as they arrive. Points are packed in
-// panels
-// (../../common/mmd_panels.h), so that a slab is one bulk copy: tensor maps would have to be encoded by the driver, and
-// could not gather the rows of a problem from several groups.
+// panels (../../common/mmd_panels.h), so that a slab is one bulk copy: tensor maps would have to be encoded by the
+// driver, and could not gather the rows of a problem from several groups.
 //
 // As mma.sync does, these products cut off what they add: a slab (32 of the depth in three products, or 64 in one) has
 // sums of its own, small products first, and ordinary, rounded additions carry them over. While one warpgroup does
 // that, or is busy with exponentials, the other has the tensor cores. Two sets of sums need more than the 168 registers
-// of 384 threads: the warpgroup of the warp that copies gives most of its own away.
+// of 384 threads: the warpgroup of the thread that copies gives most of its own away.
 #include "../mmd_run.h"
 #include "simt.h"
 #include "warpgroup_sums.h"
