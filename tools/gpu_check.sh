@@ -3,8 +3,9 @@
 #
 #     tools/gpu_check.sh OUT [STAGE...]
 #
-# Builds, runs the tests on the GPU, the benchmarks and compute-sanitizer, each stage under a limit; a stage that fails
-# or runs out of time is recorded and the rest goes on. Needs python3 with torch, numpy and pytest, nvcc, cmake and
+# Builds, runs every kernel, the benchmarks, the tests on the GPU and compute-sanitizer, each stage under a limit; what
+# fails or runs out of time is recorded and the rest goes on. After an illegal access nothing works any more in the
+# process that made it, so kernels, tables and files of tests have processes of their own. Needs python3 with torch, numpy and pytest, nvcc, cmake and
 # ninja; no network, and nothing is installed. Leaves OUT/gpu_check.md and .json (stages and benchmarks), and
 # OUT/log.txt, all that was said. On Hopper MMD is timed again without what only Hopper has: OUT/portable/.
 set -uo pipefail
@@ -12,7 +13,7 @@ set -uo pipefail
 [ $# -ge 1 ] || { sed -n '4p' "$0" | sed 's/^# *//'; exit 2; }
 out=$(mkdir -p "$1" && cd "$1" && pwd)
 shift
-wanted=" ${*:-machine build load tests bench memcheck racecheck initcheck synccheck ops portable} "
+wanted=" ${*:-machine build load kernels tests bench memcheck racecheck initcheck synccheck ops portable} "
 root=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -88,9 +89,47 @@ portable() {
   PYTHONPATH="$work/site_portable" python3 bench/gpu.py "$out/portable" --only MMD
 }
 
-# A folder of tests away from the checkout, so that what is imported is what was built.
+# alone SECONDS NAME COMMAND...: in a process of its own; `report` tells at the end who failed. A file of tests of which
+# none is meant for this run (5) did not.
+alone() {
+  local limit=$1 name=$2 status
+  shift 2
+  timeout --foreground --kill-after=5 "$limit" "$@"  # in the group of the stage, which may be stopped
+  status=$?
+  tried=$((${tried:-0} + 1))
+  [ "$status" -eq 0 ] || [ "$status" -eq 5 ] || bad="${bad:-} $name ($status)"
+}
+
+report() {
+  [ -z "${bad:-}" ] || { echo "of $tried failed:$bad"; exit 1; }
+  echo "all $tried"
+}
+
+kernels() {
+  local parts part
+  parts=$(python3 tools/gpu_sample.py --list) || exit 1
+  for part in $parts; do alone 30 "$part" python3 tools/gpu_sample.py "$part"; done
+  report
+}
+
+# Folders of tests away from the checkout, so that what is imported is what was built.
 run_tests() {
-  python3 -m pytest -q -p no:cacheprovider --rootdir "$work" --import-mode=importlib "$@"
+  local folder=$1 file
+  shift
+  for file in "$folder"/test_*.py; do
+    case $file in */test_emulator.py) continue ;; esac
+    alone 75 "$(basename "$file" .py)" \
+      python3 -m pytest -q -p no:cacheprovider --rootdir "$work" --import-mode=importlib "$file" "$@"
+  done
+  report
+}
+
+bench() {
+  local kernel
+  for kernel in MMD "MMD gradient" "MMD test" Scatter "Low-rank sums"; do
+    alone 100 "$kernel" python3 bench/gpu.py "$work/tables/${kernel// /_}" --only "$kernel"
+  done
+  report
 }
 
 sanitize() {
@@ -100,33 +139,39 @@ sanitize() {
 
 export PYTHONPATH="$work/site"
 export root work out
-export -f machine build_into build load portable run_tests sanitize
+export -f machine build_into build load portable alone report kernels run_tests bench sanitize
 
 stage machine 30 bash -c machine
 stage build 200 bash -c build
 stage load 60 bash -c load
-stage tests 150 bash -c 'run_tests python_tests/cuda --ignore=python_tests/cuda/test_emulator.py'
-stage bench 200 python3 bench/gpu.py "$out"
+stage kernels 120 bash -c kernels
+stage bench 220 bash -c bench
+stage tests 150 bash -c 'run_tests python_tests/cuda'
 for tool in memcheck racecheck initcheck synccheck; do stage $tool 45 bash -c "sanitize $tool"; done
-stage ops 90 bash -c 'run_tests python_tests/ops --device cuda'
+stage ops 120 bash -c 'run_tests python_tests/ops --device cuda'
 stage portable 120 bash -c portable
 
-python3 - "$work/stages" "$out" << 'END'
+python3 - "$work/stages" "$out" "$work/tables" << 'END'
 import json, pathlib, sys
 
 stages = [line.split("\t") for line in pathlib.Path(sys.argv[1]).read_text().splitlines()]
 out = pathlib.Path(sys.argv[2])
 lines = ["| stage | seconds | result |", "|---|---:|---|"]
 lines += [f"| {name} | {seconds} | {result.replace('|', '/')} |" for name, seconds, result in stages]
-tables = out / "gpu.md"
-if tables.exists():
-    lines += ["", tables.read_text()]
-    tables.unlink()
+folders = sorted(pathlib.Path(sys.argv[3]).glob("*"), key=lambda folder: folder.stat().st_mtime)
+measured = None
+for folder in folders:
+    if not (folder / "gpu.json").exists():
+        continue
+    head, found, tables = (folder / "gpu.md").read_text().partition("## ")
+    data = json.loads((folder / "gpu.json").read_text())
+    lines += [found + tables if measured else "\n" + head + found + tables]
+    if measured:
+        measured["kernels"].update(data["kernels"])
+    else:
+        measured = data
 (out / "gpu_check.md").write_text("\n".join(lines) + "\n")
 found = [{"stage": n, "seconds": int(s), "result": r} for n, s, r in stages]
-bench = out / "gpu.json"
-measured = json.loads(bench.read_text()) if bench.exists() else None
-bench.unlink(missing_ok=True)
 (out / "gpu_check.json").write_text(json.dumps({"stages": found, "bench": measured}, indent=1) + "\n")
 END
 exit $failed
