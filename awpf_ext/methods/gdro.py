@@ -22,7 +22,7 @@ class GdroConfig(GclConfig):
     objective: Literal["gcl", "ce"] = Field(
         "gcl", description="what is weighed: GCL's losses, or cross-entropies"
     )
-    robustness: float = Field(
+    evenness: float = Field(
         1.0,
         gt=0,
         allow_inf_nan=False,
@@ -44,7 +44,7 @@ class Gdro(Gcl):
         super().__init__(config, text=text, **given)
         self.class_weights = ClassWeights(
             len(text),
-            spread=config.robustness,
+            evenness=config.evenness,
             momentum=config.weight_momentum,
             device=self.device,
         )

@@ -140,12 +140,12 @@ def test_averages_of_earlier_tasks_count_where_gamma_does_not_start_at_one(featu
     assert any(not torch.equal(ours[key], others[key]) for key in ours)
 
 
-def test_gdro_without_robustness_is_cross_entropy_on_balanced_batches(features):
+def test_gdro_without_evenness_is_cross_entropy_on_balanced_batches(features):
     """lambda -> infinity is the mean over classes, here that over samples."""
     stream = tiny_stream(features, "domain")
     settings = {"batch_size": 1000, "buffer": 20}
     plain = run("replay_ce", stream, settings)
-    weighed = run("gdro", stream, {**settings, "objective": "ce", "robustness": 1e9})
+    weighed = run("gdro", stream, {**settings, "objective": "ce", "evenness": 1e9})
     for key, tensor in plain[1].tuned.state_dict().items():
         torch.testing.assert_close(weighed[1].tuned.state_dict()[key], tensor, rtol=1e-3, atol=1e-4)
 

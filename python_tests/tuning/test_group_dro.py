@@ -14,13 +14,13 @@ LOSSES = torch.tensor([1.0, 3.0, 5.0, 0.0, 1.0, 2.0])  # means 2, 5, 1
 ALL = torch.arange(3)
 
 
-def weights(spread, classes=3, momentum=0.9):
-    return ClassWeights(classes, spread=spread, momentum=momentum)
+def weights(evenness, classes=3, momentum=0.9):
+    return ClassWeights(classes, evenness=evenness, momentum=momentum)
 
 
 def test_a_large_lambda_gives_the_mean_over_classes():
-    for spread in (1e9, math.inf):
-        assert weights(spread).loss(LOSSES, LABELS, ALL).item() == pytest.approx((2 + 5 + 1) / 3)
+    for evenness in (1e9, math.inf):
+        assert weights(evenness).loss(LOSSES, LABELS, ALL).item() == pytest.approx((2 + 5 + 1) / 3)
 
 
 def test_a_small_lambda_gives_the_worst_class():
