@@ -65,4 +65,5 @@ class Gcl(TunedMethod):
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(state)
-        self.averages.load_state_dict(part_of_state(state, "gcl"))
+        if averages := part_of_state(state, "gcl"):
+            self.averages.load_state_dict(averages)

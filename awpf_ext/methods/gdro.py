@@ -75,4 +75,5 @@ class Gdro(Gcl):
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(state)
-        self.class_weights.load_state_dict(part_of_state(state, "gdro"))
+        if weights := part_of_state(state, "gdro"):
+            self.class_weights.load_state_dict(weights)

@@ -68,8 +68,9 @@ class TunedMethod(LoopMethod):
         return {**super().state_dict(), **joined_states(parts)}
 
     def learned_state(self) -> dict[str, Tensor]:
+        """Neither the buffer nor what a loss remembers of samples."""
         state = super().learned_state()
-        return {name: value for name, value in state.items() if not name.startswith("buffer.")}
+        return {key: state[key] for key in state if key == "seen" or key.startswith("tuned.")}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(state)

@@ -23,6 +23,7 @@ from torch import Tensor
 from awpf_ext.tuning import compressed
 
 Form = Literal["references", "png", "jpeg"]
+READ_AT_ONCE = 256  # samples that are copied, before they are compressed
 
 
 class Buffer:
@@ -98,17 +99,26 @@ class Buffer:
     ) -> None:
         """Keep the copies of the `chosen`, of which those from `kept` on are new."""
         new = chosen >= kept
-        fresh = read(ids[chosen[new]])
-        if fresh.dtype != torch.uint8:
-            rows = fresh.new_empty(len(chosen), *fresh.shape[1:])
-            rows[new] = fresh
-            if self._rows is not None:
-                rows[~new] = self._rows[chosen[~new]]
-            self._rows = rows
+        files: list[bytes] = []
+        features: list[Tensor] = []
+        for part in ids[chosen[new]].split(READ_AT_ONCE):
+            fresh = read(part)
+            if fresh.dtype == torch.uint8:
+                assert self.form != "references"
+                files += compressed.compress(fresh, self.form, self.quality)
+            else:
+                features.append(fresh)
+        if not features:
+            added = iter(files)
+            self._files = [
+                next(added) if row >= kept else self._files[row] for row in chosen.tolist()
+            ]
             return
-        assert self.form != "references"
-        added = iter(compressed.compress(fresh, self.form, self.quality))
-        self._files = [next(added) if row >= kept else self._files[row] for row in chosen.tolist()]
+        rows = features[0].new_empty(len(chosen), *features[0].shape[1:])
+        rows[new] = torch.cat(features)
+        if self._rows is not None:
+            rows[~new] = self._rows[chosen[~new]]
+        self._rows = rows
 
 
 def _priorities(labels: Tensor, classes: int, generator: torch.Generator) -> Tensor:

@@ -106,6 +106,19 @@ def test_no_size_and_no_samples_keep_nothing():
     assert len(filled(5, [([], 3)])) == 0
 
 
+def test_images_are_copied_a_few_at_a_time(monkeypatch):
+    monkeypatch.setattr("awpf_ext.tuning.buffer.READ_AT_ONCE", 4)
+    asked = []
+
+    def read(ids):
+        asked.append(len(ids))
+        return PIXELS[ids]
+
+    buffer = filled(9, by_task(6, 3), "png", read=read)
+    assert max(asked) == 4
+    assert torch.equal(buffer.read(torch.arange(len(buffer))), PIXELS[buffer.ids])
+
+
 @pytest.mark.parametrize("form", ["references", "png", "jpeg"])
 def test_a_restored_buffer_goes_on_as_if_nothing_had_happened(form, tmp_path):
     tasks = by_task(6, 3)
