@@ -35,7 +35,9 @@ def fused(
     """
     vae.eval()
     weights = torch.tensor(list(shares), device=vectors.device)
-    codes, _ = vae.encode(flats.values, vectors)
+    # One at a time: an encoding's activations take far more memory than the LoRA.
+    rows = range(len(vectors))
+    codes = torch.cat([vae.encode(flats.values[i, None], vectors[i, None])[0] for i in rows])
     if inner is not None and inner.steps:
         for task, (code, vector) in enumerate(zip(codes, vectors, strict=True)):
             decoded = vae.decode(code[None], vector[None])[0]

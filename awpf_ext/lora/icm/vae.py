@@ -31,7 +31,7 @@ class FusionVae(nn.Module):
         self._bottom = (channels[-1], self._padded >> (len(channels) - 1))
         width = self._bottom[0] * self._bottom[1]
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # the CPU's alone
             self.encoder = nn.Sequential(*(_down(a, b) for a, b in pairwise(channels)))
             self.to_latent = nn.Linear(width + task_size, 2 * latent)
             self.from_latent = nn.Linear(latent + task_size, width)

@@ -20,7 +20,8 @@ from awpf_ext.lora.icm import (
 )
 from awpf_ext.lora.methods.base import Merged, Settings, Term, signed_root
 
-STEPS = 300
+STEPS = 100
+BATCH = 2  # adapters a step: their activations are most of the memory
 TASK_VECTOR = 256  # numbers in a task vector
 
 
@@ -28,10 +29,10 @@ def icm(layer: str, terms: Sequence[Term], settings: Settings) -> Merged:
     """ICM-Fusion (arXiv 2508.04153, from its abstract) of the factors of all layers given.
 
     l_t: all sqrt(s_t) B_t and sqrt(s_t) A_t in one vector, each tensor standardised; v_t: its count
-    sketch in 256 numbers. A convolutional VAE, conditioned on v_t, is trained on the l_t for 300
-    steps from weights of the seed. With a_t = w_t / sum of w, l = dec(sum a_t mu_t, sum a_t v_t);
-    its tensors get the deviations sum a_t std_t (brought up by sqrt(T) at most) and the means
-    sum a_t mean_t.
+    sketch in 256 numbers. A convolutional VAE, conditioned on v_t, is trained on the l_t, two at a
+    time, for 100 steps from weights of the seed. With a_t = w_t / sum of w,
+    l = dec(sum a_t mu_t, sum a_t v_t); its tensors get the deviations sum a_t std_t (brought up by
+    sqrt(T) at most) and the means sum a_t mean_t.
 
     The adapters must have one rank, and the weights must not be negative; only their ratios count.
     Output rank: theirs. Memory is that of all adapters together, and the network's.
@@ -52,7 +53,7 @@ def icm_layers(layers: Mapping[str, Sequence[Term]], settings: Settings) -> dict
     vae = FusionVae(layout.size, TASK_VECTOR, seed=settings.seed)
     data = TrainingSet(layout, flats, torch.arange(len(shares)), vectors)
     generator = torch.Generator().manual_seed(settings.seed)
-    meta_train(vae, data, MetaSettings(steps=STEPS), generator)
+    meta_train(vae, data, MetaSettings(steps=STEPS, batch=BATCH), generator)
     result = fused(vae, layout, flats, vectors, shares)
     return {name: Merged(result[f"{name}.b"], result[f"{name}.a"]) for name in layers}
 
