@@ -28,6 +28,7 @@ from awpf_ext.lora.output import AdapterFiles, write_adapter
 
 FORMAT = 1  # of this layout; a folder of another format is refused
 Resume = bool | Literal["intact"]
+NO_STATE = "there is no"  # of large states only the last two are kept
 
 
 class SavedRun(NamedTuple):
@@ -141,7 +142,11 @@ class RunFolder:
             try:
                 state = self._load_tensors("task", len(results) - 1)
             except DataError as error:
-                damage.append(str(error))
+                file = self._file("task", len(results) - 1)
+                if file.exists():
+                    damage.append(str(error))
+                elif not any(NO_STATE in told for told in damage):
+                    damage.append(f"{NO_STATE} {file.name}")
                 results.pop()
                 del statistics[len(results) :]
         if damage and resume != "intact":

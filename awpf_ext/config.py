@@ -105,7 +105,9 @@ class RunConfig(BaseModel):
         dumped = self.model_dump(mode="json")
         kept = {name: dumped[name] for name in names}
         kept["dataset"] = absolute(self.dataset)
-        return {**kept, **{f"{self.method}.{k}": v for k, v in dumped["settings"].items()}}
+        incidental = method_class(self.method).incidental
+        settings = {k: v for k, v in dumped["settings"].items() if k not in incidental}
+        return {**kept, **{f"{self.method}.{key}": value for key, value in settings.items()}}
 
 
 LIMITS = ("train_limit", "test_limit", "imbalance")

@@ -37,13 +37,7 @@ class Team:
         if self.size == 1:
             return said
         word = torch.tensor([int(said) if self.leads else 0])
-        try:
-            dist.all_reduce(word)
-        except RuntimeError as error:
-            raise UserError(
-                "another process of this torchrun ended early; what is finished is kept, and the "
-                "same command goes on"
-            ) from error
+        dist.all_reduce(word)
         return bool(word)
 
     def share(self, count: int) -> range:
@@ -82,7 +76,10 @@ ALONE = Team()
 
 @contextmanager
 def assembled() -> Iterator[Team]:
-    """This process's team, as torchrun's environment tells; alone without torchrun."""
+    """This process's team, as torchrun's environment tells; alone without torchrun.
+
+    UserError where the block fails because another of the team is gone.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield ALONE
@@ -90,14 +87,30 @@ def assembled() -> Iterator[Team]:
     dist.init_process_group(_backend(), timeout=PATIENCE)
     try:
         yield Team(dist.get_rank(), size)
+    except RuntimeError as error:
+        if not _by_another(error):
+            raise
+        raise UserError(
+            "another process of this torchrun ended early; what is finished is kept, and the "
+            "same command goes on"
+        ) from error
     finally:
         dist.destroy_process_group()
 
 
+def _by_another(error: RuntimeError) -> bool:
+    """Whether it comes from waiting for a process that does not answer; gloo's has no type."""
+    return isinstance(error, dist.DistError) or "gloo/" in str(error)
+
+
+def processes_here() -> int:
+    """How many processes of the team share this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
+
+
 def _backend() -> str:
     """gloo, and nccl for tensors on GPUs where each process of a machine has its own."""
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
-    if not dist.is_nccl_available() or torch.cuda.device_count() < processes:
+    if not dist.is_nccl_available() or torch.cuda.device_count() < processes_here():
         return "gloo"
     torch.cuda.set_device(local_gpu())
     return "cpu:gloo,cuda:nccl"

@@ -56,7 +56,7 @@ def train(
     report = progress or (lambda event: None)
     results: list[TaskResult] = []
     team = method.team
-    identity, environment = _identity(stream, method), _environment(stream, team)
+    identity, environment = _identity(stream, method), _environment(stream, method)
     with ExitStack() as stack:
         if checkpoint is not None:
             if team.leads:
@@ -210,14 +210,14 @@ def _identity(stream: TaskStream, method: Method) -> dict[str, Any]:
     """What must agree for two runs to be one: the method, its settings, the seed, the stream."""
     return {
         "method": method.name,
-        "config": method.config.model_dump(mode="json"),
+        "config": {k: v for k, v in _settings(method).items() if k not in method.incidental},
         "seed": method.seed,
         "order_hash": stream.order_hash,
         "stream_hash": stream_hash(stream),
     }
 
 
-def _environment(stream: TaskStream, team: Team) -> dict[str, Any]:
+def _environment(stream: TaskStream, method: Method) -> dict[str, Any]:
     """What may change the last digits of a result."""
     from awpf_ext import __version__
 
@@ -226,8 +226,13 @@ def _environment(stream: TaskStream, team: Team) -> dict[str, Any]:
         "device": stream.text.device.type,
         "torch": torch.__version__,
         "awpf_ext": __version__,
-        **({"processes": team.size} if team.size > 1 else {}),
+        "processes": method.team.size,
+        **{key: value for key, value in _settings(method).items() if key in method.incidental},
     }
+
+
+def _settings(method: Method) -> dict[str, Any]:
+    return method.config.model_dump(mode="json")
 
 
 def stream_hash(stream: TaskStream) -> str:

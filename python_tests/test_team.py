@@ -9,8 +9,9 @@ import sys
 
 import pytest
 import torch
+import torch.distributed as dist
 
-from awpf_ext.team import ALONE, Team
+from awpf_ext.team import ALONE, Team, assembled
 
 GATHER = """
 import torch
@@ -46,21 +47,61 @@ def test_alone_everything_is_ones_own():
     assert ALONE.joined(rows) == (rows, range(3))
 
 
-def test_processes_gather_uneven_and_empty_shares():
+def started(program: str, size: int) -> list[subprocess.Popen[str]]:
+    """`program` in the processes of a team."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    shared = {**os.environ, "WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    team = [
+    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    own = {"WORLD_SIZE": str(size), "OMP_NUM_THREADS": "1"}
+    return [
         subprocess.Popen(
-            [sys.executable, "-c", GATHER],
-            env={**shared, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            [sys.executable, "-c", program],
+            env={**shared, **own, "RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in range(3)
+        for rank in range(size)
     ]
-    for process in team:
+
+
+def test_processes_gather_uneven_and_empty_shares():
+    for process in started(GATHER, 3):
         out, errors = process.communicate(timeout=120)
         assert out == "equal\n", errors
+
+
+LOST = """
+import os, sys, torch
+from awpf_ext.errors import UserError
+from awpf_ext.team import assembled
+try:
+    with assembled() as team:
+        team.wait()
+        if team.rank == 1:
+            os._exit(3)
+        team.CALL
+except UserError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    "call", ["wait()", "joined(torch.zeros(2, 3))", "gathered(torch.zeros(2, 3), 4)"]
+)
+def test_who_is_left_alone_says_so_in_one_sentence(call):
+    left, gone = started(LOST.replace("CALL", call), 2)
+    out, errors = left.communicate(timeout=120)
+    assert out.startswith("another process of this torchrun ended early"), errors
+    gone.communicate(timeout=120)
+    assert gone.returncode == 3
+
+
+def test_a_mistake_of_ones_own_stays_what_it_is(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(dist, "init_process_group", lambda *args, **options: None)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    with pytest.raises(RuntimeError, match="out of memory"), assembled():
+        raise RuntimeError("out of memory")

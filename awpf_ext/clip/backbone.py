@@ -134,7 +134,7 @@ def _build(model: str, weights: Weights) -> Any:
     import open_clip
 
     with torch.random.fork_rng(devices=[]), _quiet_root_logger():
-        torch.manual_seed(weights.seed or 0)
+        torch.default_generator.manual_seed(weights.seed or 0)  # the CPU's alone
         try:
             return open_clip.create_model(
                 model,

@@ -18,12 +18,12 @@ from awpf_ext.clip.prompted import prompted_clip
 from awpf_ext.clip.prompts import DEFAULT_PROMPT, prompt_templates, text_bank
 from awpf_ext.data.features import FeatureSet, nonfinite_rows
 from awpf_ext.data.images import ImageDataset, ImageSplit
-from awpf_ext.data.pixels import PixelRows
+from awpf_ext.data.pixels import MEMORY, PixelRows
 from awpf_ext.data.reading import Pixels, default_workers, prepared_batches
 from awpf_ext.data.store import FeatureStore, Shard, SplitEntry, StoredSplit, read_or_none
 from awpf_ext.errors import DataError, UserError
 from awpf_ext.io import lock, remove_leftovers, save_tensors
-from awpf_ext.team import ALONE, Team
+from awpf_ext.team import ALONE, Team, processes_here
 
 BATCHES_AHEAD = 3  # read while a model on another device works
 LISTED = 20  # unreadable images named in a message; the file it points to names all
@@ -81,8 +81,11 @@ def extract_features(
     }
     skipped = _check_unreadable(entries, stored, on_unreadable)
     rows = {title: _readable_rows(splits[title], stored[title]) for title in splits}
+    memory = MEMORY // processes_here()
     pixels = {
-        title: PixelRows(splits[title], backbone.prepare, rows[title], workers=workers)
+        title: PixelRows(
+            splits[title], backbone.prepare, rows[title], workers=workers, memory=memory
+        )
         for title in splits
     }
     return FeatureSet(

@@ -19,7 +19,7 @@ from awpf_ext.data.images import ImageSplit
 from awpf_ext.data.reading import Pixels, Prepare, default_workers, prepared_batches
 from awpf_ext.errors import DataError
 
-MEMORY = 2 << 30  # bytes of prepared images that one split keeps: 14,000 of 224 x 224
+MEMORY = 2 << 30  # bytes of prepared images that a machine keeps of a split: 14,000 of 224 x 224
 Rows = Tensor | Sequence[int] | slice
 
 
