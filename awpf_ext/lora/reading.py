@@ -74,10 +74,6 @@ class TrainedAdapters:
                 )
 
 
-def _shape(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...] | None:
-    return tuple(tensors[name].shape) if name in tensors else None
-
-
 def _check_training(folder: Path, expected: Mapping[str, Any]) -> None:
     path = folder / TRAINING
     if not path.exists():
@@ -89,8 +85,8 @@ def _check_training(folder: Path, expected: Mapping[str, Any]) -> None:
         if not _alike(found.get(key), value):
             told = "" if isinstance(value, list) else f" ({found.get(key)!r}, here {value!r})"
             raise UserError(
-                f"{folder} was trained on another task: its {key} differs{told}; expected a run "
-                "with the same data, limits, order and increment"
+                f"{folder} was trained on something else: its {key} differs{told}; expected a run "
+                f"with the same {'seed' if key == 'start' else 'data, limits, order and increment'}"
             )
 
 

@@ -5,6 +5,7 @@ A reconstruction from the abstract of arXiv 2508.04153; see docs/methods/icm_fus
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -86,6 +87,10 @@ class IcmFusion(TaskLoras):
         self.vae = FusionVae(self.layout.size, size, config.latent, seed).to(self.device)
         self.random = torch.Generator(self.device)
 
+    @property
+    def compares_with_start(self) -> bool:
+        return self.config.task_vector == "weights"
+
     def after_step(self, step: int, steps: int) -> None:
         if step > steps - self.config.checkpoints:
             self._recent.append(_in_half(self.layout.flatten(self.tuned.state_dict())))
@@ -124,7 +129,7 @@ class IcmFusion(TaskLoras):
                     "kind": "icm_fusion",
                     "task": task.index,
                     "loras": len(data.tasks),
-                    "explained": 1 - error / spread,
+                    "explained": 1 - error / spread if spread else math.nan,
                     "divergence": sum(step.divergence for step in last) / len(last),
                 }
             )

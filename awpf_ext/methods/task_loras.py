@@ -51,9 +51,12 @@ class TaskLoras(LoopMethod):
         self.fused = self.start
         self._first = 0  # of the task's classes
         self._training: dict[str, Any] = {}  # what the latest LoRA was trained on
-        self._kept: TrainedAdapters | None = None
-        if config.adapters is not None:
-            self._kept = TrainedAdapters(config.adapters, self.tuned.to_adapter())
+        self._kept: TrainedAdapters | None = None  # opened when learning: prediction needs none
+
+    @property
+    def compares_with_start(self) -> bool:
+        """Whether LoRAs that are taken from another run must have this run's start."""
+        return False
 
     def fuse(self, task: Task) -> dict[str, Tensor]:
         """The tensors to classify with, from all `loras`; `task` is the latest."""
@@ -71,11 +74,10 @@ class TaskLoras(LoopMethod):
             return
         self._training = _training(task, self.text)
         with self.timed("train"):
-            if self._kept is None:
+            if self.config.adapters is None:
                 self.loras[task.index] = self._trained(task, progress)
             else:
-                found = self._kept.read(task.index, self._training)
-                self.loras[task.index] = {k: v.to(self.device) for k, v in found.items()}
+                self.loras[task.index] = self._taken(self.config.adapters, task)
         with self.timed("fuse"):
             self.fused = self.fuse(task)
         self._bank = None
@@ -83,11 +85,12 @@ class TaskLoras(LoopMethod):
     def adapters(self) -> Mapping[str, AdapterFiles]:
         """The latest task's LoRA, unless it was taken from another run."""
         latest = max(self.loras, default=None)
-        if latest is None or self._kept is not None or not self._training:
+        if latest is None or self.config.adapters is not None or not self._training:
             return {}
         tensors = {name: value.cpu() for name, value in self.loras[latest].items()}
         config = self.tuned.to_adapter().config
-        return {task_name(latest): AdapterFiles(tensors, config, self._training)}
+        training = {**self._training, "start": _digest(self.start)}
+        return {task_name(latest): AdapterFiles(tensors, config, training)}
 
     @torch.no_grad()
     def embed(self, x: Tensor) -> Tensor:
@@ -119,6 +122,14 @@ class TaskLoras(LoopMethod):
     def _loaded(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: value.to(self.device, copy=True) for name, value in tensors.items()}
 
+    def _taken(self, run: str, task: Task) -> dict[str, Tensor]:
+        if self._kept is None:
+            self._kept = TrainedAdapters(run, self.tuned.to_adapter())
+        expected = dict(self._training)
+        if self.compares_with_start:
+            expected["start"] = _digest(self.start)
+        return self._loaded(self._kept.read(task.index, expected))
+
     def _trained(self, task: Task, progress: EpochProgress) -> dict[str, Tensor]:
         self._first = task.classes.start
         self.tuned.load_state_dict(self.start)
@@ -131,6 +142,13 @@ def seed_of(*names: object) -> int:
     """A seed of its own for every purpose."""
     digest = hashlib.sha256("\0".join(map(str, names)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode() + tensors[name].cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _training(task: Task, text: Tensor) -> dict[str, Any]:

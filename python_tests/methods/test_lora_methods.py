@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 
@@ -15,6 +16,7 @@ pytest.importorskip("peft", reason='needs the extra "lora"')
 from tiny_images import tiny_features, tiny_stream
 
 from awpf_ext.checkpoint import RunFolder
+from awpf_ext.data import task_stream
 from awpf_ext.errors import DataError, UserError
 from awpf_ext.lora import merge
 from awpf_ext.lora.adapter import open_adapter
@@ -129,9 +131,10 @@ def test_all_fusions_work_and_differ(features, kept):
 
 @pytest.mark.parametrize("name", BOTH)
 def test_a_resumed_run_equals_an_uninterrupted_one(name, features, tmp_path):
-    stream = tiny_stream(features)
+    stream = task_stream(features, increment=1, order="seed:1")
+    assert len(stream) == 4  # so that what the F-VAE had learned when the run stopped matters
     result, method = run(name, stream, folder=tmp_path / "run")
-    (tmp_path / "run" / "task_0001.json").unlink()
+    (tmp_path / "run" / "task_0003.json").unlink()
     again, other = run(name, stream, folder=tmp_path / "run", resume=True)
     assert result.accuracy_matrix == again.accuracy_matrix
     assert differing(method.state_dict(), other.state_dict()) == []
@@ -157,6 +160,16 @@ class TestIcmFusion:
         assert record["task"] == 1
         assert record["loras"] == sum(len(flat.values) for flat in method.states.values())
         assert record["explained"] <= 1
+
+    def test_loras_that_are_all_alike_are_fused(self, features):
+        result, method = run("icm_fusion", tiny_stream(features), {"epochs": 0})
+        (record,) = [r for r in result.records if r["kind"] == "icm_fusion"]
+        assert math.isnan(record["explained"])
+        assert json.loads(json.dumps(result.tasks[1].to_json(), allow_nan=False))
+        expected = method.layout.flatten(method.start).values
+        torch.testing.assert_close(
+            method.layout.flatten(method.fused).values, expected, atol=0.2, rtol=0
+        )
 
     def test_the_latest_steps_are_kept_of_every_lora(self, features):
         _, method = run("icm_fusion", tiny_stream(features), {"checkpoints": 3})
@@ -224,6 +237,25 @@ class TestAdapters:
         assert differing(again.fused, method.fused) == []
         assert again.adapters() == {}
 
+    @pytest.mark.parametrize("name", BOTH)
+    def test_what_was_made_of_them_outlives_their_folder(self, name, features, copy):
+        stream = tiny_stream(features)
+        method = run(name, stream, {"adapters": str(copy)})[1]
+        shutil.rmtree(copy)
+        fresh = create_method(name, stream, settings_of(name, {"adapters": str(copy)}), seed=3)
+        learned = method.learned_state()
+        fresh.load_state_dict({**learned, "generator": fresh.generator.get_state()})
+        x = stream.test_images(1)[:]
+        assert torch.equal(fresh.logits(x), method.logits(x))
+
+    def test_what_training_changed_is_told_from_the_start_it_had(self, features, copy):
+        settings = {"adapters": str(copy), "task_vector": "weights"}
+        run("icm_fusion", tiny_stream(features), settings)
+        with pytest.raises(
+            UserError, match=r"its start differs .*expected a run with the same seed"
+        ):
+            run("icm_fusion", tiny_stream(features), settings, seed=4)
+
     def refused(self, features, folder, match, error=UserError, settings=None, stream=None):
         stream = stream or tiny_stream(features)
         given = settings_of("lora_merge", {"adapters": str(folder), **(settings or {})})
@@ -261,7 +293,7 @@ class TestAdapters:
         self.refused(
             features,
             copy,
-            "was trained on another task: its classes differs",
+            "was trained on something else: its classes differs",
             stream=tiny_stream(features, "domain"),
         )
 
