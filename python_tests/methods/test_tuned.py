@@ -94,6 +94,16 @@ def test_a_resumed_run_equals_an_uninterrupted_one(name, form, features, tmp_pat
     assert_same(run(name, stream, settings, tmp_path / "run", resume=True), whole)
 
 
+def test_a_run_that_is_out_of_memory_goes_on_with_smaller_parts(features, tmp_path):
+    stream = tiny_stream(features)
+    whole = run("gcl", stream, {"micro_batch": 6}, tmp_path / "run")
+    (tmp_path / "run" / "task_0001.json").unlink()
+    with pytest.warns(UserWarning, match="started with micro_batch 6 and continues with 2"):
+        parts = run("gcl", stream, {"micro_batch": 2}, tmp_path / "run", resume=True)
+    x = stream.test_images(1)[:]
+    torch.testing.assert_close(parts[1].embed(x), whole[1].embed(x), atol=1e-3, rtol=0)
+
+
 def test_lossless_copies_equal_references(features):
     stream = tiny_stream(features, "domain")
     references, copies = (run("gcl", stream, {"buffer_as": form}) for form in ("references", "png"))
