@@ -21,7 +21,8 @@ from torch import Tensor
 from awpf_ext._library import shuffled_places
 from awpf_ext.ops._arguments import FLOATING, is_traced
 from awpf_ext.ops._autograd import FirstDerivative, ReverseMode, apply, run
-from awpf_ext.ops._rbf import last_argument, one_product_is_enough
+from awpf_ext.ops._rbf import one_product_is_enough
+from awpf_ext.ops._rbf_rules import last_argument
 
 T = TypeVar("T")
 MOST_ROWS = 2**31 - 1
