@@ -3,7 +3,7 @@
 
 #include <optional>
 
-#include "checks.h"
+#include "common/checks.h"
 
 namespace awpf {
 

@@ -1,7 +1,7 @@
 // What rbf_weighted_sums asks of its arguments on any device, and the type of its values.
 #pragma once
 
-#include "checks.h"
+#include "common/checks.h"
 
 namespace awpf {
 

@@ -1,4 +1,4 @@
-// The implementations behind the schemas of ../ops.cpp: one set of these functions in each library of kernels.
+// The implementations behind the schemas of csrc/ops.cpp: one set of these functions in each library of kernels.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>

@@ -3,7 +3,7 @@
 
 #include <torch/csrc/stable/ops.h>
 
-#include "checks.h"
+#include "common/checks.h"
 
 namespace awpf {
 

@@ -3,7 +3,7 @@
 // [0, n) are sent through again until they fall inside ("cycle walking"), which keeps it a uniform bijection of [0, n).
 #pragma once
 
-#include "precision.h"
+#include "common/precision.h"
 
 namespace awpf {
 

@@ -8,13 +8,13 @@
 // multiply-adds.
 #include <algorithm>
 
-#include "../common/low_rank.h"
-#include "../common/ops.h"
-#include "device.h"
-#include "double_tile.h"
-#include "elements.h"
-#include "memory.h"
-#include "split_tile.h"
+#include "common/low_rank.h"
+#include "common/ops.h"
+#include "cuda/device/device.h"
+#include "cuda/device/double_tile.h"
+#include "cuda/device/elements.h"
+#include "cuda/device/memory.h"
+#include "cuda/device/split_tile.h"
 
 namespace awpf {
 namespace {

@@ -1,8 +1,8 @@
 #include <torch/csrc/stable/library.h>
 
-#include "../common/ops.h"
+#include "common/ops.h"
 
-// Tests compile the same kernels for the CPU, where threads of a block are emulated (../emulator).
+// Tests compile the same kernels for the CPU, where threads of a block are emulated (csrc/emulator).
 #if defined(AWPF_EMULATE)
 #define AWPF_DISPATCH_KEY CPU
 #else

@@ -1,5 +1,5 @@
 // What threads do together: barriers, warp instructions, shared memory and the copies that fill it.
-#include "machine.h"
+#include "emulator/machine.h"
 
 namespace awpf::emulator {
 namespace {

@@ -1,6 +1,6 @@
 // Launches of the emulator: blocks one after the other, or at once where they wait for each other, and whose turn it
 // is.
-#include "machine.h"
+#include "emulator/machine.h"
 
 #include <cstdlib>
 #include <sstream>

@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "../cuda/simt.h"
-#include "fiber.h"
+#include "cuda/device/simt.h"
+#include "emulator/fiber.h"
 
 namespace awpf::emulator {
 
@@ -60,7 +60,7 @@ struct Block {
   Barrier barriers[kBarriers];
   std::vector<unsigned char> arena;  // shared memory between two guards
   unsigned char* shared = nullptr;
-  std::shared_ptr<Hopper> hopper;  // what sm90.cpp keeps
+  std::shared_ptr<Hopper> hopper;  // what hopper.cpp keeps
 };
 
 // A fiber that runs on when `holds` does.

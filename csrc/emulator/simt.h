@@ -1,4 +1,4 @@
-// The names of ../cuda/simt.h on a CPU: a small SIMT machine for tests.
+// The names of cuda/device/simt.h on a CPU: a small SIMT machine for tests.
 //
 // Every thread of a block is a fiber with its own stack. A barrier or warp instruction suspends the fiber until all it
 // waits for have come; blocks run one after the other, or those of a cooperative launch at once. Device memory is host
@@ -20,7 +20,7 @@
 #include <tuple>
 #include <utility>
 
-#include "number_formats.h"
+#include "emulator/number_formats.h"
 
 #define __global__
 #define __device__

@@ -1,7 +1,7 @@
 // The tensor-core instructions and exp2_approx of the emulator, from the fragment layouts of the PTX ISA.
-#include "tensor_core.h"
+#include "emulator/tensor_core.h"
 
-#include "../cuda/simt.h"
+#include "cuda/device/simt.h"
 
 namespace awpf {
 namespace emulator {

@@ -4,9 +4,9 @@
 #include <tuple>
 #include <vector>
 
-#include "common/mmd_scaling.h"
-#include "common/mmd_schedule.h"
-#include "cuda/simt.h"
+#include "cuda/mmd/scaling.h"
+#include "cuda/mmd/schedule.h"
+#include "cuda/device/simt.h"
 
 using namespace awpf;
 

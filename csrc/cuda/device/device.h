@@ -1,0 +1,36 @@
+// Where an operation runs: the device of its tensors and torch's current stream there.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+
+#include "common/checks.h"
+#include "cuda/device/simt.h"
+
+#if !defined(AWPF_EMULATE)
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#endif
+
+namespace awpf {
+
+// While it lives, the tensor's device is the current one.
+class OnDevice {
+ public:
+#if defined(AWPF_EMULATE)
+  explicit OnDevice(const Tensor&) {}
+#else
+  explicit OnDevice(const Tensor& tensor) : guard_(tensor.get_device_index()) {
+    void* current = nullptr;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &current));
+    stream = static_cast<Stream>(current);
+  }
+
+ private:
+  torch::stable::accelerator::DeviceGuard guard_;
+
+ public:
+#endif
+  Stream stream{};
+};
+
+}  // namespace awpf

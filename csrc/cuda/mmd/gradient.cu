@@ -1,0 +1,237 @@
+// The gradient of a weighted sum of kernel block sums, and with it, if wanted, the sums themselves.
+//
+// With P_ij = c_gh mean_s 2 gamma_s k_s(z_i, z_j): dz_i = sum_j P_ij z_j - (sum_j P_ij) z_i. A block owns a strip of
+// rows and a chunk of features, walks over all tiles of columns, finds P a tile at a time, and multiplies it with the
+// points before it is forgotten: no n x n memory, one writer for every value, no atomics. FLOPs for n rows: 2 n^2 d for
+// each chunk of 256 features (P is found anew for each) and 2 n^2 d for the second product, in halves three times that.
+#include <type_traits>
+
+#include "cuda/device/device.h"
+#include "cuda/mmd/gradient_tile.h"
+#include "cuda/mmd/slots.h"
+
+namespace awpf {
+namespace {
+
+// What the gradient is of, and where it goes.
+struct GradientCall {
+  const double* coefficients;
+  void* gradient;
+  ScalarType type;
+  int side;        // whose rows are owned: 0 rows, 1 columns
+  bool with_sums;  // of a symmetric problem
+};
+
+// What the kernel of a pair is multiplied with; `g` is a group of the owned side. A symmetric sum holds every pair
+// twice.
+__device__ __forceinline__ double coefficient(const Plan& plan, const GradientCall& call, int64_t p, int g, int h) {
+  const double* c = call.coefficients + p * plan.groups[0] * plan.groups[1];
+  if (call.side == 1) return c[int64_t(h) * plan.groups[1] + g];
+  const double value = c[int64_t(g) * plan.groups[1] + h];
+  return plan.symmetric ? value + c[int64_t(h) * plan.groups[1] + g] : value;
+}
+
+// Of the owned rows, in shared memory.
+struct Owned {
+  double power[kStripRows];   // of two: weights are multiplied with it, so that the largest is below 2^15
+  double factor[kStripRows];  // of the result
+  double weight[kStripRows];  // sum_j P_ij, multiplied with the power
+  double part[4][kStripRows];
+};
+
+__device__ double weight_power(const Plan& plan, const GradientCall& call, int64_t p, int g) {
+  double largest = 0;
+  for (int h = 0; h < plan.groups[1 - call.side]; ++h) largest = fmax(largest, fabs(coefficient(plan, call, p, g, h)));
+  return largest > 1e-290 && largest < 1e290 ? ldexp(1.0, 14 - ilogb(largest)) : 1.0;
+}
+
+__device__ __forceinline__ void store(void* to, ScalarType type, int64_t index, double value) {
+  switch (type) {
+    case ScalarType::Half: return narrow(float(value), static_cast<F16*>(to) + index);
+    case ScalarType::BFloat16: return narrow(float(value), static_cast<BF16*>(to) + index);
+    case ScalarType::Float: return narrow(float(value), static_cast<float*>(to) + index);
+    default: return narrow(value, static_cast<double*>(to) + index);
+  }
+}
+
+// Rows of z that no table names: NaN for every group.
+__device__ void refuse_all(const Plan& plan, const GradientCall& call) {
+  const int64_t groups = plan.problems * plan.groups[call.side];
+  for (int64_t group = blockIdx.x; group < groups; group += gridDim.x) {
+    const int64_t values = plan.group_length(call.side, group) * plan.dim;
+    const int64_t first = plan.group_begin(call.side, group) * plan.dim;
+    for (int64_t k = threadIdx.x; k < values; k += kGramThreads) store(call.gradient, call.type, first + k, nan(""));
+  }
+}
+
+// NaN for the owned rows of a problem that is not computed.
+__device__ void refuse_rows(const Plan& plan, const GradientCall& call, int64_t p, int strip) {
+  const int64_t end = smaller(plan.size(call.side, p), (strip + 1) * int64_t(kStripRows));
+  for (int64_t i = strip * int64_t(kStripRows) + threadIdx.x / kWarp; i < end; i += kGramThreads / kWarp) {
+    const int64_t row = plan.at(call.side, p, i).row;
+    for (int k = threadIdx.x % kWarp; k < plan.dim; k += kWarp)
+      store(call.gradient, call.type, row * plan.dim + k, nan(""));
+  }
+}
+
+template <class Gradient>
+constexpr size_t region_bytes() {
+  return Gradient::kSharedBytes > Gradient::Gram::kSharedBytes ? Gradient::kSharedBytes : Gradient::Gram::kSharedBytes;
+}
+
+template <class Gradient>
+__global__ void __launch_bounds__(kGramThreads, 1) gradient_kernel(Plan plan, GradientCall call) {
+  using Gram = typename Gradient::Gram;
+  using T = typename Gram::Value;
+  char* const shared = shared_memory<char>();
+  TilePlaces<T>& places = *reinterpret_cast<TilePlaces<T>*>(shared + region_bytes<Gradient>());
+  Owned& owned = *reinterpret_cast<Owned*>(&places + 1);
+  const bool refused = !plan.tables_hold();  // groups that share rows have no gradient
+  // The double form runs last, and always.
+  constexpr bool kRefuses = std::is_same<Gradient, DoubleGradient>::value;
+  if (refused && plan.flags->crowded) {
+    if (kRefuses) refuse_all(plan, call);
+    return;
+  }
+  const int side = call.side, other = plan.symmetric ? 0 : 1 - side;
+  const int64_t chunks = larger(1, pieces(plan.dim, Gradient::kFeatures));
+  const int64_t items = plan.start[plan.problems].strip[side] * chunks;
+  for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
+    const int64_t all_strips = item / chunks;
+    const int p = int(find_problem(plan.problems, all_strips, [&](int64_t q) { return plan.start[q].strip[side]; }));
+    const int strip = int(all_strips - plan.start[p].strip[side]);
+    const Mode mode = plan.frame[p].mode;
+    if (kRefuses && mode == Mode::invalid && item % chunks == 0) refuse_rows(plan, call, p, strip);
+    if (!Gram::computes(mode)) continue;
+    const int chunk = int(item % chunks), first_feature = chunk * Gradient::kFeatures;
+    const auto schedule_of = [&] { return Schedule{plan.size(side, p), plan.size(other, p), plan.symmetric}; };
+    __syncthreads();
+    places.fill_rows(plan, side, p, strip);
+    __syncthreads();
+    if (threadIdx.x < kStripRows) {
+      const int g = places.group[threadIdx.x];
+      const double power = g < 0 ? 1.0 : weight_power(plan, call, p, g);
+      owned.power[threadIdx.x] = power;
+      owned.factor[threadIdx.x] = refused ? nan("") : plan.frame[p].weight / plan.frame[p].scale / power;
+    }
+
+    Gradient gradient;
+    gradient.clear();
+    owned.part[threadIdx.x / kStripRows][threadIdx.x % kStripRows] = 0;
+    const int tiles = int(schedule_of().tiles());
+    for (int tile = 0; tile < tiles; ++tile) {
+      __syncthreads();
+      places.fill_columns(plan, other, p, tile);
+      __syncthreads();
+      Fragment<T> value;
+      Gram::multiply(plan, p, plan.frame[p].mode, places, shared, value);
+      const Step* const steps = plan.steps + int64_t(p) * plan.kernels;
+      const T unit = T(plan.frame[p].unit);
+      const Schedule schedule = schedule_of();
+      const Wanted in_range(schedule, strip, tile, false), below(schedule, strip, tile, true);
+      // Weights go to shared memory, and the fragment keeps what the sums are made of.
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int row = fragment_row(i), g = places.group[row];
+        T total = 0;
+#pragma unroll
+        for (int first = 0; first < 8; first += Gram::kAtOnce) {
+          T sums[Gram::kAtOnce], weights[Gram::kAtOnce];
+          kernels_of<true>(plan, steps, unit, places, value, i, first, sums, weights);
+#pragma unroll
+          for (int k = 0; k < Gram::kAtOnce; ++k) {
+            const int column = fragment_column((first + k) / 2, k % 2);
+            const bool itself = plan.symmetric && column == row + in_range.diagonal;
+            const bool counts = in_range(row, column) && !itself;
+            const int h = places.group[kStripRows + column];
+            weights[k] = counts ? weights[k] * T(owned.power[row] * coefficient(plan, call, p, g, h)) : T(0);
+            value[i][(first + k) / 2][k % 2] = below(row, column) ? sums[k] : T(0);
+          }
+#pragma unroll
+          for (int k = 0; k < Gram::kAtOnce; k += 2)
+            total += Gradient::put(shared, row, fragment_column((first + k) / 2, 0), weights[k], weights[k + 1]);
+        }
+        // Four lanes share a row with those of three more warps.
+        double row_weight = double(total);
+        row_weight += __shfl_xor_sync(kWholeWarp, row_weight, 1);
+        row_weight += __shfl_xor_sync(kWholeWarp, row_weight, 2);
+        if (threadIdx.x % 4 == 0) owned.part[threadIdx.x / kWarp % 4][row] += row_weight;
+      }
+      if (call.with_sums && chunk == 0 && tile < schedule.tiles_of(strip)) {
+        const int each = int(schedule.tiles_each()), segment = tile / each;
+        const TileRun run{strip, segment, segment * each, tile + 1};
+        add_to_slots(plan, p, run, tile, below, places, value, T(plan.kernels));
+      }
+      gradient.add(plan, p, plan.frame[p].mode, places, first_feature, shared);
+    }
+
+    __syncthreads();
+    if (threadIdx.x < kStripRows)
+      owned.weight[threadIdx.x] = (owned.part[0][threadIdx.x] + owned.part[1][threadIdx.x]) +
+                                  (owned.part[2][threadIdx.x] + owned.part[3][threadIdx.x]);
+    __syncthreads();
+    gradient.for_each([&](int row, int column, double received) {
+      const int64_t from = places.row[row];
+      const int feature = first_feature + column;
+      if (from < 0 || feature >= plan.dim) return;
+      const double point = Gradient::point(plan, p, plan.frame[p].mode, from, feature);
+      store(call.gradient, call.type, from * plan.dim + feature,
+            (received - owned.weight[row] * point) * owned.factor[row]);
+    });
+  }
+}
+
+template <class Gradient>
+void start_gradient(const Plan& plan, const GradientCall& call, Stream stream) {
+  const int64_t chunks = larger(1, pieces(plan.dim, Gradient::kFeatures));
+  const int64_t most = most_strips(plan.rows_of_z, plan.problems) * chunks;
+  const size_t shared = region_bytes<Gradient>() + sizeof(TilePlaces<typename Gradient::Gram::Value>) + sizeof(Owned);
+  launch(gradient_kernel<Gradient>, dim3(unsigned(smaller(most, multiprocessors()))), dim3(kGramThreads), shared,
+         stream, plan, call);
+}
+
+void run(const Plan& plan, const Tensor& coefficients, const Tensor& gradient, bool with_sums, Stream stream) {
+  if (plan.problems == 0 || plan.rows_of_z == 0 || plan.dim == 0) return;
+  for (int side = 0; side < (plan.symmetric ? 1 : 2); ++side) {
+    const GradientCall call{coefficients.const_data_ptr<double>(), gradient.mutable_data_ptr(), gradient.scalar_type(),
+                            side, with_sums};
+    if (plan.type != ScalarType::Double) start_gradient<SplitGradient>(plan, call, stream);
+    start_gradient<DoubleGradient>(plan, call, stream);
+  }
+}
+
+void check_coefficients(const Tensor& coefficients, const Plan& plan, const Tensor& z, const char* name) {
+  check_beside(coefficients, z, name, "z");
+  check_type(coefficients, ScalarType::Double, name, "float64");
+  AWPF_CHECK(
+      coefficients.dim() == 3 && coefficients.size(0) == plan.problems &&
+          (plan.problems == 0 || (coefficients.size(1) == plan.groups[0] && coefficients.size(2) == plan.groups[1])),
+      name, " must have shape (problems, row groups, column groups)");
+}
+
+}  // namespace
+
+Tensor rbf_sums_backward(Tensor grad, Tensor z, Tensor rows, std::optional<Tensor> columns, Tensor gamma,
+                         std::optional<Tensor> centre, bool one_product) {
+  const OnDevice scope(z);
+  const Prepared prepared = prepare(z, rows, columns, gamma, centre, one_product, false, scope.stream);
+  check_coefficients(grad, prepared.plan, z, "grad");
+  Tensor gradient = torch::stable::new_zeros(z, {z.size(0), z.size(1)});
+  run(prepared.plan, grad, gradient, false, scope.stream);
+  return gradient;
+}
+
+std::tuple<Tensor, Tensor> rbf_sums_and_gradient(Tensor z, Tensor rows, Tensor gamma, Tensor coefficients,
+                                                 bool one_product) {
+  const OnDevice scope(z);
+  const Prepared prepared = prepare(z, rows, std::nullopt, gamma, std::nullopt, one_product, true, scope.stream);
+  check_coefficients(coefficients, prepared.plan, z, "coefficients");
+  const bool wide = z.scalar_type() == ScalarType::Double;
+  Tensor gradient = torch::stable::new_zeros(z, {z.size(0), z.size(1)}, wide ? ScalarType::Double : ScalarType::Float);
+  Tensor sums = torch::stable::new_empty(coefficients, {rows.size(0), rows.size(1), rows.size(1)}, ScalarType::Double);
+  run(prepared.plan, coefficients, gradient, true, scope.stream);
+  if (sums.numel() > 0) reduce_slots(prepared.plan, sums.mutable_data_ptr<double>(), scope.stream);
+  return {sums, gradient};
+}
+
+}  // namespace awpf

@@ -1,0 +1,208 @@
+// A tile of 64 x 128 inner products between pooled points, in halves on tensor cores or in double precision.
+//
+// Both forms leave the same fragment in a thread: value(i, j, e) belongs to row fragment_row(i) and column
+// fragment_column(j, e), 4 x 4 x 2 of them, so that everything after the product is written once.
+#pragma once
+
+#include "cuda/device/block.h"
+#include "cuda/device/split_tile.h"
+#include "cuda/mmd/plan.h"
+
+namespace awpf {
+
+constexpr int kGramThreads = 256;
+constexpr int kTilePlaces = kStripRows + kTileColumns;
+
+__device__ __forceinline__ int fragment_row(int i) {
+  return int(threadIdx.x) / (4 * kWarp) * 32 + i * 8 + int(threadIdx.x) % kWarp / 4;
+}
+__device__ __forceinline__ int fragment_column(int j, int e) {
+  return int(threadIdx.x) / kWarp % 4 * 32 + j * 8 + int(threadIdx.x) % 4 * 2 + e;
+}
+
+// Who works on a tile, and which of its values a thread has: value[i][j][e] of row(i), column(j, e).
+struct BlockTeam {
+  static constexpr int kThreads = kGramThreads, kRows = 4, kColumns = 4;
+  __device__ __forceinline__ static int rank() { return threadIdx.x; }
+  __device__ __forceinline__ static void sync() { __syncthreads(); }
+  __device__ __forceinline__ static int row(int i) { return fragment_row(i); }
+  __device__ __forceinline__ static int column(int j, int e) { return fragment_column(j, e); }
+};
+
+template <class T, class Team = BlockTeam>
+using Fragment = T[Team::kRows][Team::kColumns][2];
+
+// The points of a tile, in shared memory: its rows first, then its columns.
+template <class T>
+struct TilePlaces {
+  int64_t row[kTilePlaces];  // of z; -1 where the tile reaches beyond the problem
+  T norm[kTilePlaces], rest[kTilePlaces];
+  int group[kTilePlaces];
+  double scratch[kGramThreads / kWarp];
+
+  template <class Team>
+  __device__ __forceinline__ void fill(const Plan& plan, int side, int64_t problem, int64_t begin, int first,
+                                       int count) {
+    for (int k = Team::rank(); k < count; k += Team::kThreads) {
+      row[first + k] = -1;
+      norm[first + k] = rest[first + k] = T(0);
+      group[first + k] = -1;
+      if (begin + k >= plan.size(side, problem)) continue;
+      const Plan::Place at = plan.at(side, problem, begin + k);
+      const double half_norm = plan.norm[at.row];
+      row[first + k] = at.row;
+      norm[first + k] = T(half_norm);
+      rest[first + k] = T(half_norm - double(T(half_norm)));
+      group[first + k] = at.group;
+    }
+  }
+  template <class Team = BlockTeam>
+  __device__ __forceinline__ void fill_rows(const Plan& plan, int side, int64_t problem, int64_t strip) {
+    fill<Team>(plan, side, problem, strip * kStripRows, 0, kStripRows);
+  }
+  template <class Team = BlockTeam>
+  __device__ __forceinline__ void fill_columns(const Plan& plan, int side, int64_t problem, int64_t tile) {
+    fill<Team>(plan, side, problem, tile * kTileColumns, kStripRows, kTileColumns);
+  }
+};
+
+// Inner products of packed points: fp16 halves by cp.async in three stages, fragments by ldmatrix.
+struct SplitGram {
+  using Value = float;
+  static constexpr int kStages = 3;
+  static constexpr int kPartSize = kTilePlaces * RowSlab::kStride;  // one slab of high or of low halves
+  static constexpr size_t kSharedBytes = kStages * 2 * kPartSize * sizeof(uint16_t);
+  static constexpr int kBlocksEach = 1;  // on a multiprocessor: two would spill a few registers
+  static constexpr int kAtOnce = 4;      // kernels found side by side
+
+  __device__ __forceinline__ static bool computes(Mode mode) { return mode == Mode::single || mode == Mode::split; }
+
+  // All threads; `shared` is free again afterwards. The caller has filled `places` and passed a barrier.
+  __device__ __forceinline__ static void multiply(const Plan& plan, int64_t, Mode mode, const TilePlaces<float>& places,
+                                                  void* shared, Fragment<float>& value) {
+    constexpr int kEach = kTilePlaces * 4 / kGramThreads;  // pieces of 16 bytes a thread copies of each part
+    uint16_t* const stage = static_cast<uint16_t*>(shared);
+    const bool split = mode == Mode::split;
+    const int piece = threadIdx.x % 4 * 8, slabs = plan.pitch / kPackedSlab;
+    const auto load = [&](int slab) {
+      if (slab < slabs) {
+        uint16_t* const to = stage + slab % kStages * 2 * kPartSize + threadIdx.x / 4 * RowSlab::kStride + piece;
+#pragma unroll
+        for (int k = 0; k < kEach; ++k) {
+          const int64_t row = places.row[threadIdx.x / 4 + k * (kGramThreads / 4)];
+          const bool valid = row >= 0;
+          const int64_t at = valid ? row * plan.pitch + slab * kPackedSlab + piece : 0;
+          const int offset = k * (kGramThreads / 4) * RowSlab::kStride;
+          copy_async_16(to + offset, plan.hi + at, valid);
+          if (split) copy_async_16(to + kPartSize + offset, plan.lo + at, valid);
+        }
+      }
+      copy_async_commit();
+    };
+
+    SplitTile tile;
+    tile.clear();
+#pragma unroll
+    for (int s = 0; s < kStages - 1; ++s) load(s);
+    for (int slab = 0; slab < slabs; ++slab) {
+      copy_async_wait<kStages - 2>();
+      __syncthreads();
+      load(slab + kStages - 1);
+      const uint16_t* const high = stage + slab % kStages * 2 * kPartSize;
+      const uint16_t* const low = high + kPartSize;
+      constexpr int kColumns = kStripRows * RowSlab::kStride;
+      if (split)
+        tile.add<true>(SplitSlab<RowSlab>{{high}, {low}}, SplitSlab<RowSlab>{{high + kColumns}, {low + kColumns}},
+                       [] {});
+      else
+        add_high(tile, {high}, {high + kColumns});
+    }
+    copy_async_wait<0>();
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) value[i][j][e] = tile.sum[i / 2][j][i % 2 * 2 + e];
+  }
+
+  // The product of high halves alone.
+  __device__ __forceinline__ static void add_high(SplitTile& tile, const RowSlab& rows, const RowSlab& columns) {
+#pragma unroll
+    for (int depth = 0; depth < kPackedSlab; depth += 16) {
+      uint32_t b[2][4];
+#pragma unroll
+      for (int j = 0; j < 2; ++j) columns.b(b[j], SplitTile::first_column() + j * 16, depth);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        uint32_t a[4];
+        rows.a(a, SplitTile::first_row() + i * 16, depth);
+        float product[4][4] = {};
+#pragma unroll
+        for (int j = 0; j < 4; ++j) mma_f16(product[j], a, b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+#pragma unroll
+          for (int k = 0; k < 4; ++k) tile.sum[i][j][k] += product[j][k];
+      }
+    }
+  }
+};
+
+// Inner products in double precision, of points centred as they are read: no packed copy.
+struct DoubleGram {
+  using Value = double;
+  static constexpr int kSlab = 16;
+  static constexpr int kStride = kSlab + 4;  // four rows of four depths lie in different banks
+  static constexpr size_t kSharedBytes = kTilePlaces * kStride * sizeof(double);
+  static constexpr int kBlocksEach = 1;
+  static constexpr int kAtOnce = 2;
+
+  __device__ __forceinline__ static bool computes(Mode mode) { return mode == Mode::in_double; }
+
+  __device__ __forceinline__ static void multiply(const Plan& plan, int64_t problem, Mode,
+                                                  const TilePlaces<double>& places, void* shared,
+                                                  Fragment<double>& value) {
+    constexpr int kEach = kTilePlaces * kSlab / kGramThreads;
+    double* const slab = static_cast<double*>(shared);
+    const double* const centre = plan.centre + problem * plan.dim;
+    const int lane = threadIdx.x % kWarp, depth = threadIdx.x % kSlab, first = threadIdx.x / kSlab;
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+#pragma unroll
+      for (int j = 0; j < 4; ++j) value[i][j][0] = value[i][j][1] = 0;
+    for (int begin = 0; begin < plan.dim; begin += kSlab) {
+      const int k = begin + depth;
+      const double middle = k < plan.dim ? centre[k] : 0;
+      __syncthreads();
+#pragma unroll 4
+      for (int p = 0; p < kEach; ++p) {
+        const int place = first + p * (kGramThreads / kSlab);
+        const int64_t row = places.row[place];
+        const bool valid = row >= 0 && k < plan.dim;
+        slab[place * kStride + depth] = valid ? load_wide(plan.z, plan.type, row * plan.dim + k) - middle : 0;
+      }
+      __syncthreads();
+      const double* const rows = slab + fragment_row(0) * kStride + lane % 4;
+      const double* const columns =
+          slab + (kStripRows + int(threadIdx.x) / kWarp % 4 * 32 + lane / 4) * kStride + lane % 4;
+#pragma unroll
+      for (int step = 0; step < kSlab; step += 4) {
+        double a[4], b[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          a[i] = rows[i * 8 * kStride + step];
+          b[i] = columns[i * 8 * kStride + step];
+        }
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+#pragma unroll
+          for (int j = 0; j < 4; ++j) mma_f64(value[i][j], a[i], b[j]);
+      }
+    }
+    __syncthreads();
+  }
+};
+
+}  // namespace awpf

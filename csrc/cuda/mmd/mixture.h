@@ -1,0 +1,113 @@
+// From inner products to a mixture of Gaussian kernels, and sums that lose nothing.
+#pragma once
+
+#include "cuda/mmd/gram.h"
+
+namespace awpf {
+
+// 2^x for x <= 0 within an ulp: the hardware's exp2 is off by up to four, which wide kernels on a few hundred rows
+// show. What is below 2^-125 comes back as that. Minimax on |f| <= 1/2, 6e-10 before rounding, as on the CPU.
+__device__ __forceinline__ float power_of_two_of(float x) {
+  constexpr float kRound = 12582912.0f;  // adding it rounds to an integer and leaves that in the low bits
+  x = fmaxf(x, -125.0f);
+  const float rounded = x + kRound, f = x - (rounded - kRound);
+  float p = 1.5345812e-4f;
+  p = fmaf(p, f, 1.3399931e-3f);
+  p = fmaf(p, f, 9.6184890e-3f);
+  p = fmaf(p, f, 5.5503288e-2f);
+  p = fmaf(p, f, 2.4022647e-1f);
+  p = fmaf(p, f, 6.9314721e-1f);
+  p = fmaf(p, f, 1.0f);
+  return __uint_as_float(__float_as_uint(p) + (__float_as_uint(rounded) << 23));
+}
+__device__ __forceinline__ double power_of_two_of(double x) { return exp2(x); }
+
+// -|z_i - z_j|^2 as an exponent of 2 for the widest kernel, never above zero.
+template <class T>
+__device__ __forceinline__ T exponent(T product, T row_norm, T row_rest, T column_norm, T column_rest, T unit) {
+  const T half = ((product - row_norm) - column_norm) - (row_rest + column_rest);
+  return half < T(0) ? half * unit : T(0);
+}
+
+// sum[k] becomes the sum of the kernels at exponent[k]; weighted[k], if wanted, their sum by weight.
+template <class T, int kCount, bool kWeighted>
+__device__ __forceinline__ void mixture(const Step* __restrict__ steps, int kernels, const T (&exponent)[kCount],
+                                        T (&sum)[kCount], T (&weighted)[kCount]) {
+  T kernel[kCount];
+  const T first_weight = T(steps[0].weight);
+#pragma unroll
+  for (int k = 0; k < kCount; ++k) {
+    kernel[k] = power_of_two_of(exponent[k]);
+    sum[k] = kernel[k];
+    if (kWeighted) weighted[k] = kernel[k] * first_weight;
+  }
+  for (int s = 1; s < kernels; ++s) {
+    const int squarings = steps[s].squarings;
+    if (squarings == 0) {
+      const T rate = T(steps[s].rate);
+#pragma unroll
+      for (int k = 0; k < kCount; ++k) kernel[k] = power_of_two_of(exponent[k] * rate);
+    }
+    for (int q = 0; q < squarings; ++q)
+#pragma unroll
+      for (int k = 0; k < kCount; ++k) kernel[k] *= kernel[k];
+    const T weight = T(steps[s].weight);
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) {
+      sum[k] += kernel[k];
+      if (kWeighted) weighted[k] += kernel[k] * weight;
+    }
+  }
+}
+
+// The same for kCount neighbours of row i of a fragment of inner products, from the `first` on.
+template <bool kWeighted, class Team = BlockTeam, class T, int kCount>
+__device__ __forceinline__ void kernels_of(const Plan& plan, const Step* __restrict__ steps, T unit,
+                                           const TilePlaces<T>& places, const Fragment<T, Team>& product, int i,
+                                           int first, T (&sum)[kCount], T (&weighted)[kCount]) {
+  no_reading_ahead();
+  const int row = Team::row(i);
+  T exponents[kCount];
+#pragma unroll
+  for (int k = 0; k < kCount; ++k) {
+    const int j = (first + k) / 2, column = kStripRows + Team::column(j, k % 2);
+    exponents[k] = exponent(product[i][j][k % 2], places.norm[row], places.rest[row], places.norm[column],
+                            places.rest[column], unit);
+  }
+  mixture<T, kCount, kWeighted>(steps, plan.kernels, exponents, sum, weighted);
+}
+
+// Adds up values between 0 and 1 / `room`; in float every rounding error is kept and added up, too (Dekker's sum, exact
+// because the sum starts, and stays, above each value).
+struct FloatSum {
+  float sum, error, base;
+
+  __device__ __forceinline__ explicit FloatSum(float largest) : sum(largest), error(0), base(largest) {}
+  __device__ __forceinline__ void add(float value) {
+    const float next = sum + value;
+    error += value - (next - sum);
+    sum = next;
+  }
+  __device__ __forceinline__ double total() const { return double(sum) - double(base) + double(error); }
+};
+
+struct WideSum {
+  double sum = 0;
+
+  __device__ __forceinline__ explicit WideSum(double) {}
+  __device__ __forceinline__ void add(double value) { sum += value; }
+  __device__ __forceinline__ double total() const { return sum; }
+};
+
+template <class T>
+struct SumOf;
+template <>
+struct SumOf<float> {
+  using Type = FloatSum;
+};
+template <>
+struct SumOf<double> {
+  using Type = WideSum;
+};
+
+}  // namespace awpf

@@ -1,0 +1,134 @@
+// A tile of kernel values in whole numbers of eleven bits, and their products with the members of random splits.
+#pragma once
+
+#include "cuda/mmd/slots.h"
+
+namespace awpf {
+
+constexpr int kChunk = 128;  // splits multiplied with a tile at a time: 32 a warp
+constexpr int kMostParts = 5;
+constexpr int kLeadingBits = 10, kPartBits = 11;
+
+// A 64-bit integer in two's complement, of the type that atomicAdd takes.
+using Total = unsigned long long;
+
+struct Splits {
+  Plan plan;
+  int64_t problem, first, count;  // of these splits
+  uint64_t seed;
+  int parts;
+  double whole;       // a power of two that no sum of kernels exceeds: exact to divide by
+  int64_t words;      // of 32 places, a split
+  int64_t padded;     // splits, to whole chunks
+  uint32_t* members;  // [split][word]
+  Total* within;      // [part][split]: q
+  Total* reaching;    // [part][split]: u
+  Total* row_sum;     // [part][place]: L1
+  double* sums;       // of this problem, (permutations + 1, 3)
+
+  __device__ int64_t size() const { return plan.size(0, problem); }
+  // Of the first sample.
+  __device__ int64_t sample() const { return plan.group_length(0, problem * plan.groups[0]); }
+  __device__ bool valid() const { return plan.tables_hold() && plan.frame[problem].mode != Mode::invalid; }
+};
+
+// The kernels of a tile, part by part, in shared memory.
+struct TileParts {
+  static constexpr int kStride = kTileColumns + 8;
+  static constexpr int kSize = kStripRows * kStride;
+};
+
+__device__ __forceinline__ void add_exactly(Total* to, float whole) { atomicAdd(to, Total(int64_t(int(whole)))); }
+
+// Replaces kernels between 0 and 1 by their parts, and adds up the rows of each.
+template <class T>
+__device__ __forceinline__ void cut(const Splits& call, int64_t strip, uint16_t* to, Fragment<T>& value) {
+  for (int part = 0; part < call.parts; ++part) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int row = fragment_row(i);
+      float row_sum = 0;
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        uint32_t both = 0;
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const T scaled = value[i][j][e] * T(part == 0 ? 1 << kLeadingBits : 1 << kPartBits);
+          const T whole = rint(scaled);
+          value[i][j][e] = scaled - whole;
+          row_sum += float(whole);
+          both |= uint32_t(half_bits(float(whole))) << 16 * e;
+        }
+        *reinterpret_cast<uint32_t*>(to + part * TileParts::kSize + row * TileParts::kStride + fragment_column(j, 0)) =
+            both;
+      }
+      row_sum += __shfl_xor_sync(kWholeWarp, row_sum, 1);
+      row_sum += __shfl_xor_sync(kWholeWarp, row_sum, 2);
+      const int64_t place = strip * kStripRows + row;
+      if (threadIdx.x % 4 == 0 && place < call.size())
+        add_exactly(call.row_sum + part * call.plan.rows_of_z + place, row_sum);
+    }
+  }
+}
+
+// Two neighbouring bits as halves, 0 or 1.
+__device__ __forceinline__ uint32_t two_halves(uint32_t bits) {
+  return (bits & 1 ? 0x3c00u : 0u) | (bits & 2 ? 0x3c000000u : 0u);
+}
+
+// Multiplies the parts of a tile with the members of all splits. All threads.
+__device__ __forceinline__ void multiply_members(const Splits& call, int64_t strip, int64_t tile,
+                                                 const uint16_t* parts) {
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, top = warp / 4 * 32;
+  for (int64_t chunk = warp % 4 * 32; chunk < call.padded; chunk += kChunk) {
+    for (int part = 0; part < call.parts; ++part) {
+      float sum[2][4][4] = {};
+#pragma unroll
+      for (int quarter = 0; quarter < 4; ++quarter) {
+        uint32_t word[4];
+#pragma unroll
+        for (int n = 0; n < 4; ++n)
+          word[n] = call.members[(chunk + n * 8 + lane / 4) * call.words + tile * 4 + quarter] >> lane % 4 * 2;
+#pragma unroll
+        for (int step = 0; step < 2; ++step) {
+          uint32_t a[2][4];
+#pragma unroll
+          for (int i = 0; i < 2; ++i)
+            load_matrix_x4(a[i], parts + part * TileParts::kSize + (top + i * 16 + lane % 16) * TileParts::kStride +
+                                     quarter * 32 + step * 16 + lane / 16 * 8);
+#pragma unroll
+          for (int n = 0; n < 4; ++n) {
+            const uint32_t b0 = two_halves(word[n] >> step * 16), b1 = two_halves(word[n] >> (step * 16 + 8));
+            mma_f16(sum[0][n], a[0], b0, b1);
+            mma_f16(sum[1][n], a[1], b0, b1);
+          }
+        }
+      }
+#pragma unroll
+      for (int n = 0; n < 4; ++n)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int64_t split = chunk + n * 8 + lane % 4 * 2 + e;
+          const uint32_t mine = call.members[split * call.words + strip * 2 + warp / 4] >> lane / 4;
+          float within = 0, reaching = 0;
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            const float found = sum[i / 2][n][i % 2 * 2 + e];
+            reaching += found;
+            within += mine >> i * 8 & 1 ? found : 0.0f;
+          }
+#pragma unroll
+          for (int by = 4; by < kWarp; by *= 2) {
+            within += __shfl_xor_sync(kWholeWarp, within, by);
+            reaching += __shfl_xor_sync(kWholeWarp, reaching, by);
+          }
+          if (lane < 4 && split < call.count) {
+            add_exactly(call.within + part * call.padded + split, within);
+            add_exactly(call.reaching + part * call.padded + split, reaching);
+          }
+        }
+    }
+  }
+}
+
+}  // namespace awpf

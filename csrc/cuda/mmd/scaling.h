@@ -1,0 +1,65 @@
+// How the points of a problem are prepared for the precision they are computed in.
+#pragma once
+
+#include <math.h>
+
+#include "common/precision.h"
+
+namespace awpf {
+
+enum class Mode : int32_t {
+  single = 1,  // one product of halves: 16-bit input near the origin as it is, or float32 where that was asked for
+  split = 2,   // centred, two halves a value, three products
+  in_double = 3,
+  invalid = 4,  // NaN or infinity among the points, or a bandwidth that is none: results are NaN
+};
+
+struct Frame {
+  double mean_square;  // squared distance from the centre
+  double scale;        // of packed values, a power of two
+  double unit;    // exponent of the widest kernel: 2^(unit (z_i . z_j - |z_i|^2 / 2 - |z_j|^2 / 2)) of packed values
+  double weight;  // 2 mean_s gamma_s: what the weights of the steps are relative to
+  Mode mode;
+  bool centred;  // whether packed values are relative to the centre
+};
+
+// No centred row is longer than sqrt(rows * mean_square): scaled by this it stays below 2^15, so that no half
+// overflows. Values above 2^-17 of that keep 22 bits in their two halves, smaller ones an absolute error of 2^-40 of
+// it.
+AWPF_HOST_DEVICE inline double packing_scale(double mean_square, int64_t rows) {
+  const double longest = sqrt(mean_square * static_cast<double>(rows));
+  return longest > 0 ? ldexp(1.0, 14 - ilogb(longest)) : 1.0;
+}
+
+// How exp(-gamma_s d^2) is evaluated for the kernels of a problem, the widest first: from the exponent times `rate`,
+// or, where the last kernel squared `squarings` times is this one, from that.
+struct Step {
+  double rate, weight;  // weight: gamma_s / sum of all gamma, the share of a kernel in a gradient
+  int32_t squarings;
+};
+
+constexpr int kMostSquarings = 2;  // since the last exp2: each squaring doubles the relative error
+
+// From ascending exponents, whose sum it finds, too; false where one of them is none.
+AWPF_HOST_DEVICE inline bool fill_steps(Step* steps, int count, double* sum) {
+  int squared = 0;
+  *sum = 0;
+  for (int s = 0; s < count; ++s) *sum += steps[s].rate;
+  const double widest = steps[0].rate;
+  double last = widest;
+  for (int s = 0; s < count; ++s) {
+    const double gamma = steps[s].rate;
+    if (!(gamma > 0 && gamma <= 1.7976931348623157e308)) return false;
+    const double octaves = log2(gamma / last), whole = rint(octaves);
+    steps[s].squarings = 0;
+    if (s > 0 && whole >= 1 && squared + whole <= kMostSquarings && fabs(octaves - whole) < 1e-14)
+      steps[s].squarings = static_cast<int32_t>(whole);
+    squared = steps[s].squarings > 0 ? squared + steps[s].squarings : 0;
+    steps[s].rate = gamma / widest;
+    steps[s].weight = gamma / *sum;
+    last = gamma;
+  }
+  return true;
+}
+
+}  // namespace awpf

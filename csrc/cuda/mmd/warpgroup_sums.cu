@@ -1,0 +1,193 @@
+// Block sums of a mixture of Gaussian kernels on Hopper: the products of sums.cu by warpgroups.
+//
+// FLOPs as there; bytes: the packed points once for every 128 of the others, mostly from the second-level cache. A
+// block takes two strips, 128 rows, against the tiles of a segment. One thread copies slabs of rows and columns into a
+// ring of six stages; two warpgroups, each with a strip of its own, multiply them as they arrive. Points are packed in
+// panels (cuda/mmd/panels.h), so that a slab is one bulk copy: tensor maps would have to be encoded by the
+// driver, and could not gather the rows of a problem from several groups.
+//
+// As mma.sync does, these products cut off what they add: a slab (32 of the depth in three products, or 64 in one) has
+// sums of its own, small products first, and ordinary, rounded additions carry them over. While one warpgroup does
+// that, or is busy with exponentials, the other has the tensor cores. Two sets of sums need more than the 168 registers
+// of 384 threads: the warpgroup of the thread that copies gives most of its own away.
+#include "cuda/device/hopper.h"
+#include "cuda/mmd/run.h"
+#include "cuda/mmd/warpgroup_sums.h"
+
+namespace awpf {
+namespace {
+
+constexpr int kConsumers = 2;  // warpgroups, then one of which a thread copies
+constexpr int kThreads = (kConsumers + 1) * kWarpgroup;
+constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;
+static_assert(kWarpgroup * (kProducerRegisters + kConsumers * kConsumerRegisters) <= 65536, "of a multiprocessor");
+constexpr int kStages = 6;
+constexpr int kStageBytes = 2 * kPanelBytes;  // a slab of rows, a slab of columns
+constexpr int kAtOnce = 4;                    // kernels found side by side
+
+// A warpgroup with its strip.
+struct Warpgroup {
+  static constexpr int kThreads = kWarpgroup, kRows = 2, kColumns = 16;
+  __device__ __forceinline__ static int index() { return int(threadIdx.x) / kWarpgroup; }
+  __device__ __forceinline__ static int rank() { return int(threadIdx.x) % kWarpgroup; }
+  __device__ __forceinline__ static void sync() { named_barrier(1 + index(), kWarpgroup); }
+  __device__ __forceinline__ static int row(int i) { return rank() / kWarp * 16 + i * 8 + rank() % kWarp / 4; }
+  __device__ __forceinline__ static int column(int j, int e) { return j * 8 + rank() % 4 * 2 + e; }
+};
+static_assert(Warpgroup::kRows * Warpgroup::kColumns * 2 == kProductValues, "a thread's share of a product");
+
+struct Shared {
+  unsigned char stage[kStages][kStageBytes];  // first: it must lie on a multiple of 1,024
+  MemoryBarrier full[kStages], empty[kStages];
+  TilePlaces<float> places[kConsumers];
+};
+static_assert(sizeof(Shared) <= 227 << 10, "of a multiprocessor");
+
+// Which stage of the ring is next, and how often all were used before.
+struct RingPlace {
+  int stage = 0, parity = 0;
+
+  __device__ __forceinline__ void advance() {
+    if (++stage < kStages) return;
+    stage = 0;
+    parity ^= 1;
+  }
+};
+
+// f(problem, mode, run) for the runs of this block.
+template <class F>
+__device__ __forceinline__ void for_each_run(const Plan& plan, const F& f) {
+  const int64_t runs = plan.start[plan.problems].pair_run;
+  for (int64_t index = blockIdx.x; index < runs; index += gridDim.x) {
+    const int p = int(find_problem(plan.problems, index, [&](int64_t q) { return plan.start[q].pair_run; }));
+    const Mode mode = plan.frame[p].mode;
+    if (SplitGram::computes(mode)) f(p, mode, plan.pair_schedule(p).run(index - plan.start[p].pair_run));
+  }
+}
+
+// One thread: every slab of every tile, as soon as its stage is empty.
+__device__ __forceinline__ void copy_slabs(const Plan& plan, Shared& shared) {
+  const Panels panels(plan.dim);
+  RingPlace at;
+  at.parity = 1;  // of the phase before the first: stages are empty
+  for_each_run(plan, [&](int p, Mode mode, const PairRun& run) {
+    const int64_t rows = plan.first_panel(0, p) + run.pair, columns = plan.first_panel(1, p);
+    const int slabs = Panels::slabs_of(mode, plan.dim);
+    for (int tile = run.begin; tile < run.end; ++tile)
+      for (int slab = 0; slab < slabs; ++slab, at.advance()) {
+        barrier_wait(&shared.empty[at.stage], at.parity);
+        barrier_expect(&shared.full[at.stage], kStageBytes);
+        unsigned char* const stage = shared.stage[at.stage];
+        copy_bulk(stage, plan.panels + panels.slab(rows, slab), kPanelBytes, &shared.full[at.stage]);
+        copy_bulk(stage + kPanelBytes, plan.panels + panels.slab(columns + tile, slab), kPanelBytes,
+                  &shared.full[at.stage]);
+      }
+  });
+}
+
+// Inner products of a strip and a tile, from the next slabs of the ring.
+template <bool kSplit>
+__device__ __forceinline__ void multiply(Shared& shared, RingPlace& at, int slabs, Fragment<float, Warpgroup>& sum) {
+  constexpr int kDepthStep = kProductDepth * int(sizeof(uint16_t)), kLow = kPanelRowBytes / 2;
+  const uint32_t first = shared_address(shared.stage) + uint32_t(Warpgroup::index() * kStripRows * kPanelRowBytes);
+  const auto rows = [=](uint32_t stage, int offset) { return matrix_descriptor(stage + offset); };
+  const uint32_t to_columns = kPanelBytes - uint32_t(Warpgroup::index() * kStripRows * kPanelRowBytes);
+  const auto columns = [=](uint32_t stage, int offset) { return matrix_descriptor(stage + to_columns + offset); };
+  float part[kProductValues];
+#pragma unroll
+  for (int v = 0; v < kProductValues; ++v) part[v] = sum[v / 2 % 2][v / 4][v % 2] = 0;
+#pragma unroll 1
+  for (int slab = 0; slab < slabs; ++slab, at.advance()) {
+    const uint32_t stage = first + uint32_t(at.stage * kStageBytes);
+    barrier_wait(&shared.full[at.stage], at.parity);
+    products_begin();
+    if (kSplit) {
+#pragma unroll
+      for (int k = 0; k < kLow; k += kDepthStep) multiply_64x128(part, rows(stage, kLow + k), columns(stage, k), k > 0);
+#pragma unroll
+      for (int k = 0; k < kLow; k += kDepthStep) multiply_64x128(part, rows(stage, k), columns(stage, kLow + k), true);
+#pragma unroll
+      for (int k = 0; k < kLow; k += kDepthStep) multiply_64x128(part, rows(stage, k), columns(stage, k), true);
+    } else {
+#pragma unroll
+      for (int k = 0; k < kPanelRowBytes; k += kDepthStep)
+        multiply_64x128(part, rows(stage, k), columns(stage, k), k > 0);
+    }
+    products_commit();
+    products_wait<0>(part);
+    // Each warp for itself: its own part of the products has ended.
+    if (threadIdx.x % kWarp == 0) barrier_arrive(&shared.empty[at.stage]);
+#pragma unroll
+    for (int v = 0; v < kProductValues; ++v) sum[v / 2 % 2][v / 4][v % 2] += part[v];
+  }
+}
+
+// A warpgroup: the tiles of its strip.
+__device__ __forceinline__ void sum_strips(const Plan& plan, Shared& shared) {
+  TilePlaces<float>& places = shared.places[Warpgroup::index()];
+  RingPlace at;
+  for_each_run(plan, [&](int p, Mode mode, const PairRun& pair_run) {
+    const TileRun run{kConsumers * pair_run.pair + Warpgroup::index(), pair_run.segment, pair_run.begin, pair_run.end};
+    const bool has_rows = run.strip < plan.schedule(p).strips();  // the last pair may have one strip only
+    const int slabs = Panels::slabs_of(mode, plan.dim);
+    if (has_rows) {
+      Warpgroup::sync();
+      places.fill_rows<Warpgroup>(plan, 0, p, run.strip);
+    }
+    for (int tile = run.begin; tile < run.end; ++tile) {
+      if (has_rows) {
+        Warpgroup::sync();
+        places.fill_columns<Warpgroup>(plan, 1, p, tile);
+        Warpgroup::sync();
+      }
+      Fragment<float, Warpgroup> value;
+      if (mode == Mode::split)
+        multiply<true>(shared, at, slabs, value);
+      else
+        multiply<false>(shared, at, slabs, value);
+      if (has_rows) sum_tile<Warpgroup, kAtOnce>(plan, p, run, tile, places, value);
+    }
+  });
+}
+
+__global__ void __launch_bounds__(kThreads, 1) warpgroup_sums_kernel(Plan plan) {
+  Shared& shared = *shared_memory<Shared>();
+  if (!plan.tables_hold()) return;
+  if (threadIdx.x == 0) {
+    for (int stage = 0; stage < kStages; ++stage) {
+      barrier_init(&shared.full[stage], 1);
+      barrier_init(&shared.empty[stage], kConsumers * kWarpgroup / kWarp);
+    }
+    barriers_are_ready();
+  }
+  __syncthreads();
+  if (threadIdx.x < kConsumers * kWarpgroup) {
+    registers_take<kConsumerRegisters>();
+    sum_strips(plan, shared);
+  } else {
+    registers_give<kProducerRegisters>();
+    if (threadIdx.x == kConsumers * kWarpgroup) copy_slabs(plan, shared);
+  }
+}
+
+}  // namespace
+
+#if defined(AWPF_EMULATE)
+bool has_warpgroup_sums() { return emulated_capability() == 90; }
+#else
+bool has_warpgroup_sums() {
+  int device = 0, major = 0, minor = 0;
+  check_cuda(cudaGetDevice(&device), "asking for the device");
+  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "asking what it can");
+  check_cuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "asking what it can");
+  return major == 9 && minor == 0;
+}
+#endif
+
+void start_warpgroup_sums(const Plan& plan, Stream stream) {
+  const int64_t most = Panels::most(plan.rows_of_z, plan.problems) * kSegments;
+  launch(warpgroup_sums_kernel, dim3(unsigned(smaller(most, multiprocessors()))), dim3(kThreads), sizeof(Shared),
+         stream, plan);
+}
+
+}  // namespace awpf

@@ -1,0 +1,17 @@
+// The sums of problems in halves on Hopper, where the library was built for it and the device is one.
+#pragma once
+
+#include "cuda/mmd/plan.h"
+
+namespace awpf {
+
+#if defined(AWPF_SM90A) || defined(AWPF_EMULATE)
+bool has_warpgroup_sums();
+// Of the problems in halves; the plan's rows are packed in panels.
+void start_warpgroup_sums(const Plan& plan, Stream stream);
+#else
+inline bool has_warpgroup_sums() { return false; }
+inline void start_warpgroup_sums(const Plan&, Stream) {}
+#endif
+
+}  // namespace awpf

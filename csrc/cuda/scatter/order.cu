@@ -1,0 +1,128 @@
+// Rows by class: a counting sort, stable, with whole numbers only.
+//
+// Blocks of rows count their labels; one block of threads turns the counts into first places, class by class and within
+// a class block by block; then a warp a block of rows puts each row where it belongs. Bytes: the labels twice, the
+// order once.
+#include "cuda/device/device.h"
+#include "cuda/scatter/scatter.h"
+
+namespace awpf {
+namespace {
+
+constexpr int kCountThreads = 256;
+constexpr int kScanThreads = 1024;
+constexpr int kAhead = 8;  // counts read before any is replaced
+constexpr unsigned kAll = 0xffffffffu;
+
+__global__ void __launch_bounds__(kCountThreads) count_labels(Wave wave) {
+  const Problem p = wave.problem(blockIdx.y);
+  const int begin = int(blockIdx.x) * wave.s.block_rows;
+  const int end = wave.s.rows - begin < wave.s.block_rows ? wave.s.rows : begin + wave.s.block_rows;
+  int* counts = p.offsets + int64_t(blockIdx.x) * wave.s.classes;
+  for (int row = begin + int(threadIdx.x); row < end; row += kCountThreads) {
+    const int64_t label = p.labels[row];
+    if (label >= 0 && label < wave.s.classes) atomicAdd(counts + label, 1);
+  }
+}
+
+struct Pair {
+  int rows, pieces;
+};
+
+// Sums over the threads before this one; `total` over all. `shared`: 2 x 32 numbers.
+__device__ Pair sum_before(Pair mine, Pair* total, Pair* shared) {
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const auto up_to = [&](int value) {
+    for (int step = 1; step < kWarp; step *= 2) {
+      const int below = __shfl_up_sync(kAll, value, step);
+      if (lane >= step) value += below;
+    }
+    return value;
+  };
+  const Pair within{up_to(mine.rows), up_to(mine.pieces)};
+  if (lane == kWarp - 1) shared[warp] = within;
+  __syncthreads();
+  if (warp == 0) {
+    const Pair theirs = shared[lane];
+    shared[lane] = {up_to(theirs.rows), up_to(theirs.pieces)};
+  }
+  __syncthreads();
+  const Pair before = warp == 0 ? Pair{0, 0} : shared[warp - 1];
+  *total = shared[kScanThreads / kWarp - 1];
+  __syncthreads();
+  return {before.rows + within.rows - mine.rows, before.pieces + within.pieces - mine.pieces};
+}
+
+__global__ void __launch_bounds__(kScanThreads) find_places(Wave wave) {
+  Pair* shared = shared_memory<Pair>();
+  const Problem p = wave.problem(blockIdx.x);
+  const int classes = wave.s.classes, blocks = wave.s.blocks;
+  Pair done{0, 0};
+  for (int first = 0; first < classes; first += kScanThreads) {
+    const int label = first + int(threadIdx.x);
+    int* mine = p.offsets + label;
+    int count = 0;
+    if (label < classes)
+      for (int block = 0; block < blocks; ++block) count += mine[int64_t(block) * classes];
+    Pair total;
+    const Pair before = sum_before({count, (count + kPiece - 1) / kPiece}, &total, shared);
+    if (label < classes) {
+      int place = done.rows + before.rows;
+      p.counts[label] = count;
+      p.starts[label] = place;
+      p.pieces[label] = done.pieces + before.pieces;
+      for (int block = 0; block < blocks; block += kAhead) {
+        int counts[kAhead];
+#pragma unroll
+        for (int k = 0; k < kAhead; ++k) counts[k] = block + k < blocks ? mine[int64_t(block + k) * classes] : 0;
+#pragma unroll
+        for (int k = 0; k < kAhead; ++k) {
+          if (block + k < blocks) mine[int64_t(block + k) * classes] = place;
+          place += counts[k];
+        }
+      }
+    }
+    done = {done.rows + total.rows, done.pieces + total.pieces};
+  }
+  if (threadIdx.x == 0) {
+    p.starts[classes] = done.rows;
+    p.pieces[classes] = done.pieces;
+  }
+}
+
+__global__ void __launch_bounds__(kWarp) place_rows(Wave wave) {
+  const Problem p = wave.problem(blockIdx.y);
+  const int lane = threadIdx.x, begin = int(blockIdx.x) * wave.s.block_rows;
+  const int count = wave.s.rows - begin < wave.s.block_rows ? wave.s.rows - begin : wave.s.block_rows;
+  int* next = p.offsets + int64_t(blockIdx.x) * wave.s.classes;
+  for (int done = 0; done < count; done += kWarp) {
+    const int row = begin + done + lane;
+    const int64_t given = done + lane < count ? p.labels[row] : -1;
+    const int label = given >= 0 && given < wave.s.classes ? int(given) : -1;
+    int before = 0, alike = 0;
+#pragma unroll
+    for (int other = 0; other < kWarp; ++other) {
+      const bool same = __shfl_sync(kAll, label, other) == label;
+      alike += same;
+      before += same && other < lane;
+    }
+    const int place = label < 0 ? 0 : next[label] + before;
+    __syncwarp();
+    if (label >= 0) {
+      p.order[place] = {row, label};
+      if (before == alike - 1) next[label] = place + 1;
+    }
+    __syncwarp();
+  }
+}
+
+}  // namespace
+
+void order_by_class(const Wave& wave, int problems, Stream stream) {
+  const dim3 blocks(unsigned(wave.s.blocks), unsigned(problems));
+  launch(count_labels, blocks, dim3(kCountThreads), 0, stream, wave);
+  launch(find_places, dim3(unsigned(problems)), dim3(kScanThreads), kWarp * sizeof(Pair), stream, wave);
+  launch(place_rows, blocks, dim3(kWarp), 0, stream, wave);
+}
+
+}  // namespace awpf

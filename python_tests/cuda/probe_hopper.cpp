@@ -1,0 +1,238 @@
+// Small kernels of what Hopper has beyond other GPUs, and the schedule of pairs of strips, for test_emulated_hopper.py.
+#include <set>
+#include <string>
+#include <utility>
+
+#include "cuda/mmd/panels.h"
+#include "cuda/mmd/schedule.h"
+#include "cuda/device/hopper.h"
+
+using namespace awpf;
+
+namespace {
+
+constexpr int kOperandBytes = 128 * kPanelRowBytes;
+
+struct Memory {
+  unsigned char rows[kOperandBytes], columns[kOperandBytes];
+  MemoryBarrier full, empty;
+};
+
+Memory& memory() { return *shared_memory<Memory>(); }
+
+// Barriers for bulk copies of one thread and for an arrival of every warp.
+void begin(bool ready = true) {
+  if (threadIdx.x == 0) {
+    barrier_init(&memory().full, 1);
+    barrier_init(&memory().empty, int(blockDim.x) / kWarp);
+    if (ready) barriers_are_ready();
+  }
+  __syncthreads();
+}
+
+void copy_operands(const unsigned char* a, const unsigned char* b, int expected = 2 * kOperandBytes) {
+  if (threadIdx.x > 0) return;
+  barrier_expect(&memory().full, expected);
+  copy_bulk(memory().rows, a, kOperandBytes, &memory().full);
+  copy_bulk(memory().columns, b, kOperandBytes, &memory().full);
+}
+
+uint64_t rows_at(int k) { return matrix_descriptor(shared_address(memory().rows) + uint32_t(k) * 32); }
+uint64_t columns_at(int k) { return matrix_descriptor(shared_address(memory().columns) + uint32_t(k) * 32); }
+
+void store(const float (&c)[kProductValues], float* out) {
+  const int lane = int(threadIdx.x) % kWarp, warp = int(threadIdx.x) / kWarp;
+  for (int v = 0; v < kProductValues; ++v)
+    out[(16 * warp + v / 2 % 2 * 8 + lane / 4) * 128 + v / 4 * 8 + lane % 4 * 2 + v % 2] = c[v];
+}
+
+// out (64 x 128) = a (64 x 64) b (128 x 64)', both swizzled.
+void product(const unsigned char* a, const unsigned char* b, float* out) {
+  begin();
+  copy_operands(a, b);
+  barrier_wait(&memory().full, 0);
+  float c[kProductValues] = {};
+  products_begin();
+  for (int k = 0; k < 4; ++k) multiply_64x128(c, rows_at(k), columns_at(k), k > 0);
+  products_commit();
+  products_wait<0>(c);
+  store(c, out);
+}
+
+void reads_before_the_bytes_are_here(const unsigned char* a, const unsigned char* b, float* out) {
+  begin();
+  copy_operands(a, b);
+  float c[kProductValues] = {};
+  products_begin();
+  multiply_64x128(c, rows_at(0), columns_at(0), false);
+  products_commit();
+  products_wait<0>(c);
+  store(c, out);
+}
+
+void waits_for_the_wrong_phase(const unsigned char* a, const unsigned char* b, float* out) {
+  begin();
+  copy_operands(a, b);
+  barrier_wait(&memory().full, 1);
+  float c[kProductValues] = {};
+  products_begin();
+  multiply_64x128(c, rows_at(0), columns_at(0), false);
+  products_commit();
+  products_wait<0>(c);
+  store(c, out);
+}
+
+void reads_before_the_product_has_ended(const unsigned char* a, const unsigned char* b, float* out) {
+  begin();
+  copy_operands(a, b);
+  barrier_wait(&memory().full, 0);
+  float c[kProductValues] = {};
+  products_begin();
+  multiply_64x128(c, rows_at(0), columns_at(0), false);
+  products_commit();
+  store(c, out);
+  products_wait<0>(c);
+}
+
+void overwrites_operands_in_use(const unsigned char* a, const unsigned char* b, float* out) {
+  begin();
+  copy_operands(a, b);
+  barrier_wait(&memory().full, 0);
+  float c[kProductValues] = {};
+  products_begin();
+  multiply_64x128(c, rows_at(0), columns_at(0), false);
+  products_commit();
+  if (threadIdx.x % kWarp == 0) barrier_arrive(&memory().empty);
+  barrier_wait(&memory().empty, 0);
+  copy_operands(a, b);
+  products_wait<0>(c);
+  store(c, out);
+}
+
+void expects_too_few_bytes(const unsigned char* a, const unsigned char* b, float*) {
+  begin();
+  copy_operands(a, b, kOperandBytes);
+  barrier_wait(&memory().full, 0);
+}
+
+void waits_twice_for_one_phase(const unsigned char* a, const unsigned char* b, float*) {
+  begin();
+  copy_operands(a, b);
+  barrier_wait(&memory().full, 0);
+  barrier_wait(&memory().full, 1);
+}
+
+void forgets_that_barriers_must_be_ready(const unsigned char* a, const unsigned char* b, float*) {
+  begin(false);
+  copy_operands(a, b);
+}
+
+void copies_from_an_odd_place(const unsigned char* a, const unsigned char* b, float*) {
+  begin();
+  copy_operands(a + 2, b);
+}
+
+void forgets_to_begin(const unsigned char*, const unsigned char*, float*) {
+  float c[kProductValues] = {};
+  multiply_64x128(c, rows_at(0), columns_at(0), false);
+}
+
+void warps_disagree(const unsigned char*, const unsigned char*, float*) {
+  float c[kProductValues] = {};
+  products_begin();
+  multiply_64x128(c, rows_at(int(threadIdx.x) / kWarp), columns_at(0), false);
+}
+
+void reaches_beyond_shared_memory(const unsigned char*, const unsigned char*, float*) {
+  float c[kProductValues] = {};
+  products_begin();
+  multiply_64x128(c, rows_at(0) + (uint64_t(1) << 13), columns_at(0), false);
+  products_commit();
+  products_wait<0>(c);
+}
+
+void takes_registers_that_nobody_gives(const unsigned char*, const unsigned char*, float*) {
+  if (threadIdx.x >= kWarpgroup) registers_take<232>();
+}
+
+struct Kernel {
+  const char* name;
+  void (*run)(const unsigned char*, const unsigned char*, float*);
+  int threads = kWarpgroup;
+};
+const Kernel kKernels[] = {
+    {"product", product},
+    {"reads_before_the_bytes_are_here", reads_before_the_bytes_are_here},
+    {"waits_for_the_wrong_phase", waits_for_the_wrong_phase},
+    {"reads_before_the_product_has_ended", reads_before_the_product_has_ended},
+    {"overwrites_operands_in_use", overwrites_operands_in_use},
+    {"expects_too_few_bytes", expects_too_few_bytes},
+    {"waits_twice_for_one_phase", waits_twice_for_one_phase},
+    {"forgets_that_barriers_must_be_ready", forgets_that_barriers_must_be_ready},
+    {"copies_from_an_odd_place", copies_from_an_odd_place},
+    {"forgets_to_begin", forgets_to_begin},
+    {"warps_disagree", warps_disagree},
+    {"reaches_beyond_shared_memory", reaches_beyond_shared_memory},
+    {"takes_registers_that_nobody_gives", takes_registers_that_nobody_gives, 3 * kWarpgroup},
+};
+
+}  // namespace
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+// What the emulator says about a kernel; empty if it said nothing. a, b: 128 x 64 halves; out: 64 x 128.
+EXPORT const char* on_hopper(const char* name, const uint16_t* a, const uint16_t* b, float* out) {
+  static std::string said;
+  alignas(16) static unsigned char rows[kOperandBytes + 16], columns[kOperandBytes];
+  for (int row = 0; row < 128; ++row)
+    for (int k = 0; k < 64; ++k) {
+      std::memcpy(rows + Panels::place(row, 2 * k), a + row * 64 + k, 2);
+      std::memcpy(columns + Panels::place(row, 2 * k), b + row * 64 + k, 2);
+    }
+  said = "no such kernel";
+  for (const Kernel& known : kKernels)
+    if (std::string(known.name) == name) {
+      said.clear();
+      try {
+        launch(known.run, dim3(1), dim3(unsigned(known.threads)), sizeof(Memory), nullptr, rows, columns, out);
+      } catch (const std::exception& error) {
+        said = error.what();
+      }
+    }
+  return said.c_str();
+}
+
+// Whether runs of pairs cover what runs of strips do, once, and whether none is empty.
+EXPORT int64_t pair_schedule_errors(int64_t rows, int64_t columns, int symmetric) {
+  const PairSchedule pairs{{rows, columns, symmetric != 0}};
+  const Schedule& strips = pairs;
+  std::set<std::pair<int64_t, int64_t>> covered;
+  int64_t errors = 0, longest = INT64_MAX;
+  for (int64_t index = 0; index < pairs.runs(); ++index) {
+    const PairRun run = pairs.run(index);
+    errors += run.segment >= kSegments || run.begin >= run.end || run.begin != run.segment * strips.tiles_each();
+    errors += symmetric != 0 && run.pair > longest;
+    longest = run.pair;
+    for (int64_t tile = run.begin; tile < run.end; ++tile)
+      for (int64_t strip = 2 * run.pair; strip < smaller(2 * run.pair + 2, strips.strips()); ++strip)
+        errors += !covered.emplace(strip, tile).second;
+  }
+  for (int64_t item = 0; item < strips.items(); ++item) {
+    const TileRun run = strips.run(item);
+    for (int64_t tile = run.begin; tile < run.end; ++tile) errors += covered.erase({run.strip, tile}) == 0;
+  }
+  return errors + int64_t(covered.size());
+}
+
+// Problems with so many rows: panels that two of them would share, or beyond the room there is.
+EXPORT int64_t panel_errors(const int64_t* sizes, int64_t problems) {
+  int64_t strips = 0, rows = 0, end = 0, errors = 0;
+  for (int64_t p = 0; p < problems; ++p) {
+    const int64_t first = Panels::first(strips, p);
+    errors += first < end;
+    end = first + pieces(sizes[p], kPanelRows);
+    strips += pieces(sizes[p], kStripRows);
+    rows += sizes[p];
+  }
+  return errors + (end > Panels::most(rows, problems));
+}
