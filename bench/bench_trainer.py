@@ -26,8 +26,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from awpf_ext.data.features import FeatureSet
 from awpf_ext.data.stream import TaskStream, task_stream
 from awpf_ext.methods import create_method
-from awpf_ext.methods.hinge import hard_pairs
-from awpf_ext.trainer import train
+from awpf_ext.methods._base.hinge import hard_pairs
+from awpf_ext.runs.trainer import train
 
 CLASSES, IMAGES, TESTS, DIM = 100, 500, 100, 512
 TASKS, EPOCHS, BATCH = 10, 15, 100

@@ -21,9 +21,9 @@ from torch.nn.functional import cross_entropy, normalize
 
 from awpf_ext.clip import load_backbone, prompted_clip, text_bank
 from awpf_ext.clip.prompted import PromptedClip
-from awpf_ext.tuning.config import TuningConfig
-from awpf_ext.tuning.step import joint_backward
-from awpf_ext.tuning.trainable import make_tuned
+from awpf_ext.finetuning.config import TuningConfig
+from awpf_ext.finetuning.step import joint_backward
+from awpf_ext.finetuning.trainable import make_tuned
 
 IMAGES, CLASSES = 128, 80
 VARIANTS: dict[str, dict[str, object]] = {

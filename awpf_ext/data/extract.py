@@ -21,9 +21,9 @@ from awpf_ext.data.images import ImageDataset, ImageSplit
 from awpf_ext.data.pixels import MEMORY, PixelRows
 from awpf_ext.data.reading import Pixels, default_workers, prepared_batches
 from awpf_ext.data.store import FeatureStore, Shard, SplitEntry, StoredSplit, read_or_none
+from awpf_ext.distributed import ALONE, Team, processes_here
 from awpf_ext.errors import DataError, UserError
 from awpf_ext.io import lock, remove_leftovers, save_tensors
-from awpf_ext.team import ALONE, Team, processes_here
 
 BATCHES_AHEAD = 3  # read while a model on another device works
 LISTED = 20  # unreadable images named in a message; the file it points to names all

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from awpf_ext.methods.base import Method, MethodConfig
-from awpf_ext.methods.presets import PRESETS
+from awpf_ext.methods._base.method import Method, MethodConfig
+from awpf_ext.methods._base.presets import PRESETS
 from awpf_ext.methods.registry import (
     METHODS,
     create_method,
@@ -17,7 +17,8 @@ from awpf_ext.methods.registry import (
 
 # Every file of this folder is imported, so that adding a method is adding its file.
 for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+    if not _module.name.startswith("_"):
+        importlib.import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
     "METHODS",

@@ -22,10 +22,10 @@ from torch import Tensor
 from awpf_ext.data.stream import Task
 from awpf_ext.fusion import BalanceFactor, delta_stack, stack
 from awpf_ext.fusion.balance import Normalisation
-from awpf_ext.methods.adapter import AdapterConfig, AdapterMethod
-from awpf_ext.methods.base import MethodConfig
+from awpf_ext.methods._base.adapter import AdapterConfig, AdapterMethod
+from awpf_ext.methods._base.method import MethodConfig
+from awpf_ext.methods._base.replay import shuffled_cycle
 from awpf_ext.methods.registry import register
-from awpf_ext.methods.replay import shuffled_cycle
 
 
 class AwpfConfig(AdapterConfig):

@@ -20,8 +20,8 @@ from torch.nn.functional import kl_div, log_softmax, normalize
 
 from awpf_ext.data.stream import Task
 from awpf_ext.fusion import qr_mask
-from awpf_ext.methods.adapter import AdapterConfig, AdapterMethod, Batch
-from awpf_ext.methods.base import EpochProgress, MethodConfig
+from awpf_ext.methods._base.adapter import AdapterConfig, AdapterMethod, Batch
+from awpf_ext.methods._base.method import EpochProgress, MethodConfig
 from awpf_ext.methods.registry import register
 
 

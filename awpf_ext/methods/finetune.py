@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from awpf_ext.methods.adapter import AdapterMethod
+from awpf_ext.methods._base.adapter import AdapterMethod
 from awpf_ext.methods.registry import register
 
 

@@ -9,16 +9,16 @@ from pydantic import Field
 from torch import Tensor
 
 from awpf_ext.data.stream import Task
-from awpf_ext.methods.base import EpochProgress, MethodConfig
-from awpf_ext.methods.registry import register
-from awpf_ext.methods.tuned import (
+from awpf_ext.finetuning.contrastive import MovingAverages, gamma_at, global_contrastive
+from awpf_ext.methods._base.finetuned import (
     TunedBatch,
     TunedConfig,
     TunedMethod,
     joined_states,
     part_of_state,
 )
-from awpf_ext.tuning.contrastive import MovingAverages, gamma_at, global_contrastive
+from awpf_ext.methods._base.method import EpochProgress, MethodConfig
+from awpf_ext.methods.registry import register
 
 
 class GclConfig(TunedConfig):

@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from awpf_ext.data.stream import Task
-from awpf_ext.methods.base import MethodConfig
+from awpf_ext.finetuning.group_dro import ClassWeights
+from awpf_ext.finetuning.samples import Samples
+from awpf_ext.methods._base.finetuned import TunedBatch, joined_states, part_of_state
+from awpf_ext.methods._base.method import MethodConfig
 from awpf_ext.methods.gcl import Gcl, GclConfig
 from awpf_ext.methods.registry import register
-from awpf_ext.methods.tuned import TunedBatch, joined_states, part_of_state
-from awpf_ext.tuning.group_dro import ClassWeights
-from awpf_ext.tuning.samples import Samples
 
 
 class GdroConfig(GclConfig):

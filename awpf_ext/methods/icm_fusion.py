@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from awpf_ext.data.stream import Task
+from awpf_ext.finetuning.buffer import Buffer
+from awpf_ext.finetuning.samples import Samples
 from awpf_ext.lora.icm import (
     Flat,
     FusionVae,
@@ -28,12 +30,10 @@ from awpf_ext.lora.icm import (
     sketch,
     stacked,
 )
-from awpf_ext.methods.base import MethodConfig
+from awpf_ext.methods._base.finetuned import joined_states, part_of_state
+from awpf_ext.methods._base.method import MethodConfig
+from awpf_ext.methods._base.task_loras import TaskLoras, TaskLorasConfig, seed_of
 from awpf_ext.methods.registry import register
-from awpf_ext.methods.task_loras import TaskLoras, TaskLorasConfig, seed_of
-from awpf_ext.methods.tuned import joined_states, part_of_state
-from awpf_ext.tuning.buffer import Buffer
-from awpf_ext.tuning.samples import Samples
 
 SKETCH = 256  # numbers of a task vector made of weights
 

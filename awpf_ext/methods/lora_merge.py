@@ -12,9 +12,9 @@ from awpf_ext.lora.checks import checked_settings
 from awpf_ext.lora.config import AdapterConfig
 from awpf_ext.lora.in_memory import merge_tensors
 from awpf_ext.lora.methods import METHODS
-from awpf_ext.methods.base import MethodConfig
+from awpf_ext.methods._base.method import MethodConfig
+from awpf_ext.methods._base.task_loras import TaskLoras, TaskLorasConfig
 from awpf_ext.methods.registry import register
-from awpf_ext.methods.task_loras import TaskLoras, TaskLorasConfig
 
 _UNCUT = 1 << 30  # more than any layer's rank
 

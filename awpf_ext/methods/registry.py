@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from awpf_ext.data.stream import Protocol, TaskStream
+from awpf_ext.distributed import ALONE, Team
 from awpf_ext.errors import UserError
-from awpf_ext.methods.base import Method, MethodConfig
-from awpf_ext.methods.presets import preset_settings
-from awpf_ext.team import ALONE, Team
+from awpf_ext.methods._base.method import Method, MethodConfig
+from awpf_ext.methods._base.presets import preset_settings
 
 METHODS: dict[str, type[Method]] = {}
 MethodType = TypeVar("MethodType", bound=type[Method])

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from awpf_ext.methods._base.finetuned import TunedBatch, TunedMethod
 from awpf_ext.methods.registry import register
-from awpf_ext.methods.tuned import TunedBatch, TunedMethod
 
 
 @register("replay_ce")

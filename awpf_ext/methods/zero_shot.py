@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from awpf_ext.data.stream import Task
-from awpf_ext.methods.base import EpochProgress, Method
+from awpf_ext.methods._base.method import EpochProgress, Method
 from awpf_ext.methods.registry import register
 
 

@@ -9,9 +9,9 @@ from awpf_ext.report.blocks import Section
 from awpf_ext.report.load import FinishedRun, RunGroup
 from awpf_ext.report.names import Fonts, substitutes
 from awpf_ext.report.page import write_page
-from awpf_ext.report.sections.group_runs import write_tables
+from awpf_ext.report.sections.comparison.runs import write_tables
 from awpf_ext.report.style import drawing
-from awpf_ext.tables import counted
+from awpf_ext.runs.wording import pluralize
 
 
 def report_of_run(run: FinishedRun, folder: Path) -> Path:
@@ -19,7 +19,7 @@ def report_of_run(run: FinishedRun, folder: Path) -> Path:
 
     facts = run.result.provenance
     lead = (
-        f"{counted(len(run.class_names), 'class')} in {counted(len(run.classes), run.noun)}, "
+        f"{pluralize(len(run.class_names), 'class')} in {pluralize(len(run.classes), run.noun)}, "
         f"order {run.order}, seed {facts['seed']}"
     )
     return _write(
@@ -40,8 +40,8 @@ def report_of_group(group: RunGroup, folder: Path) -> Path:
     orders = {cell.order for cell in group.grid.cells}
     seeds = {cell.seed for cell in group.grid.cells}
     lead = (
-        f"{counted(len(group.runs), 'run')}: {counted(len(orders), 'order')}, "
-        f"{counted(len(seeds), 'seed')}"
+        f"{pluralize(len(group.runs), 'run')}: {pluralize(len(orders), 'order')}, "
+        f"{pluralize(len(seeds), 'seed')}"
     )
     write_tables(group, folder)
     return _write(
@@ -57,10 +57,10 @@ def report_of_group(group: RunGroup, folder: Path) -> Path:
 def _what_varies(group: RunGroup) -> str:
     count = len(group.grid.arms)
     if group.varied == "method":
-        return counted(count, "method")
+        return pluralize(count, "method")
     if "," in group.varied:
-        return counted(count, "setting")
-    return f"{counted(count, 'value')} of {group.varied}"
+        return pluralize(count, "setting")
+    return f"{pluralize(count, 'value')} of {group.varied}"
 
 
 def _write(

@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from awpf_ext import io
-from awpf_ext.config import RunConfig
 from awpf_ext.data.stream import task_boundaries
 from awpf_ext.errors import AwpfError, CheckpointError, DataError, UserError
-from awpf_ext.evidence import Evidence, read_evidence
-from awpf_ext.grid import Axis, Cell, Grid, arm_label
-from awpf_ext.record import read_result, saved_config
 from awpf_ext.report.names import class_labels, plain
-from awpf_ext.result import Result
+from awpf_ext.runs.config import RunConfig
+from awpf_ext.runs.diagnostics import Evidence, read_evidence
+from awpf_ext.runs.folder import read_result, saved_config
+from awpf_ext.runs.result import Result
+from awpf_ext.runs.sweep import Axis, Cell, Grid, arm_label
 
 
 @dataclass(frozen=True, eq=False)

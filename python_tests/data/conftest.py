@@ -39,7 +39,7 @@ class Counter:
 
 
 @pytest.fixture
-def counted(tiny):
+def pluralize(tiny):
     return Counter(tiny)
 
 

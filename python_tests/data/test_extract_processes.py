@@ -22,7 +22,7 @@ import open_clip
 from awpf_ext import io
 from awpf_ext.clip import load_backbone
 from awpf_ext.data import FeatureStore, extract_features, load_dataset, store
-from awpf_ext.team import assembled
+from awpf_ext.distributed import assembled
 open_clip.add_model_config(os.environ["TINY"])
 folder, root, moment, before = sys.argv[1:]
 store.SHARD = 4

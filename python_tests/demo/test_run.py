@@ -6,9 +6,9 @@ import pytest
 
 pytest.importorskip("open_clip", reason="needs open_clip_torch")
 
-from awpf_ext.config import Layer, configure
 from awpf_ext.data.demo import dataset as demo_data
-from awpf_ext.run import run
+from awpf_ext.runs.config import Layer, configure
+from awpf_ext.runs.run import run
 
 
 @pytest.mark.parametrize(

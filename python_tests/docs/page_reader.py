@@ -13,7 +13,9 @@ from page_blocks import ROOT, Block
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from awpf_ext.commands import app, grids, runs
+from awpf_ext.cli import compare as grids
+from awpf_ext.cli import run as runs
+from awpf_ext.cli.commands import app
 
 
 class Reader:

@@ -9,7 +9,8 @@ pytest.importorskip("typer", reason='needs the extra "clip"')
 
 from page_reader import Reader
 
-from awpf_ext.commands import grids, runs
+from awpf_ext.cli import compare as grids
+from awpf_ext.cli import run as runs
 from awpf_ext.data import DATASETS
 from awpf_ext.methods import METHODS
 

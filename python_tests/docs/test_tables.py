@@ -15,11 +15,11 @@ pytest.importorskip("pydantic", reason='needs the extra "clip"')
 from pydantic import BaseModel
 
 import awpf_ext
+from awpf_ext.finetuning.config import TuningConfig
 from awpf_ext.methods import method_class
-from awpf_ext.methods.adapter import AdapterConfig
-from awpf_ext.methods.tuned import TunedConfig
-from awpf_ext.methods.tuning_loop import LoopConfig
-from awpf_ext.tuning.config import TuningConfig
+from awpf_ext.methods._base.adapter import AdapterConfig
+from awpf_ext.methods._base.finetuned import TunedConfig
+from awpf_ext.methods._base.finetuning_loop import LoopConfig
 
 _MARKED = re.compile(r"<!-- (settings of|figures from) (\S+) -->\s+((?:\|[^\n]*\n)+)")
 _FIGURE = re.compile(r"\d[\d.,]*(?: (?:ms|s|MiB|GiB)\b|%|e-\d+)")
@@ -76,7 +76,7 @@ def test_figures_were_measured(table):
 
 def test_every_command_has_its_section():
     typer = pytest.importorskip("typer", reason='needs the extra "clip"')
-    from awpf_ext.commands import app
+    from awpf_ext.cli.commands import app
 
     page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
     assert re.findall(r"^## (\w+)$", page, re.MULTILINE) == list(

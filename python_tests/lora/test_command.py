@@ -16,7 +16,7 @@ pytest.importorskip("typer", reason='needs the extra "clip"')
 def awpf(tmp_path, monkeypatch):
     from typer.testing import CliRunner
 
-    from awpf_ext.commands import app
+    from awpf_ext.cli.commands import app
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")

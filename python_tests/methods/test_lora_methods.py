@@ -15,13 +15,13 @@ pytest.importorskip("peft", reason='needs the extra "lora"')
 
 from tiny_images import tiny_features, tiny_stream
 
-from awpf_ext.checkpoint import RunFolder
 from awpf_ext.data import task_stream
 from awpf_ext.errors import DataError, UserError
 from awpf_ext.lora import merge
 from awpf_ext.lora.adapter import open_adapter
 from awpf_ext.methods import create_method
-from awpf_ext.trainer import train
+from awpf_ext.runs.checkpoint import RunFolder
+from awpf_ext.runs.trainer import train
 
 QUICK = {"epochs": 4, "batch_size": 6, "learning_rate": 2e-2, "lora_rank": 2}
 FEW = {"latent": 8, "meta_steps": 6, "inner_every": 2, "inner_steps": 2, "inner_batch": 3}

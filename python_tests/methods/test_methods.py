@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax, normalize
 from awpf_ext.errors import UserError
 from awpf_ext.fusion import delta_stack, qr_mask, svd_mask
 from awpf_ext.methods import METHODS, PRESETS, create_method, method_config, register
-from awpf_ext.methods.adapter import Batch
+from awpf_ext.methods._base.adapter import Batch
 from awpf_ext.methods.calfuse import calibrated
 
 ALL = ["zero_shot", "finetune", "rapf", "awpf", "calfuse"]

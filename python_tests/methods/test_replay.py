@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from awpf_ext.methods import replay
-from awpf_ext.methods.hinge import hard_pairs, hinge_loss, pair_schedule
-from awpf_ext.methods.replay import draw_batches, replay_schedule
-from awpf_ext.statistics import ClassStatistics
+from awpf_ext.methods._base import replay
+from awpf_ext.methods._base.class_statistics import ClassStatistics
+from awpf_ext.methods._base.hinge import hard_pairs, hinge_loss, pair_schedule
+from awpf_ext.methods._base.replay import draw_batches, replay_schedule
 
 
 def generator() -> torch.Generator:

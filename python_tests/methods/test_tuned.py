@@ -10,11 +10,11 @@ pytest.importorskip("open_clip", reason="needs open_clip_torch")
 from tiny_images import tiny_features, tiny_stream
 
 from awpf_ext import io
-from awpf_ext.checkpoint import RunFolder
 from awpf_ext.errors import UserError
+from awpf_ext.finetuning import samples
 from awpf_ext.methods import create_method
-from awpf_ext.trainer import train
-from awpf_ext.tuning import samples
+from awpf_ext.runs.checkpoint import RunFolder
+from awpf_ext.runs.trainer import train
 
 TUNED = ["replay_ce", "replay_clip", "gcl", "gdro"]
 QUICK = {"epochs": 2, "batch_size": 8, "buffer": 6, "learning_rate": 1e-3}

@@ -17,7 +17,7 @@ pytest.importorskip("typer", reason='needs the extra "clip"')
 import open_clip
 
 from awpf_ext import io
-from awpf_ext.run import run
+from awpf_ext.runs.run import run
 
 SCRIPT = Path(__file__).with_name("tuned_run.py")
 TINY = Path(__file__).parents[1] / "clip" / "tiny.json"

@@ -8,7 +8,7 @@ from pathlib import Path
 import open_clip
 import torch
 
-from awpf_ext.cli import main
+from awpf_ext.cli.main import main
 
 torch.set_num_threads(1)
 open_clip.add_model_config(Path(__file__).parents[1] / "clip" / "tiny.json")

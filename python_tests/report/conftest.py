@@ -40,7 +40,7 @@ def strict():
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """The folder of a finished run of three tasks, its names as bad as they come."""
-    from awpf_ext.run import run
+    from awpf_ext.runs.run import run
 
     folder = tmp_path_factory.mktemp("finished")
     data = features_file(folder / "b_<i>$a_1$.npz", names=NASTY)
@@ -58,8 +58,8 @@ def own(finished, tmp_path):
 def finished_grid(tmp_path_factory):
     """The folder of a sweep of two values on two orders."""
     from awpf_ext import io
-    from awpf_ext.config import Layer
-    from awpf_ext.grid import Arm, plan_grid, run_grid
+    from awpf_ext.runs.config import Layer
+    from awpf_ext.runs.sweep import Arm, plan_grid, run_grid
 
     folder = tmp_path_factory.mktemp("grid")
     data = features_file(folder / "small.npz")
@@ -77,7 +77,7 @@ def finished_grid(tmp_path_factory):
 @pytest.fixture(scope="session")
 def domain_run(tmp_path_factory):
     """Six classes in three domains, one task each, in the order of `seed:0`: 2, 1, 0."""
-    from awpf_ext.run import run
+    from awpf_ext.runs.run import run
 
     folder = tmp_path_factory.mktemp("domains")
     domains = {
@@ -95,8 +95,8 @@ def domain_run(tmp_path_factory):
 def combinations(tmp_path_factory):
     """A sweep over method and increment on two orders, as `awpf sweep` leaves it."""
     from awpf_ext import io
-    from awpf_ext.config import Layer
-    from awpf_ext.grid import Axis, arms_of, plan_grid, run_grid
+    from awpf_ext.runs.config import Layer
+    from awpf_ext.runs.sweep import Axis, arms_of, plan_grid, run_grid
 
     folder = tmp_path_factory.mktemp("combinations")
     data = features_file(folder / "small.npz")
@@ -120,7 +120,7 @@ def finished_with_images(tmp_path_factory):
     open_clip = pytest.importorskip("open_clip", reason="needs open_clip_torch")
     from PIL import Image
 
-    from awpf_ext.run import run
+    from awpf_ext.runs.run import run
 
     open_clip.add_model_config(TINY)
     folder = tmp_path_factory.mktemp("images")

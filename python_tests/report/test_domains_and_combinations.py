@@ -9,10 +9,10 @@ from pathlib import Path
 from test_report import outline
 
 from awpf_ext import io
-from awpf_ext.record import read_result
 from awpf_ext.report import write_report
 from awpf_ext.report.load import read_group, read_run
-from awpf_ext.run import run
+from awpf_ext.runs.folder import read_result
+from awpf_ext.runs.run import run
 
 
 def test_domains_are_called_domains(domain_run, tmp_path, strict):

@@ -17,13 +17,13 @@ import pytest
 from report_samples import NASTY, QUICK, features_file, without_tests_of
 
 from awpf_ext import io
-from awpf_ext.config import configure
 from awpf_ext.errors import UserError
-from awpf_ext.record import read_result
 from awpf_ext.report import write_report
 from awpf_ext.report.load import read_run
 from awpf_ext.report.names import Fonts, plain, short
-from awpf_ext.run import run
+from awpf_ext.runs.config import configure
+from awpf_ext.runs.folder import read_result
+from awpf_ext.runs.run import run
 
 
 class Outline(HTMLParser):
@@ -106,8 +106,8 @@ def test_equal_runs_make_equal_pages(page, own):
 def test_the_command_makes_the_run_again(finished):
     import shlex
 
-    from awpf_ext.config import RUN_KEYS, Layer, read_assignments
     from awpf_ext.report.sections.provenance import command
+    from awpf_ext.runs.config import RUN_KEYS, Layer, read_assignments
 
     saved = read_run(finished).config
     words = shlex.split(command(saved))
@@ -123,9 +123,9 @@ def test_the_command_makes_the_run_again(finished):
 def test_the_command_uses_options_that_there_are():
     import typer
 
-    from awpf_ext.commands import app
-    from awpf_ext.config import RUN_KEYS
+    from awpf_ext.cli.commands import app
     from awpf_ext.report.sections.provenance import PLACES, WITHOUT_OPTION
+    from awpf_ext.runs.config import RUN_KEYS
 
     run_command = typer.main.get_command(app).commands["run"]
     options = {name for parameter in run_command.params for name in parameter.opts}

@@ -12,7 +12,7 @@ from awpf_ext.report.blocks import Block, Drawing, Section, Table, Text
 from awpf_ext.report.load import FinishedRun
 from awpf_ext.report.names import short
 from awpf_ext.report.style import HEIGHT, MUTED, Colour, end_labels, new_figure, series
-from awpf_ext.tables import percent
+from awpf_ext.runs.wording import percent
 
 Line = tuple[str, Sequence[float], Colour, str]  # label, fractions, colour, line style
 

@@ -15,7 +15,7 @@ from awpf_ext.report.load import FinishedRun
 from awpf_ext.report.names import short
 from awpf_ext.report.sections.accuracy import finish_axes
 from awpf_ext.report.style import MUTED, new_figure, series
-from awpf_ext.tables import percent
+from awpf_ext.runs.wording import percent
 
 HEAVIEST = 12
 LEAST = 1e-3  # of the mean; less is drawn as that

@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from awpf_ext.evidence import PICTURED_PAIRS, Evidence, Pair, Picture, hardest_pairs
 from awpf_ext.report.blocks import Block, Drawing, Pictures, Section, Shown, Table, Text
 from awpf_ext.report.load import FinishedRun
 from awpf_ext.report.names import plain, short
 from awpf_ext.report.style import MUTED, SMALL, new_figure, series
-from awpf_ext.tables import counted, percent
+from awpf_ext.runs.diagnostics import PICTURED_PAIRS, Evidence, Pair, Picture, hardest_pairs
+from awpf_ext.runs.wording import percent, pluralize
 
 PAIRS = 10
 CLASSES = 12
@@ -32,7 +32,7 @@ def confusion(run: FinishedRun) -> Section | None:
         return Section("Confusions", [Text("No test image was taken for another class.")])
     wrong = int((evidence.labels != evidence.predictions).sum())
     told = (
-        f"{counted(wrong, 'test image')} of {len(evidence.labels):,} "
+        f"{pluralize(wrong, 'test image')} of {len(evidence.labels):,} "
         f"{'was' if wrong == 1 else 'were'} taken for another class after the last {run.noun}."
     )
     if evidence.share < 1:

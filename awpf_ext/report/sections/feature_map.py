@@ -6,12 +6,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from awpf_ext.evidence import Evidence, hardest_pairs
 from awpf_ext.report.blocks import Block, Drawing, Section, Text
 from awpf_ext.report.load import FinishedRun
 from awpf_ext.report.names import short
 from awpf_ext.report.style import INK, MARKERS, SMALL, SURFACE, WIDTH, new_figure, series
-from awpf_ext.tables import percent
+from awpf_ext.runs.diagnostics import Evidence, hardest_pairs
+from awpf_ext.runs.wording import percent
 
 
 def feature_map(run: FinishedRun) -> Section | None:

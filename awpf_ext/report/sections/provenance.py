@@ -6,11 +6,11 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from awpf_ext.config import RUN_KEYS, RunConfig
 from awpf_ext.report.blocks import Block, Code, Section, Table, Text
 from awpf_ext.report.load import FinishedRun
 from awpf_ext.report.names import plain
-from awpf_ext.tables import yaml_text
+from awpf_ext.runs.config import RUN_KEYS, RunConfig
+from awpf_ext.runs.wording import yaml_text
 
 WITHOUT_OPTION = ("imbalance", "on_unreadable")
 PLACES = ("store", "cache_dir", "device", "threads", "workers", "encode_batch")

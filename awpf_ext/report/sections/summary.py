@@ -7,7 +7,7 @@ import math
 from awpf_ext.report.blocks import Section, Text, Tile, Tiles
 from awpf_ext.report.load import FinishedRun
 from awpf_ext.report.names import NARROW, short
-from awpf_ext.tables import counted, percent
+from awpf_ext.runs.wording import percent, pluralize
 
 
 def summary(run: FinishedRun) -> Section:
@@ -32,9 +32,9 @@ def _in_words(run: FinishedRun) -> str:
     result, evidence = run.result, run.evidence
     images = sum(result.test_images)
     told = [
-        f"{run.method} learned {counted(len(run.class_names), 'class')} of {run.dataset} in "
-        f"{counted(len(result.tasks), run.noun)}. After the last {run.noun} it names the class of "
-        f"{percent(result.last)}% of the {images:,} test images, among all classes."
+        f"{run.method} learned {pluralize(len(run.class_names), 'class')} of {run.dataset} in "
+        f"{pluralize(len(result.tasks), run.noun)}. After the last {run.noun} it names the "
+        f"class of {percent(result.last)}% of the {images:,} test images, among all classes."
     ]
     if evidence is not None and run.method != "zero_shot":
         before = evidence.zero_shot_accuracy[-1]
@@ -47,7 +47,8 @@ def _in_words(run: FinishedRun) -> str:
     if any(math.isnan(value) for value in result.per_task):
         without = sum(math.isnan(value) for value in result.per_task)
         told.append(
-            f"{counted(without, 'task')} without test images: left out of means, a gap in figures."
+            f"{pluralize(without, 'task')} without test images: left out of means, a gap in "
+            "figures."
         )
     told.append("All accuracies are in percent, on test images that no training saw.")
     return " ".join(told)

@@ -1,0 +1,83 @@
+"""The application, what all its commands do with errors, and how they print."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ParamSpec
+
+import typer
+
+from awpf_ext import __version__
+from awpf_ext._library import MISSING_CPU
+from awpf_ext.cli.progress import messages, print_error
+from awpf_ext.errors import AwpfError, UserError
+
+EXIT_CODES = """Exit codes: 0 done; 1 a bug, with a traceback; 2 arguments or configuration; 3 data;
+4 checkpoint; 5 offline; 130 interrupted."""
+
+app = typer.Typer(
+    help="Class-incremental learning with CLIP.",
+    epilog=" ".join(EXIT_CODES.split()),
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+Parameters = ParamSpec("Parameters")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"awpf_ext {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
+    ] = False,
+) -> None:
+    pass
+
+
+def guarded(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
+    """Errors become one sentence and an exit code; only a bug shows a traceback."""
+
+    @functools.wraps(command)
+    def run(*arguments: Parameters.args, **options: Parameters.kwargs) -> None:
+        try:
+            command(*arguments, **options)
+        except AwpfError as error:
+            print_error(error)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt as interrupt:  # its text: what is kept, and how to go on
+            messages().print(f"interrupted{interrupt}")
+            raise typer.Exit(130) from None
+        except ModuleNotFoundError as error:
+            if (error.name or "").split(".")[0] == "awpf_ext":
+                raise
+            print_error(f'{error.name} is not installed; get it with pip install "awpf_ext[clip]"')
+            raise typer.Exit(UserError.exit_code) from None
+        except (typer.Exit, BrokenPipeError):
+            raise
+        except Exception:
+            if MISSING_CPU is not None:  # nothing can work: no bug
+                print_error(f"awpf_ext's operations do not work here: {MISSING_CPU}")
+                raise typer.Exit(UserError.exit_code) from None
+            traceback.print_exc()
+            print_error("this is a bug in awpf_ext; please report it with the lines above")
+            raise typer.Exit(1) from None
+
+    return run
+
+
+def print_json(content: Mapping[str, Any]) -> None:
+    """One line of ASCII JSON on standard output: safe in any locale."""
+    sys.stdout.write(json.dumps(content, allow_nan=False) + "\n")
+    sys.stdout.flush()

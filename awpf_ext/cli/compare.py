@@ -1,0 +1,212 @@
+"""`awpf compare` and `awpf sweep`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from awpf_ext import io
+from awpf_ext.cli import options as o
+from awpf_ext.cli.app import guarded, print_json
+from awpf_ext.cli.progress import Reporter
+from awpf_ext.cli.report import Wanted, closing_report
+from awpf_ext.cli.sweep_tables import print_grid
+from awpf_ext.cli.tables import print_line
+from awpf_ext.distributed import check_alone
+from awpf_ext.errors import UserError
+from awpf_ext.runs.sweep import Axis, Cell, arms_of, plan_grid, run_grid
+from awpf_ext.runs.wording import pluralize
+
+LAMBDA = "balance_scale"
+# The values of lambda in the paper's Figure 4.
+LAMBDAS = "0.25,0.5,0.75,1,1.25,1.5,1.75,2"
+
+Methods = Annotated[
+    str,
+    typer.Option("--methods", metavar="A,B,...", help="the first is what others are compared with"),
+]
+Parameters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--parameter",
+        metavar="KEY",
+        help=f"what is varied; given again, with --values of its own, all combinations "
+        f"[{LAMBDA}, the lambda of awpf]",
+    ),
+]
+Values = Annotated[
+    list[str] | None,
+    typer.Option("--values", metavar="A,B,...", help=f"the values it takes [{LAMBDAS}]"),
+]
+Orders = Annotated[str, typer.Option("--orders", metavar="A,B,...", help="class orders")]
+Seeds = Annotated[str, typer.Option("--seeds", metavar="N,M,...", help="seeds of the methods")]
+Out = Annotated[
+    Path,
+    typer.Option(
+        "--out", metavar="DIR", help="folder of the runs; those finished in it are not repeated"
+    ),
+]
+
+
+@guarded
+def compare(
+    context: typer.Context,
+    methods: Methods = "zero_shot,finetune,rapf,awpf,calfuse",
+    orders: Orders = "seed:0,seed:1,seed:2",
+    seeds: Seeds = "0",
+    out: Out = Path("runs/compare"),
+    dataset: o.Dataset = None,
+    class_names: o.ClassNames = None,
+    train_limit: o.TrainLimit = None,
+    test_limit: o.TestLimit = None,
+    protocol: o.Protocol = None,
+    base: o.Base = None,
+    increment: o.Increment = None,
+    preset: o.Preset = None,
+    init: o.Init = None,
+    batch_size: o.BatchSize = None,
+    model: o.Model = None,
+    pretrained: o.Pretrained = None,
+    precision: o.Precision = None,
+    prompt: o.Prompt = None,
+    device: o.Device = None,
+    threads: o.Threads = None,
+    config: o.ConfigFile = None,
+    assignments: o.Assignments = None,
+    report: Wanted = True,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Run several methods on several class orders and seeds.
+
+    Prints mean and standard deviation, and the difference from the first method on the same order
+    and seed, with the number of runs in which it is positive.
+    """
+    axes = [Axis("method", tuple(_listed("--methods", methods)))]
+    _run(context, axes, orders, seeds, out, report, quiet, as_json, True)
+
+
+@guarded
+def sweep(
+    context: typer.Context,
+    parameter: Parameters = None,
+    values: Values = None,
+    orders: Orders = "seed:0,seed:1,seed:2",
+    seeds: Seeds = "0",
+    out: Out = Path("runs/sweep"),
+    dataset: o.Dataset = None,
+    class_names: o.ClassNames = None,
+    train_limit: o.TrainLimit = None,
+    test_limit: o.TestLimit = None,
+    protocol: o.Protocol = None,
+    base: o.Base = None,
+    increment: o.Increment = None,
+    method: o.Method = None,
+    preset: o.Preset = None,
+    init: o.Init = None,
+    batch_size: o.BatchSize = None,
+    model: o.Model = None,
+    pretrained: o.Pretrained = None,
+    precision: o.Precision = None,
+    prompt: o.Prompt = None,
+    device: o.Device = None,
+    threads: o.Threads = None,
+    config: o.ConfigFile = None,
+    assignments: o.Assignments = None,
+    report: Wanted = True,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Run one setting over several values, or several settings over all combinations of theirs.
+
+    By default AWPF's lambda, as in the paper's Figure 4; any key can be varied, the method too.
+    """
+    axes = _axes(parameter or [LAMBDA], values or [])
+    _run(context, axes, orders, seeds, out, report, quiet, as_json, False)
+
+
+def _axes(keys: Sequence[str], values: Sequence[str]) -> list[Axis]:
+    if len(keys) == 1 and not values:
+        values = [LAMBDAS]
+    if len(keys) != len(values):
+        raise UserError(
+            f"--parameter is given {pluralize(len(keys), 'time')} and --values "
+            f"{pluralize(len(values), 'time')}; expected values for each"
+        )
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    if twice is not None:
+        raise UserError(f"--parameter {twice} is given more than once; list its values in one")
+    pairs = zip(keys, values, strict=True)
+    return [Axis(key, tuple(_listed("--values", listed))) for key, listed in pairs]
+
+
+def _run(
+    context: typer.Context,
+    axes: Sequence[Axis],
+    orders: str,
+    seeds: str,
+    out: Path,
+    report: bool,
+    quiet: bool,
+    as_json: bool,
+    paired: bool,
+) -> None:
+    check_alone(f"awpf {context.info_name}")
+    layers, out = o.layers(context), out.expanduser()
+    keys = [axis.key for axis in axes]
+    for key in ("order", "seed"):
+        if key in keys or key in layers[-1].values:
+            raise UserError(f"{key} is varied by --{key}s, in no other way")
+    for key in keys:
+        if key in layers[-1].values:
+            raise UserError(f"{key} is what is varied here; leave it out of --set")
+    cells = plan_grid(
+        arms_of(axes),
+        layers,
+        orders=_listed("--orders", orders),
+        seeds=[_whole_number(seed) for seed in _listed("--seeds", seeds)],
+        out=out,
+    )
+
+    reporter = Reporter(quiet, bar_width=12)
+
+    def starting(index: int, cell: Cell) -> None:
+        reporter.prefix = f"run {index + 1}/{len(cells)} ({cell.arm}) "
+
+    try:
+        with reporter.watching():
+            grid = run_grid(cells, progress=reporter, starting=starting)
+    except KeyboardInterrupt:
+        done = sum((cell.folder / "result.json").exists() for cell in cells)
+        kept = f"{done} of {pluralize(len(cells), 'run')} done in {out}"
+        raise KeyboardInterrupt(f": {kept}; the same command goes on") from None
+    facts = {
+        "varied": ", ".join(keys),
+        "axes": [{"key": axis.key, "values": list(axis.values)} for axis in axes],
+        "folder": str(out),
+        **grid.to_json(),
+    }
+    io.write_json(out / "grid.json", facts)
+    if not as_json:
+        print_grid(grid, axes, paired=paired, folder=out)
+    page = closing_report(out, reporter) if report else None
+    if as_json:
+        print_json(facts if page is None else {**facts, "report": str(page)})
+    elif page is not None:
+        print_line((str(page), "dim"))
+
+
+def _listed(name: str, text: str) -> list[str]:
+    items = [item.strip() for item in text.split(",") if item.strip()]
+    if not items:
+        raise UserError(f"{name} is {text!r}; expected values with commas between them")
+    return items
+
+
+def _whole_number(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise UserError(f"--seeds holds {text!r}; expected whole numbers with commas between them")
+    return int(text)

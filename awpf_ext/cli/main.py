@@ -1,0 +1,30 @@
+"""The `awpf` command; says what to install where the packages it needs are not there."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; ends in SystemExit with its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["doctor"]:  # it has to work where everything else does not
+        from awpf_ext.cli.environment import main as doctor
+
+        raise SystemExit(doctor(given[1:]))
+    try:
+        from awpf_ext.cli.commands import app
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == "awpf_ext":
+            raise
+        print(
+            f'awpf: {error.name} is not installed; get it with pip install "awpf_ext[clip]"',
+            file=sys.stderr,
+        )
+        raise SystemExit(2) from None
+    app(given, prog_name="awpf")
+
+
+if __name__ == "__main__":
+    main()

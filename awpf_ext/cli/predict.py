@@ -1,0 +1,82 @@
+"""`awpf predict` and `awpf export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from awpf_ext.cli import options as o
+from awpf_ext.cli.app import guarded, print_json
+from awpf_ext.cli.progress import Reporter, print_error
+from awpf_ext.cli.tables import print_line, print_predictions
+from awpf_ext.errors import DataError
+from awpf_ext.runs.wording import percent, pluralize
+
+
+@guarded
+def predict(
+    model: Annotated[
+        Path, typer.Argument(metavar="RUN", help="a run's folder, or a file of `awpf export`")
+    ],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="image files")],
+    top: Annotated[int, typer.Option("--top", "-k", metavar="K", help="classes an image")] = 5,
+    pretrained: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="the backbone's weights, if they have moved"),
+    ] = None,
+    cache_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="folder of downloaded weights")
+    ] = None,
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu or cuda")] = "auto",
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Classify images, among all classes that a run has learned."""
+    from awpf_ext.runs.export import Place, backbone_of, load_model
+    from awpf_ext.runs.predict import predict as classify
+    from awpf_ext.runs.run import encoder_device
+
+    place = Place(pretrained, cache_dir, encoder_device(device))
+    reporter = Reporter(quiet)
+    with reporter.watching():
+        learned = load_model(model, place)
+        clip = learned.method.clip
+        backbone = backbone_of(learned.facts, place) if clip is None else clip.backbone
+        predictions = classify(learned, backbone, images, top=top, progress=reporter.counting)
+    if as_json:
+        print_json({"predictions": [prediction.to_json() for prediction in predictions]})
+    else:
+        print_predictions(predictions)
+    unreadable = [prediction for prediction in predictions if prediction.error is not None]
+    for prediction in unreadable:
+        print_error(f"cannot read {prediction.image}: {prediction.error}")
+    if unreadable:
+        raise typer.Exit(DataError.exit_code)
+
+
+@guarded
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="the file to write")],
+    as_json: o.Json = False,
+) -> None:
+    """Write what a run has learned as one file.
+
+    `awpf predict` takes it in place of the run; in Python, awpf_ext.runs.export.load_exported does.
+    """
+    from awpf_ext.runs.export import export_run
+
+    model = export_run(run, out)
+    facts = {key: model.facts[key] for key in ("method", "tasks", "accuracy")}
+    classes, size = len(model.class_names), out.expanduser().stat().st_size
+    if as_json:
+        print_json({"file": str(out), "bytes": size, "classes": classes, **facts})
+    else:
+        print_line(
+            (facts["method"], "bold"),
+            f" after {pluralize(facts['tasks'], 'task')}: {pluralize(classes, 'class')}, "
+            f"accuracy {percent(facts['accuracy'])}, {size / 1000:,.0f} kB",
+        )
+        print_line((str(out), "dim"))

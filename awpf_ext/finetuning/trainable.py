@@ -1,0 +1,86 @@
+"""The three forms of CLIP that can be trained."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from awpf_ext.clip.prompted import PromptedClip
+from awpf_ext.distributed import ALONE, Team
+from awpf_ext.errors import UserError
+from awpf_ext.finetuning.config import TuningConfig
+from awpf_ext.finetuning.form import Tuned
+from awpf_ext.finetuning.towers import Towers, copied, reached, set_checkpointing
+
+__all__ = ["LinearMap", "Tuned", "TuningConfig", "make_tuned"]
+
+
+def make_tuned(
+    config: TuningConfig,
+    text: Tensor,
+    clip: PromptedClip | None,
+    team: Team = ALONE,
+    generator: torch.Generator | None = None,
+) -> Tuned:
+    """What `config.train` names, on the device of `text` (C, d); it starts as the frozen CLIP.
+
+    clip: which towers, and the prompts of the C classes; the adapter needs none. team: processes
+    that make the same calls, with the same generator's state. The backbone is not changed.
+    """
+    generator = generator or torch.Generator(text.device).manual_seed(0)
+    if config.train == "adapter":
+        return _adapter(text, team, generator)
+    if clip is None:
+        raise UserError(
+            f"train={config.train} changes CLIP's towers, but there are only features; expected a "
+            "data set of images, or train=adapter"
+        )
+    if config.train == "lora":
+        from awpf_ext.finetuning.lora import lora_towers
+
+        return lora_towers(config, text, clip, team, generator)
+    return _whole(config, text, clip, team, generator)
+
+
+def _whole(
+    config: TuningConfig, text: Tensor, clip: PromptedClip, team: Team, generator: torch.Generator
+) -> Tuned:
+    """A copy of both towers; CLIP's logit scale stays."""
+    model = copied(clip.backbone, text.device, share=False)
+    towers = Towers(model.requires_grad_(True), clip.backbone, config)
+    trained = {name.removeprefix("model."): name for name in sorted(reached(towers, clip))}
+    if config.checkpointing:
+        set_checkpointing(towers, clip)
+    return Tuned(
+        towers,
+        trained,
+        inputs="images",
+        text=text,
+        tokens=clip.tokens,
+        team=team,
+        generator=generator,
+    )
+
+
+def _adapter(text: Tensor, team: Team, generator: torch.Generator) -> Tuned:
+    return Tuned(
+        LinearMap(text.shape[1]),
+        {"adapter": "weight"},
+        inputs="features",
+        text=text,
+        tokens=None,
+        team=team,
+        generator=generator,
+    )
+
+
+class LinearMap(nn.Module):
+    """n(A f) of image features f; A starts as the identity."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.eye(dim))
+
+    def forward(self, features: Tensor, tokens: None) -> tuple[Tensor, None]:
+        return normalize(features.float() @ self.weight.T, dim=-1), None

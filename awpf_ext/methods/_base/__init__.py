@@ -1,0 +1,1 @@
+"""What all methods of a kind share: the loops, replay, class statistics and published presets."""

@@ -1,0 +1,205 @@
+"""The recipe that the adapter methods share: one linear map after a frozen CLIP, replay, Adam."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import cross_entropy, normalize
+from torch.optim.lr_scheduler import MultiStepLR
+
+from awpf_ext.data.stream import Task
+from awpf_ext.methods._base.class_statistics import ClassStatistics
+from awpf_ext.methods._base.hinge import hard_pairs, hinge_loss, pair_schedule
+from awpf_ext.methods._base.method import EpochProgress, Method, MethodConfig
+from awpf_ext.methods._base.replay import draw_batches, replay_schedule
+
+
+class AdapterConfig(MethodConfig):
+    """Settings of the shared recipe; the defaults hold for few and for many images a class."""
+
+    init: Literal["identity", "uniform"] = Field(
+        "identity", description="identity: start as zero-shot; uniform: a linear layer's default"
+    )
+    epochs: int = Field(15, ge=0)
+    batch_size: int = Field(64, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    milestones: tuple[int, ...] = Field((4, 10), description="epochs after which the rate decays")
+    decay: float = Field(0.1, gt=0, description="what the rate is multiplied by at a milestone")
+    replay_per_epoch: int = Field(2000, ge=0, description="pseudo-features of old classes an epoch")
+    beta: float = Field(
+        1.0, ge=0.1, description="int(10 beta) draws a replayed class, int(20 beta) a hard pair"
+    )
+    class_balance: bool = Field(
+        True,
+        description="weigh images and replay by their numbers of classes (false: of rows), so that "
+        "the loss estimates that of joint training on all classes seen",
+    )
+    ridge: float = Field(1e-4, gt=0, description="added to every variance of a class")
+    shrinkage: bool = Field(False, description="add a class's mean variance and mean covariance")
+    max_rank: int | None = Field(
+        None, ge=1, description="principal directions kept of a class's covariance; null: all"
+    )
+    compile: bool = Field(False, description="torch.compile the loss: pays in long runs only")
+    hinge: bool = Field(False, description="RAPF's hinge between similar old and new classes")
+    hinge_threshold: float = Field(0.65, gt=0, description="text distance that makes a hard pair")
+    hinge_margin: float = Field(0.1, ge=0)
+    hinge_draws: int = Field(64, ge=1, description="most draws for hard pairs in one batch")
+
+
+class Batch(NamedTuple):
+    """The rows of one step: images of the task, then pseudo-features of old classes."""
+
+    x: Tensor
+    labels: Tensor
+    images: int  # how many of the rows are images of the task
+    image_share: float  # their share of the loss; the replayed rows have the rest
+    hard_x: Tensor  # draws from the old classes of `pairs`, for the hinge
+    pairs: Tensor  # (old, new) class ids
+
+
+class AdapterMethod(Method):
+    """Trains A in n(A f) with cross-entropy over the classes seen; a subclass says how to fuse.
+
+    The class statistics are those of the features before the adapter, so they never age.
+    """
+
+    Config: ClassVar[type[MethodConfig]] = AdapterConfig
+    config: AdapterConfig
+    statistics: ClassStatistics
+
+    def __init__(self, config: AdapterConfig, *, text: Tensor, **given: Any) -> None:
+        super().__init__(config, text=text, **given)
+        self.adapter = initial_adapter(config.init, text, self.generator)
+        self.statistics = ClassStatistics(
+            text.shape[1],
+            ridge=config.ridge,
+            shrinkage=config.shrinkage,
+            max_rank=config.max_rank,
+            device=self.device,
+        )
+
+    def embed(self, x: Tensor) -> Tensor:
+        return normalize(x @ self.adapter.T, dim=-1)
+
+    def trainable(self) -> list[Tensor]:
+        """What the optimiser moves."""
+        return [self.adapter]
+
+    def loss(self, batch: Batch, task: Task) -> Tensor:
+        """What one step minimises; a subclass adds its terms."""
+        logits = self.logits(batch.x, task.classes.stop)
+        return self.classification_loss(logits, batch) + self.hinge_loss(batch)
+
+    def fuse(self, old: Tensor, new: Tensor, task: Task) -> Tensor:
+        """The adapter to keep, from the one before the task and the one trained on it."""
+        return new
+
+    def learn(self, task: Task, progress: EpochProgress) -> None:
+        """Train, fuse with the adapter of the tasks before, add the task's statistics."""
+        if len(task.train_y):
+            old = self.adapter.clone()
+            with self.timed("train"):
+                self.train(task, progress)
+            if len(self.statistics.drawable):
+                with self.timed("fuse"):
+                    self.adapter = self.fuse(old, self.adapter, task)
+        with self.timed("statistics"):
+            self.statistics.add(task.train_x, task.train_y, task.classes)
+
+    def train(self, task: Task, progress: EpochProgress) -> None:
+        """Adam from a fresh start, for all epochs of one task."""
+        config = self.config
+        parameters = self.trainable()
+        for parameter in parameters:
+            parameter.requires_grad_()
+        optimizer = torch.optim.Adam(parameters, lr=config.learning_rate, fused=True)
+        schedule = MultiStepLR(optimizer, list(config.milestones), gamma=config.decay)
+        loss = torch.compile(self.loss, dynamic=True) if config.compile else self.loss
+        pairs = self.hard_pairs(task)
+        for epoch in range(config.epochs):
+            for batch in self.batches(task, pairs):
+                optimizer.zero_grad()
+                torch.autograd.backward(loss(batch, task))
+                optimizer.step()
+            schedule.step()
+            progress(epoch + 1, config.epochs)
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+            parameter.grad = None
+
+    def batches(self, task: Task, pairs: Tensor) -> Iterator[Batch]:
+        """One epoch: the task's images in a new order, and with each batch its draws."""
+        config, generator = self.config, self.generator
+        shuffled = torch.randperm(len(task.train_y), generator=generator, device=self.device)
+        images = torch.split(shuffled, config.batch_size)
+        replayed = replay_schedule(
+            self.statistics.drawable,
+            len(images),
+            rows=config.replay_per_epoch,
+            draws=int(10 * config.beta),
+            generator=generator,
+        )
+        paired = pair_schedule(
+            pairs,
+            len(images),
+            draws=int(20 * config.beta),
+            limit=config.hinge_draws,
+            generator=generator,
+        )
+        old_classes = len(self.statistics.drawable) if replayed.numel() else 0
+        class_shares = len(torch.unique(task.train_y)), old_classes
+        replay = draw_batches(self.statistics, replayed, generator)
+        hard = draw_batches(self.statistics, paired[..., 0], generator)
+        for rows, old_labels, old_x, hard_x, hard_pair in zip(
+            images, replayed, replay, hard, paired, strict=True
+        ):
+            of_images, of_replay = class_shares if config.class_balance else (len(rows), len(old_x))
+            yield Batch(
+                x=torch.cat([task.train_x[rows], old_x]),
+                labels=torch.cat([task.train_y[rows], old_labels]),
+                images=len(rows),
+                image_share=of_images / (of_images + of_replay),
+                hard_x=hard_x,
+                pairs=hard_pair,
+            )
+
+    def classification_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Cross-entropy, the images and the replayed rows each with their share."""
+        losses = cross_entropy(logits, batch.labels, reduction="none")
+        share = batch.image_share
+        if share == 1:
+            return losses.mean()
+        return share * losses[: batch.images].mean() + (1 - share) * losses[batch.images :].mean()
+
+    def hard_pairs(self, task: Task) -> Tensor:
+        """(pairs, 2) old and new classes with similar texts; none where the hinge is off."""
+        new_classes = torch.arange(task.classes.start, task.classes.stop, device=self.device)
+        old_classes = self.statistics.drawable if self.config.hinge else new_classes[:0]
+        return hard_pairs(self.text, old_classes, new_classes, self.config.hinge_threshold)
+
+    def hinge_loss(self, batch: Batch) -> Tensor | float:
+        if not len(batch.pairs):
+            return 0.0
+        return hinge_loss(
+            self.embed(batch.hard_x), self.text, batch.pairs, self.config.hinge_margin
+        )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {**super().state_dict(), "adapter": self.adapter}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        super().load_state_dict(state)
+        self.adapter = state["adapter"].to(self.device, copy=True)
+
+
+def initial_adapter(init: str, text: Tensor, generator: torch.Generator) -> Tensor:
+    """(d, d): the identity, or uniform in +-1/sqrt(d) as PyTorch initialises a linear layer."""
+    dim = text.shape[1]
+    adapter = torch.empty(dim, dim, device=text.device)
+    if init == "identity":
+        return torch.nn.init.eye_(adapter)
+    return adapter.uniform_(-(dim**-0.5), dim**-0.5, generator=generator)

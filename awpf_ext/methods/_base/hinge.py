@@ -1,0 +1,37 @@
+"""RAPF's hinge: keep images of an old class nearer to its own text than to a similar new text."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import relu
+
+from awpf_ext.methods._base.replay import shuffled_cycle
+
+
+def hard_pairs(text: Tensor, old_classes: Tensor, new_classes: Tensor, threshold: float) -> Tensor:
+    """(pairs, 2): every (old, new) whose L2-normalised texts are nearer than `threshold`."""
+    distances = (2 - 2 * text[old_classes] @ text[new_classes].T).clamp_min(0).sqrt()
+    old, new = (distances < threshold).nonzero(as_tuple=True)
+    return torch.stack([old_classes[old], new_classes[new]], dim=1)
+
+
+def pair_schedule(
+    pairs: Tensor, batches: int, *, draws: int, limit: int, generator: torch.Generator
+) -> Tensor:
+    """(batches, m, 2): a pair for each draw; `draws` a pair in every batch, at most `limit` in all.
+
+    Where the limit binds, the pairs take turns through the epoch in a random order, so that the
+    mean over the draws still estimates the mean over all pairs.
+    """
+    if not len(pairs):
+        return pairs.new_empty(batches, 0, 2)
+    per_batch = min(draws * len(pairs), limit)
+    return shuffled_cycle(pairs, batches * per_batch, generator).view(batches, per_batch, 2)
+
+
+def hinge_loss(embedded: Tensor, text: Tensor, pairs: Tensor, margin: float) -> Tensor:
+    """Mean of max(0, margin - cos(A e, t_old) + cos(A e, t_new)), e drawn from the old class."""
+    to_old = (embedded * text[pairs[:, 0]]).sum(1)
+    to_new = (embedded * text[pairs[:, 1]]).sum(1)
+    return relu(margin - to_old + to_new).mean()

@@ -1,0 +1,140 @@
+"""What a method is: it learns tasks one after another and gives logits over the classes seen."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from awpf_ext.data.stream import Protocol, Task
+from awpf_ext.distributed import ALONE, Team
+from awpf_ext.methods._base.class_statistics import ClassStatistics
+
+if TYPE_CHECKING:
+    from awpf_ext.clip.prompted import PromptedClip
+    from awpf_ext.lora.output import AdapterFiles
+
+Inputs = Literal["features", "images"]
+EpochProgress = Callable[[int, int], None]  # epochs done, epochs in the task
+
+
+class MethodConfig(BaseModel):
+    """A method's settings; unknown ones are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Method:
+    """A continual learner on CLIP. It knows no data set, file or command line.
+
+    A subclass sets `Config` and overrides `learn` (what a task changes), `embed` (how an image
+    enters the comparison with the texts), and the two state methods for what it keeps.
+    """
+
+    name: ClassVar[str] = ""
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
+    protocols: ClassVar[tuple[Protocol, ...]] = ("class",)
+    distributed: ClassVar[bool] = False  # whether several processes may learn one model together
+    incidental: ClassVar[frozenset[str]] = frozenset()  # settings that change last digits at most
+    large_state: ClassVar[bool] = False  # then a run keeps the state after its last two tasks only
+
+    def __init__(
+        self,
+        config: MethodConfig,
+        *,
+        text: Tensor,
+        logit_scale: float,
+        seed: int = 0,
+        clip: PromptedClip | None = None,
+        team: Team = ALONE,
+    ) -> None:
+        """text: (C, d), L2-normalised, the texts of all classes that will come, in stream order.
+
+        clip: what made the texts and features, for methods that train it. team: the processes that
+        make the same calls at the same time, where the method is `distributed`.
+        """
+        self.config = config
+        self.clip = clip
+        self.team = team
+        self.text = text
+        self.logit_scale = logit_scale
+        self.seed = seed
+        self.device = text.device
+        self.seen = 0  # classes seen so far: stream class ids 0 to seen - 1
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.statistics: ClassStatistics | None = None  # append-only, stored beside the state
+        self.records: list[dict[str, Any]] = []  # facts about each task, for reports
+        self.seconds: defaultdict[str, float] = defaultdict(float)  # by stage
+
+    def fit(self, task: Task, progress: EpochProgress | None = None) -> None:
+        """Learn one task; tasks come in order, with the next classes or with all there are."""
+        all_again = task.classes == range(self.seen) and "domain" in self.protocols
+        if task.classes.start != self.seen and not all_again:
+            raise ValueError(
+                f"task {task.index} starts at class {task.classes.start}; expected {self.seen}, "
+                "the number of classes seen"
+            )
+        self.learn(task, progress or (lambda done, epochs: None))
+        self.seen = task.classes.stop
+
+    def learn(self, task: Task, progress: EpochProgress) -> None:
+        raise NotImplementedError
+
+    @classmethod
+    def trains_clip(cls, config: MethodConfig) -> bool:
+        """Whether `clip` must be given: with these settings the method changes CLIP itself."""
+        return False
+
+    @property
+    def inputs(self) -> Inputs:
+        """What `embed` and `logits` take: CLIP image features (n, d), or images as the backbone
+        prepares them, (n, height, width, 3) bytes.
+        """
+        return "features"
+
+    def embed(self, x: Tensor) -> Tensor:
+        """L2-normalised embeddings (n, d) of `inputs`."""
+        return normalize(x, dim=-1)
+
+    def texts(self, classes: int) -> Tensor:
+        """(classes, d), L2-normalised: what embeddings are compared with."""
+        return self.text[:classes]
+
+    def logits(self, x: Tensor, classes: int | None = None) -> Tensor:
+        """(n, classes): scaled cosines with the first `classes` texts, by default those seen."""
+        texts = self.texts(self.seen if classes is None else classes)
+        return self.logit_scale * self.embed(x) @ texts.T
+
+    def adapters(self) -> Mapping[str, AdapterFiles]:
+        """LoRA adapters by name, which a run keeps in PEFT's format; none in most methods."""
+        return {}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that later tasks and predictions depend on, apart from the class statistics."""
+        return {"seen": torch.tensor(self.seen), "generator": self.generator.get_state()}
+
+    def learned_state(self) -> dict[str, Tensor]:
+        """What predictions depend on, which is all that an export keeps; `load_state_dict` takes
+        it, with a generator's state.
+        """
+        return {name: value for name, value in self.state_dict().items() if name != "generator"}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.seen = int(state["seen"])
+        self.generator.set_state(state["generator"].cpu())
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the time of a block to `seconds`."""
+        start = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.seconds[stage] += time.perf_counter() - start

@@ -1,0 +1,140 @@
+"""Curves of several settings: the mean after each task, and how far each is above the first."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+
+from awpf_ext.report.blocks import Block, Drawing, Section, Text
+from awpf_ext.report.load import FinishedRun, RunGroup
+from awpf_ext.report.names import NARROW, short
+from awpf_ext.report.sections.accuracy import finish_axes
+from awpf_ext.report.style import MUTED, Colour, new_figure, series
+from awpf_ext.runs.result import Result
+
+MOST_LINES = 8
+MOST_BANDS = 4  # more of them are a blur
+
+
+class Curves(NamedTuple):
+    """What one line is the mean of: fractions after each task, a row a run."""
+
+    label: str
+    places: Sequence[int]  # on the axis
+    rows: Sequence[Sequence[float]]
+    colour: Colour
+    style: str = "-"
+
+
+def group_accuracy(group: RunGroup) -> Section:
+    arms = group.grid.arms[:MOST_LINES]
+    blocks: list[Block] = []
+    left_out = len(group.grid.arms) - len(arms)
+    if left_out:
+        blocks.append(Text(f"The first {MOST_LINES} settings; the table has all."))
+    curves = [
+        curve
+        for place, arm in enumerate(arms)
+        for curve in _of_runs(
+            short(arm, NARROW), group.of(arm), series(place), lambda r: r.accuracy
+        )
+    ]
+    reference = _zero_shot(group)
+    told = "; dashed: zero-shot CLIP" if reference else ""
+    across, noun = group.runs[0].across, group.noun
+    figure, band = mean_lines([*curves, *reference], across)
+    caption = f"Accuracy (%) over all {across}, after each {noun}: means over runs{band}{told}."
+    blocks.append(Drawing("accuracy", caption, figure))
+    compared = _above_first(group, arms)
+    if compared:
+        figure, band = mean_lines(compared, across)
+        figure.axes[0].axhline(0, color=MUTED.light, linewidth=1)
+        told = f"The same, less {arms[0]} on the same order and seed, in points{band}."
+        blocks.append(Drawing("above_first", told, figure))
+    return Section(f"Accuracy after each {noun}", blocks)
+
+
+def _of_runs(
+    label: str,
+    runs: Sequence[FinishedRun],
+    colour: Colour,
+    of: Callable[[Result], Sequence[float]],
+) -> list[Curves]:
+    """One curve for all runs that are cut into the same tasks."""
+    by_shape: dict[tuple[int, ...], list[Sequence[float]]] = {}
+    for run in runs:
+        by_shape.setdefault(tuple(run.places), []).append(of(run.result))
+    return [Curves(label, places, rows, colour) for places, rows in by_shape.items()]
+
+
+def _above_first(group: RunGroup, arms: Sequence[str]) -> list[Curves]:
+    """Differences from the first setting, run by run, where both are cut into the same tasks."""
+    found = []
+    for place, arm in enumerate(arms[1:], start=1):
+        places = group.of(arm)[0].places
+        rows = [
+            [here - there for here, there in zip(own.accuracy, first.accuracy, strict=True)]
+            for own, first in group.grid.paired(arm)
+            if own.test_images == first.test_images
+        ]
+        if rows and all(len(row) == len(places) for row in rows):
+            found.append(Curves(short(arm, NARROW), places, rows, series(place)))
+    return found
+
+
+def _zero_shot(group: RunGroup) -> list[Curves]:
+    """Of one run for each class order; none where a setting is zero-shot or the data differ."""
+    if any(run.method == "zero_shot" for run in group.runs):
+        return []
+    if len({(run.result.provenance.get("content_hash"), *run.places) for run in group.runs}) > 1:
+        return []
+    by_order = {run.result.provenance["order_hash"]: run for run in group.runs}
+    kept = [run.evidence for run in by_order.values() if run.evidence is not None]
+    rows = [evidence.zero_shot_accuracy for evidence in kept]
+    return [Curves("zero-shot", group.runs[0].places, rows, MUTED, "--")] if rows else []
+
+
+def mean_lines(
+    curves: Sequence[Curves], across: str, unit: float = 100.0, least: float = 1.0
+) -> tuple[Figure, str]:
+    """The figure, and what its caption says of bands.
+
+    unit: what values are multiplied by. least: as `finish_axes` takes it.
+    """
+    figure, axes = new_figure(height=3.6)
+    ends: list[tuple[float, float, str, Colour]] = []
+    several = any(len(curve.rows) > 1 for curve in curves)
+    banded = several and len(curves) <= MOST_BANDS
+    for curve in curves:
+        columns = list(zip(*curve.rows, strict=True))
+        means = [unit * _over_known(statistics.mean, column) for column in columns]
+        marker = "o" if len(means) <= 30 else ""
+        axes.plot(
+            curve.places, means, curve.style, color=curve.colour.light, marker=marker, markersize=3
+        )
+        if banded and len(curve.rows) > 1:
+            spreads = [unit * _over_known(statistics.stdev, column) for column in columns]
+            axes.fill_between(
+                curve.places,
+                [mean - spread for mean, spread in zip(means, spreads, strict=True)],
+                [mean + spread for mean, spread in zip(means, spreads, strict=True)],
+                color=curve.colour.light,
+                alpha=0.13 if len(curves) <= 2 else 0.08,
+                linewidth=0,
+            )
+        known = [(x, y) for x, y in zip(curve.places, means, strict=True) if not math.isnan(y)]
+        if known:
+            ends.append((*known[-1], curve.label, curve.colour))
+    finish_axes(figure, max((curve.places for curve in curves), key=len), ends, across, 3.6, least)
+    return figure, "; the bands are one standard deviation" if banded else ""
+
+
+def _over_known(of: Callable[[Sequence[float]], float], values: Sequence[float]) -> float:
+    """Of the values that are not NaN; NaN where there are too few."""
+    known = [value for value in values if not math.isnan(value)]
+    least = 2 if of is statistics.stdev else 1
+    return of(known) if len(known) >= least else math.nan

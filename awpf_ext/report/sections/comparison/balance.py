@@ -1,0 +1,40 @@
+"""The weight that each setting gave its tasks, where the method records it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from awpf_ext.report.blocks import Drawing, Section, Text
+from awpf_ext.report.load import FinishedRun, RunGroup
+from awpf_ext.report.names import NARROW, short
+from awpf_ext.report.sections.comparison.accuracy import MOST_LINES, Curves, mean_lines
+from awpf_ext.report.style import series
+
+KEYS = {"weight": "the weight of the new task's change", "tau": "the balance factor τ"}
+
+
+def group_balance(group: RunGroup) -> Section | None:
+    drawings = []
+    for key, meaning in KEYS.items():
+        curves: list[Curves] = []
+        for place, arm in enumerate(group.grid.arms[:MOST_LINES]):
+            by_tasks: dict[tuple[int, ...], list[Sequence[float]]] = {}
+            for run in group.of(arm):
+                tasks, values = _recorded(run, key)
+                by_tasks.setdefault(tasks, []).append(values)
+            for tasks, rows in by_tasks.items():
+                if tasks:
+                    curves.append(Curves(short(arm, NARROW), tasks, rows, series(place)))
+        if curves:
+            figure, band = mean_lines(curves, "task", unit=1.0, least=0.05)
+            drawings.append(Drawing(key, f"At each fusion step {meaning}: means{band}.", figure))
+    if not drawings:
+        return None
+    told = "How much of each task's change was kept; how it is found is in the report of a run."
+    return Section("How tasks were weighed", [Text(told), *drawings])
+
+
+def _recorded(run: FinishedRun, key: str) -> tuple[tuple[int, ...], list[float]]:
+    """The tasks, counted from one, and what was recorded of them."""
+    records = [record for record in run.result.records if key in record and "task" in record]
+    return tuple(record["task"] + 1 for record in records), [record[key] for record in records]

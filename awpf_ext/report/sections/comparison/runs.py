@@ -1,0 +1,71 @@
+"""Run by run: every order and seed with its numbers and its time; as Markdown and CSV too."""
+
+from __future__ import annotations
+
+import csv
+import io as text_io
+from pathlib import Path
+
+from awpf_ext import io
+from awpf_ext.report.blocks import Section, Table, Text
+from awpf_ext.report.load import RunGroup
+from awpf_ext.report.names import plain
+from awpf_ext.runs.wording import metric_label, percent
+
+UNFOLDED = 16  # rows that are shown without being asked for
+TABLE = "table"  # .csv: every run in full precision; .md: the rows of the settings
+
+
+def group_runs(group: RunGroup) -> Section:
+    metrics = group.grid.metrics
+    columns = [group.varied, "order", "folder", "seed", *map(metric_label, metrics), "seconds"]
+    rows = []
+    for cell, run in zip(group.grid.cells, group.runs, strict=True):
+        result = run.result
+        numbers = [percent(getattr(result, metric)) for metric in metrics]
+        seconds = f"{sum(result.seconds.values()):.1f}"
+        rows.append(
+            [cell.arm, plain(cell.order), plain(run.folder.name), str(cell.seed), *numbers, seconds]
+        )
+    return Section(
+        "Run by run",
+        [
+            Table(
+                columns, rows, words=3, title="" if len(rows) <= UNFOLDED else f"{len(rows)} rows"
+            ),
+            Text(f"In full precision in {TABLE}.csv beside this file; the summary in {TABLE}.md."),
+        ],
+    )
+
+
+def write_tables(group: RunGroup, folder: Path) -> None:
+    """table.csv, a row a run, and table.md, a row a setting."""
+    buffer = text_io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    metrics = group.grid.metrics
+    writer.writerow([group.varied, "dataset", "order", "seed", *metrics, "seconds", "folder"])
+    for cell, run in zip(group.grid.cells, group.runs, strict=True):
+        result = run.result
+        numbers = [repr(float(getattr(result, metric))) for metric in metrics]
+        seconds = f"{sum(result.seconds.values()):.3f}"
+        writer.writerow(
+            [
+                *(cell.arm, run.dataset, plain(cell.order), cell.seed),
+                *(*numbers, seconds, plain(run.folder.name)),
+            ]
+        )
+    io.write_atomic(folder / f"{TABLE}.csv", buffer.getvalue().encode())
+
+    heads = [_cell(group.varied), "runs", *map(metric_label, metrics)]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for arm in group.grid.arms:
+        cells = [_cell(arm), str(len(group.of(arm)))]
+        for metric in metrics:
+            mean, deviation = group.grid.spread(arm, metric)
+            cells.append(percent(mean) + ("" if deviation is None else f" ± {percent(deviation)}"))
+        lines.append(f"| {' | '.join(cells)} |")
+    io.write_atomic(folder / f"{TABLE}.md", ("\n".join(lines) + "\n").encode())
+
+
+def _cell(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|")

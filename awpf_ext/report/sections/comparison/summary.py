@@ -1,0 +1,125 @@
+"""Several runs in one table: mean, deviation, and the difference from the first setting."""
+
+from __future__ import annotations
+
+from awpf_ext.report.blocks import Block, Drawing, Section, Table, Text
+from awpf_ext.report.load import FinishedRun, RunGroup
+from awpf_ext.report.names import short
+from awpf_ext.report.sections.comparison.sweep import swept_values
+from awpf_ext.report.style import INK, new_figure, series
+from awpf_ext.runs.sweep import HIGHER_IS_BETTER, Difference
+from awpf_ext.runs.wording import mean_std_text, metric_label, percent, pluralize
+
+MOST_DOTS = 24  # settings whose runs are drawn one by one
+
+
+def group_summary(group: RunGroup) -> Section:
+    grid = group.grid
+    first = grid.arms[0]
+    alike = len({_cut(run) for run in group.runs}) == 1
+    compared = [arm for arm in grid.arms if alike and arm != first and grid.paired(arm)]
+    differing = [metric for metric in grid.metrics if compared and metric in HIGHER_IS_BETTER]
+    columns = [group.varied, "runs", *map(metric_label, grid.metrics), "seconds"]
+    columns += [f"{metric_label(metric)}, diff." for metric in differing]
+    best = {metric: grid.best(metric) for metric in grid.metrics}
+    strong = set()
+    rows = []
+    for line, arm in enumerate(grid.arms):
+        row = [arm, str(len(group.of(arm)))]
+        for metric in grid.metrics:
+            spread = grid.spread(arm, metric)
+            if spread.mean == best[metric]:
+                strong.add((line, len(row)))
+            row.append(mean_std_text(spread))
+        seconds = [sum(run.result.seconds.values()) for run in group.of(arm)]
+        row.append(f"{sum(seconds) / len(seconds):,.1f}")
+        for metric in differing:
+            told = _difference(grid.difference(arm, metric)) if arm in compared else "-"
+            row.append(told)
+        rows.append(row)
+    blocks: list[Block] = [
+        Text(_made_of(group)),
+        Table(columns, rows, strong=frozenset(strong)),
+    ]
+    if compared:
+        blocks.append(
+            Text(
+                "seconds: of a run, on average; the first run of a group also reads the features. "
+                f"diff.: less {first} on the same order and seed, mean ± standard deviation, "
+                "and in how many of those pairs it is positive."
+            )
+        )
+    if 1 < len(grid.arms) <= MOST_DOTS and not group.axes and swept_values(grid.arms) is None:
+        blocks += [_dots(group, metric) for metric in grid.metrics if metric in HIGHER_IS_BETTER]
+    return Section("Summary", blocks)
+
+
+def _cut(run: FinishedRun) -> tuple[object, ...]:
+    """The data and the tasks, without which a difference says nothing."""
+    facts = run.result.provenance
+    return (facts.get("content_hash", facts["dataset"]), len(run.class_names), *_shape(run))
+
+
+def _shape(run: FinishedRun) -> tuple[object, ...]:
+    """How the data is cut into tasks."""
+    return (run.noun, *run.places)
+
+
+def _made_of(group: RunGroup) -> str:
+    """What the numbers are made of."""
+    grid = group.grid
+    orders = list(dict.fromkeys(cell.order for cell in grid.cells))
+    seeds = list(dict.fromkeys(cell.seed for cell in grid.cells))
+    images = {sum(run.result.test_images) for run in group.runs}
+    datasets = list(dict.fromkeys(run.dataset for run in group.runs))
+    contents = {run.result.provenance.get("content_hash") for run in group.runs}
+    told = (
+        f"Percent, mean ± sample standard deviation over the runs of a setting. "
+        f"Data: {', '.join(datasets)}, {' or '.join(f'{n:,}' for n in sorted(images))} test "
+        f"images. Orders: {', '.join(orders)}. Seeds: {', '.join(map(str, seeds))}."
+    )
+    if len(contents) > 1:
+        told += (
+            " These runs are not all on the same data: numbers of different data sets, backbones "
+            "or prompts do not compare methods."
+        )
+    shapes = {(len(run.class_names), _shape(run)) for run in group.runs}
+    if len(shapes) > 1:
+        told += (
+            " Nor are they cut into the same tasks."
+            if len(contents) > 1
+            else (" They are not all cut into the same tasks.")
+        )
+    if group.unfinished:
+        told += f" Left out, since unfinished: {pluralize(len(group.unfinished), 'run')}."
+    return told
+
+
+def _dots(group: RunGroup, metric: str) -> Drawing:
+    """Each run a dot, the mean a bar across."""
+    grid = group.grid
+    figure, axes = new_figure(height=0.75 + 0.3 * len(grid.arms))
+    for row, arm in enumerate(grid.arms):
+        values = [100 * value for value in grid.values(arm, metric)]
+        colour = series(row).light if len(grid.arms) <= 8 else series(0).light
+        axes.scatter(values, [row] * len(values), s=30, color=colour, alpha=0.7, linewidths=0)
+        mean = sum(values) / len(values)
+        axes.plot([mean, mean], [row - 0.3, row + 0.3], color=INK.light, linewidth=1.6)
+    axes.set_yticks(range(len(grid.arms)), [short(arm) for arm in grid.arms])
+    axes.set_ylim(len(grid.arms) - 0.4, -0.8)
+    low, high = axes.get_xlim()
+    if high - low < 2:
+        axes.set_xlim((low + high) / 2 - 1, (low + high) / 2 + 1)
+    axes.grid(True, axis="x")
+    axes.grid(False, axis="y")
+    axes.set_xlabel(f"{metric_label(metric)} accuracy (%)")
+    caption = (
+        f"{metric_label(metric).capitalize()} accuracy: a dot for every run, the line across for "
+        "their mean."
+    )
+    return Drawing(f"runs_{metric}", caption, figure)
+
+
+def _difference(difference: Difference) -> str:
+    deviation = "" if difference.std is None else f" ± {percent(difference.std)}"
+    return f"{100 * difference.mean:+.1f}{deviation} ({difference.higher}/{difference.runs})"

@@ -1,0 +1,1 @@
+"""Runs: configuration, trainer, evaluation, the run folder, and what is made of a finished run."""

@@ -1,0 +1,192 @@
+"""Runs a method over a task stream: learn, evaluate, checkpoint, task after task."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from awpf_ext.data.stream import TaskStream
+from awpf_ext.methods._base.class_statistics import StatisticsBlock
+from awpf_ext.methods._base.method import Method
+from awpf_ext.runs.checkpoint import Resume, RunFolder, SavedRun
+from awpf_ext.runs.evaluation import evaluate_next, evaluate_seen
+from awpf_ext.runs.result import Result, TaskResult
+
+if TYPE_CHECKING:
+    pass
+
+SAMPLE_ROWS = 1024  # rows of a split that enter a stream's fingerprint
+
+
+class Progress(NamedTuple):
+    """Where a run is: after each epoch ("train") and after each task ("task")."""
+
+    stage: Literal["train", "task"]
+    task: int
+    tasks: int
+    epoch: int  # epochs done in this task
+    epochs: int
+    accuracy: tuple[float, ...]  # over all classes seen, after each task so far
+
+
+def train(
+    stream: TaskStream,
+    method: Method,
+    *,
+    checkpoint: RunFolder | None = None,
+    resume: Resume = False,
+    progress: Callable[[Progress], None] | None = None,
+) -> Result:
+    """Run a fresh `method` over the whole stream.
+
+    checkpoint: written after every task. resume: True continues a run that is in the folder, or
+    starts one where there is none; "intact" also where some of its tasks are damaged. The numbers
+    and weights of a resumed run equal an uninterrupted one's at the same thread count.
+    """
+    report = progress or (lambda event: None)
+    results: list[TaskResult] = []
+    team = method.team
+    identity, environment = _identity(stream, method), _environment(stream, method)
+    with ExitStack() as stack:
+        if checkpoint is not None:
+            if team.leads:
+                stack.enter_context(checkpoint.held())
+                saved = checkpoint.begin(identity, environment, resume)
+            team.wait()  # the folder is a run's now
+            if not team.leads:
+                saved = checkpoint.begin(identity, environment, resume or True)
+            team.wait()  # all have read before the leader writes
+            results = _restore(method, saved)
+        for index in range(len(results), len(stream)):
+            results.append(_run_task(stream, method, index, results, report))
+            if checkpoint is not None and team.leads:
+                _save(method, checkpoint, index, results[-1])
+            report(_progress("task", stream, index, results, 0, 0))
+    return Result(
+        tasks=tuple(results),
+        test_images=tuple(len(stream.test(index)[1]) for index in range(len(stream))),
+        provenance={**stream.provenance, **identity, **environment},
+    )
+
+
+def _run_task(
+    stream: TaskStream,
+    method: Method,
+    index: int,
+    done: list[TaskResult],
+    report: Callable[[Progress], None],
+) -> TaskResult:
+    method.seconds.clear()
+    known = len(method.records)
+    start = time.perf_counter()
+
+    def epoch_done(epoch: int, epochs: int) -> None:
+        report(_progress("train", stream, index, done, epoch, epochs))
+
+    method.fit(stream[index], epoch_done)
+    with method.timed("evaluate"), torch.no_grad():
+        accuracy, accuracies, by_class = evaluate_seen(stream, method, index)
+        next_accuracy, next_baseline = evaluate_next(stream, method, index)
+    seconds = dict(method.seconds)
+    seconds["other"] = time.perf_counter() - start - sum(seconds.values())
+    return TaskResult(
+        accuracy,
+        accuracies,
+        next_accuracy,
+        next_baseline,
+        seconds,
+        tuple(method.records[known:]),
+        by_class,
+    )
+
+
+def _progress(
+    stage: Literal["train", "task"],
+    stream: TaskStream,
+    index: int,
+    results: list[TaskResult],
+    epoch: int,
+    epochs: int,
+) -> Progress:
+    accuracy = tuple(result.accuracy for result in results)
+    return Progress(stage, index, len(stream), epoch, epochs, accuracy)
+
+
+def _restore(method: Method, saved: SavedRun) -> list[TaskResult]:
+    """Bring `method` to where the saved run is; the results so far."""
+    if saved.state is not None:
+        method.load_state_dict(saved.state)
+    for block in saved.statistics:
+        assert method.statistics is not None
+        method.statistics.append(StatisticsBlock(**block))
+    results = [TaskResult.from_json(result) for result in saved.results]
+    method.records += [record for result in results for record in result.records]
+    return results
+
+
+def _save(method: Method, checkpoint: RunFolder, index: int, result: TaskResult) -> None:
+    block = None
+    if method.statistics is not None:
+        block = method.statistics.blocks[-1].tensors()
+    checkpoint.save(
+        index,
+        method.state_dict(),
+        block,
+        result.to_json(),
+        adapters=method.adapters(),
+        forget=method.large_state,
+    )
+
+
+def _identity(stream: TaskStream, method: Method) -> dict[str, Any]:
+    """What must agree for two runs to be one: the method, its settings, the seed, the stream."""
+    return {
+        "method": method.name,
+        "config": {k: v for k, v in _settings(method).items() if k not in method.incidental},
+        "seed": method.seed,
+        "order_hash": stream.order_hash,
+        "stream_hash": stream_hash(stream),
+    }
+
+
+def _environment(stream: TaskStream, method: Method) -> dict[str, Any]:
+    """What may change the last digits of a result."""
+    from awpf_ext import __version__
+
+    return {
+        "threads": torch.get_num_threads(),
+        "device": stream.text.device.type,
+        "torch": torch.__version__,
+        "awpf_ext": __version__,
+        "processes": method.team.size,
+        **{key: value for key, value in _settings(method).items() if key in method.incidental},
+    }
+
+
+def _settings(method: Method) -> dict[str, Any]:
+    return method.config.model_dump(mode="json")
+
+
+def stream_hash(stream: TaskStream) -> str:
+    """A short name for a stream's content: classes, texts, test images, first task's images.
+
+    Of large splits evenly spaced rows stand for all, so that it costs next to nothing.
+    """
+    first = stream[0]
+    test_x, test_y = stream.test_seen(len(stream) - 1)
+    seen = [stream.seen(index) for index in range(len(stream))]
+    digest = hashlib.sha256(json.dumps([seen, stream.logit_scale]).encode())
+    for tensor in (stream.text, test_y, first.train_y, _sample(test_x), _sample(first.train_x)):
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _sample(x: Tensor) -> Tensor:
+    return x[:: len(x) // SAMPLE_ROWS + 1]

@@ -1,0 +1,137 @@
+"""Layers of keys, and what is said of keys that are wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from awpf_ext.errors import UserError
+from awpf_ext.runs.config import Layer, configure, read_assignments, read_file, read_value
+
+DATA = {"dataset": "features:clip.npz"}
+
+
+def of(**values):
+    return configure([Layer("test", {**DATA, **values})]).config
+
+
+def test_later_layers_win(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("dataset: cifar100\nmethod: rapf\nincrement: 5\nbeta: 3\nbatch_size: 7\n")
+    layers = [
+        read_file(file),
+        Layer("options", {"preset": "cifar100-b0-inc10", "increment": 20, "batch_size": 8}),
+        read_assignments(["batch_size=9", "rapf.mask_bias=0.25"]),
+    ]
+    config = configure(layers).config
+    assert (config.dataset, config.method, config.increment) == ("cifar100", "rapf", 20)
+    settings = config.settings
+    assert settings.batch_size == 9  # --set over options over file over preset
+    assert settings.beta == 3  # file over preset
+    assert settings.hinge_threshold == 0.55  # preset over default
+    assert settings.mask_bias == 0.25
+    assert settings.epochs == 15  # default
+
+
+def test_settings_of_another_method_are_named_and_left_out():
+    configured = configure([Layer("options", {**DATA, "method": "zero_shot", "init": "uniform"})])
+    assert configured.unused == ("init",)
+    assert configure([Layer("options", {**DATA, "init": "uniform"})]).unused == ()
+
+
+def test_a_methods_own_settings_are_for_it_alone():
+    layer = Layer("file", {**DATA, "rapf": {"epochs": 3}, "awpf": {"rank": 5}})
+    assert configure([layer, Layer("options", {"method": "rapf"})]).config.settings.epochs == 3
+    assert configure([layer]).config.settings.epochs == 15
+    assert configure([layer]).config.settings.rank == 5
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"incremnt": 3}, "test: there is no key 'incremnt'; did you mean 'increment'?"),
+        ({"epocs": 3}, "test: there is no key 'epocs'; did you mean 'epochs'?"),
+        ({"awfp": {"rank": 3}}, "test: there is no key 'awfp'; did you mean 'awpf'?"),
+        ({"awpf": {"rnk": 3}}, "test: awpf has no setting 'rnk'; did you mean 'rank'?"),
+        ({"rapf": {"rank": 3}}, "test: rapf has no setting 'rank'"),
+        ({"awpf": 3}, "test: awpf is 3; expected settings of that method"),
+        ({"method": "awfp"}, "method is 'awfp'; did you mean 'awpf'?"),
+        ({"preset": "cifar"}, "preset is 'cifar'; expected one of cifar100-b0-inc10"),
+        ({"increment": 0}, "increment is 0; expected greater than or equal to 1"),
+        ({"increment": "x"}, "increment is 'x'; expected a valid integer"),
+        ({"precision": "fp8"}, "precision is 'fp8'; expected 'fp32', 'bf16' or 'fp16'"),
+        ({"device": "tpu"}, "device is 'tpu'"),
+        ({"prompt": []}, "prompt is []"),
+        ({"epochs": -1}, "awpf: epochs is -1"),
+        ({"dataset": None}, "there is no data set: give --dataset"),
+    ],
+)
+def test_bad_values_are_named(values, said):
+    with pytest.raises(UserError) as error:
+        of(**values)
+    assert str(error.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3),
+        ("0.5", 0.5),
+        ("null", None),
+        ("true", True),
+        ("[4, 10]", [4, 10]),
+        ("seed:1993", "seed:1993"),
+        ("a photo of a {}.", "a photo of a {}."),
+        ("{}", "{}"),
+        ("a: b: c", "a: b: c"),
+        ("", None),
+    ],
+)
+def test_values_are_read_as_yaml_or_text(text, value):
+    assert read_value(text) == value
+
+
+def test_assignments():
+    layer = read_assignments(["learning_rate=1e-3", "prompt=a = {}", "awpf.rank=3", "awpf.beta=2"])
+    config = configure([Layer("options", DATA), layer]).config
+    assert config.settings.learning_rate == 1e-3
+    assert config.prompt == "a = {}"
+    assert (config.settings.rank, config.settings.beta) == (3, 2)
+    for wrong in ("epochs", "=3"):
+        with pytest.raises(UserError, match="expected key=value"):
+            read_assignments([wrong])
+    with pytest.raises(UserError, match=r"no key 'awfp\.rank'"):
+        configure([Layer("options", DATA), read_assignments(["awfp.rank=3"])])
+
+
+def test_a_file_that_is_no_configuration(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read the configuration .*No such file"):
+        read_file(tmp_path / "none.yaml")
+    file = tmp_path / "bad.yaml"
+    file.write_text("a: [1, 2")
+    with pytest.raises(UserError, match=r"bad.yaml is not YAML.*line 1"):
+        read_file(file)
+    file.write_text("- a\n- b\n")
+    with pytest.raises(UserError, match="holds a list; expected keys and values"):
+        read_file(file)
+    file.write_text("")
+    assert read_file(file).values == {}
+
+
+def test_a_written_configuration_is_read_back(tmp_path):
+    config = of(method="rapf", prompt=["ein {}", "il {}"], beta=2, class_names="ä.txt")
+    file = tmp_path / "config.yaml"
+    file.write_text(config.to_yaml(), encoding="utf-8")
+    assert configure([read_file(file)]).config == config
+    assert config.class_names == Path("ä.txt")
+
+
+def test_the_identity_is_what_a_result_follows_from():
+    config = of()
+    assert config.identity() == of(threads=2, workers=3, device="cpu", store="x").identity()
+    assert config.identity() == of(model="RN50").identity()  # ready-made features
+    for change in ({"seed": 1}, {"base": 2}, {"rank": 3}, {"method": "rapf"}, {"order": "natural"}):
+        assert config.identity() != of(**change).identity()
+    images = of(dataset="folder:a")
+    assert images.identity() != of(dataset="folder:a", model="RN50").identity()

@@ -1,0 +1,169 @@
+"""Models from runs and from exported files, and what they say of images and features."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from awpf_ext import io
+from awpf_ext.data import read_features
+from awpf_ext.errors import CheckpointError, DataError, UserError
+from awpf_ext.runs.export import export_run, load_exported, load_model, load_run
+from awpf_ext.runs.run import run
+
+
+@pytest.fixture
+def image_run(image_arguments, awpf, tmp_path):
+    """A run on images that was learned to the end."""
+    done = awpf("run", *image_arguments, "--set", "epochs=2", "--out=run")
+    assert done.code == 0, done.err
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def images(image_run, tmp_path):
+    return [tmp_path / "images" / "test" / name / "0.png" for name in ("犬", "a_cat", "äpfel")]
+
+
+@pytest.mark.parametrize("method", ["zero_shot", "finetune", "rapf", "awpf", "calfuse"])
+def test_an_exported_model_classifies_as_its_run(method, features_file, tmp_path):
+    settings = {} if method == "zero_shot" else {"epochs": 2}
+    dataset = f"features:{features_file}"
+    result = run(dataset=dataset, method=method, increment=2, out=tmp_path / "run", **settings)
+    export_run(tmp_path / "run", tmp_path / "model.safetensors")
+    exported, learned = load_exported(tmp_path / "model.safetensors"), load_run(tmp_path / "run")
+    features = read_features(features_file)
+    assert torch.equal(exported.logits(features.test_x), learned.logits(features.test_x))
+    order = exported.facts["class_order"]
+    assert exported.class_names == tuple(f"class {label}" for label in order)
+    predicted = torch.tensor(order)[exported.logits(features.test_x).argmax(1)]
+    assert float((predicted == features.test_y).float().mean()) == pytest.approx(result.last)
+    sums = exported.probabilities(features.test_x.half()).sum(1)
+    assert sums.tolist() == pytest.approx([1.0] * len(sums))
+
+
+def test_the_file_is_a_plain_safetensors_that_describes_itself(features_file, tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    run(dataset=f"features:{features_file}", increment=2, epochs=1, out=tmp_path / "run")
+    export_run(tmp_path / "run", tmp_path / "model.safetensors")
+    tensors = safetensors.load_file(tmp_path / "model.safetensors")
+    assert tensors["text"].shape == (6, 8)
+    assert tensors["state.adapter"].shape == (8, 8)
+    assert not any("generator" in name or "statistics" in name for name in tensors)
+    _, metadata = io.load_tensors(tmp_path / "model.safetensors")
+    facts = json.loads(metadata["awpf_ext"])
+    assert facts["method"] == "awpf"
+    assert facts["settings"]["epochs"] == 1
+    assert len(facts["class_names"]) == 6
+    assert facts["logit_scale"] == 100
+    assert facts["provenance"]["dataset"] == "features:clip.npz"
+
+
+def test_an_unfinished_run_knows_the_classes_so_far(features_file, tmp_path, monkeypatch):
+    def hook(name: str) -> None:
+        if name == stop:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(io, "FAULT_HOOK", hook)
+    for stop in ("synced task_0000.json", "synced task_0002.json"):
+        with pytest.raises(KeyboardInterrupt):
+            run(
+                dataset=f"features:{features_file}",
+                increment=2,
+                epochs=1,
+                out=tmp_path / "run",
+                resume=True,
+            )
+        if stop == "synced task_0000.json":
+            with pytest.raises(UserError, match="has no finished task yet"):
+                load_model(tmp_path / "run")
+    model = load_model(tmp_path / "run")
+    assert len(model.class_names) == 4
+    assert model.logits(torch.randn(3, 8)).shape == (3, 4)
+    assert model.facts["tasks"] == 2
+
+
+def test_files_that_are_no_export(tmp_path):
+    io.save_tensors(tmp_path / "other.safetensors", {"x": torch.zeros(2)})
+    with pytest.raises(DataError, match="is not a model that `awpf export` wrote"):
+        load_exported(tmp_path / "other.safetensors")
+    io.save_tensors(
+        tmp_path / "new.safetensors", {"text": torch.zeros(2, 2)}, {"awpf_ext": '{"format": 99}'}
+    )
+    with pytest.raises(DataError, match="has export format 99; this version reads format 1"):
+        load_exported(tmp_path / "new.safetensors")
+
+
+def test_a_damaged_run_is_not_used(features_file, tmp_path):
+    run(dataset=f"features:{features_file}", increment=2, epochs=1, out=tmp_path / "run")
+    bank = tmp_path / "run" / "bank.safetensors"
+    content = bank.read_bytes()
+    bank.write_bytes(content[:-4] + b"\0\0\0\1")
+    with pytest.raises(CheckpointError, match="it is damaged"):
+        load_model(tmp_path / "run")
+    bank.write_bytes(content)
+    state = tmp_path / "run" / "task_0002.safetensors"
+    state.write_bytes(state.read_bytes()[:-4] + b"\0\0\0\1")
+    with pytest.raises(CheckpointError, match="damaged after 2 whole tasks"):
+        load_model(tmp_path / "run")
+
+
+def test_predict_says_the_same_of_a_run_and_of_its_export(image_run, images, awpf, tmp_path):
+    exported = awpf("export", image_run, "model.safetensors")
+    assert exported.code == 0
+    assert exported.out.startswith("awpf after 2 tasks: 4 classes, accuracy ")
+    by_run = awpf("predict", image_run, *images, "--json").json
+    by_file = awpf("predict", "model.safetensors", *images, "--json").json
+    assert by_run == by_file
+    for image, prediction in zip(images, by_run["predictions"], strict=True):
+        assert prediction["image"] == str(image)
+        probabilities = [entry["probability"] for entry in prediction["classes"]]
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert sum(probabilities) == pytest.approx(1)  # all four classes
+        labels = {c["name"]: c["label"] for c in prediction["classes"]}
+        assert labels == {"Birnen": 0, "a cat": 1, "äpfel": 2, "犬": 3}
+
+
+def test_predict_agrees_with_the_accuracy_of_the_run(image_run, awpf, tmp_path):
+    images = sorted((tmp_path / "images" / "test").glob("*/*.png"))
+    told = awpf("predict", image_run, *images, "--top=1", "--json").json["predictions"]
+    names = [prediction["classes"][0]["name"].replace(" ", "_") for prediction in told]
+    right = [name == image.parent.name for name, image in zip(names, images, strict=True)]
+    assert np.mean(right) == io.read_json(image_run / "result.json")["last"]
+
+
+def test_predict_prints_blocks_or_lines(image_run, images, awpf):
+    blocks = awpf("predict", image_run, *images, "--top=2").out.splitlines()
+    assert len(blocks) == 9
+    assert blocks[0] == str(images[0])
+    lines = awpf("predict", image_run, *images, "-k", 1).out.splitlines()
+    assert [line.split()[0] for line in lines] == [str(image) for image in images]
+
+
+def test_predict_names_images_it_cannot_read_and_goes_on(image_run, images, awpf, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"not an image")
+    done = awpf("predict", image_run, "broken.png", images[0], "none.png", "--json")
+    assert done.code == 3
+    assert [("error" in prediction) for prediction in done.json["predictions"]] == [
+        True,
+        False,
+        True,
+    ]
+    assert "error: cannot read broken.png: cannot identify image file" in done.err
+    assert "error: cannot read none.png: No such file or directory" in done.err
+
+
+def test_predict_refuses_another_backbone(image_run, images, awpf):
+    done = awpf("predict", image_run, images[0], "--pretrained=random:1")
+    assert done.code == 3
+    assert "is not the backbone that this model was learned on: its weights_hash" in done.err
+
+
+def test_predict_refuses_a_run_on_ready_made_features(features_file, awpf, quick_arguments):
+    assert awpf("run", *quick_arguments, "--out=run").code == 0
+    done = awpf("predict", "run", "a.png")
+    assert done.code == 2
+    assert "learned on features:clip.npz: the backbone of those features is not known" in done.err

@@ -1,0 +1,105 @@
+"""Three steps of AdamW on a small CLIP; as a program, by all processes that torchrun starts."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from awpf_ext.clip import load_backbone, prompted_clip, text_bank
+from awpf_ext.clip.prompted import PromptedClip
+from awpf_ext.distributed import ALONE, Team, assembled
+from awpf_ext.finetuning.config import TuningConfig
+from awpf_ext.finetuning.step import joint_backward
+from awpf_ext.finetuning.trainable import Tuned, make_tuned
+
+NAMES = ("cat", "dog", "owl", "red car")
+TEMPLATES = ("a photo of a {}.", "one {} here.")
+CASES = {
+    "all": {"train": "all"},
+    "all in parts": {"train": "all", "micro_batch": 2},
+    "lora in parts": {"train": "lora", "micro_batch": 3, "checkpointing": True},
+    "adapter": {"train": "adapter"},
+}
+# Rows of the joint batch that each of two processes has, step by step.
+SHARES = ((5, 2), (7, 0), (3, 4))
+ROWS = 7
+
+
+def tiny_clip() -> tuple[PromptedClip, Tensor]:
+    import open_clip
+
+    open_clip.add_model_config(Path(__file__).parents[1] / "clip" / "tiny.json")
+    backbone = load_backbone("tiny", "random:3")
+    return prompted_clip(backbone, NAMES, TEMPLATES), text_bank(backbone, NAMES, TEMPLATES)
+
+
+def batch(inputs: str, step: int = 0, rows: int = ROWS) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(100 + step)
+    labels = torch.randint(0, len(NAMES), (rows,), generator=generator)
+    if inputs == "features":
+        return torch.randn(rows, 16, generator=generator), labels
+    images = torch.randint(0, 256, (rows, 32, 32, 3), generator=generator)
+    return images.byte(), labels
+
+
+def contrastive(labels: Tensor):
+    """Each image against all texts, all images of other classes, and each text against images."""
+
+    def loss(images: Tensor, texts: Tensor) -> Tensor:
+        logits = 10 * images @ texts.T
+        others = (10 * images @ images.T).masked_fill(labels[:, None] == labels, -torch.inf)
+        to_texts = torch.nn.functional.cross_entropy(logits, labels)
+        to_images = others.logsumexp(dim=1).clamp_min(-100).mean()
+        return to_texts + to_images + logits.logsumexp(dim=0).mean()
+
+    return loss
+
+
+def with_factors(tuned: Tuned, seed: int = 1) -> Tuned:
+    """Away from the start, where half of LoRA's factors have no gradient."""
+    generator = torch.Generator().manual_seed(seed)
+    state = {
+        name: value + 0.1 * torch.randn(value.shape, generator=generator)
+        if "lora_" in name
+        else value
+        for name, value in tuned.state_dict().items()
+    }
+    tuned.load_state_dict(state)
+    return tuned
+
+
+def three_steps(case: str, clip: PromptedClip, text: Tensor, team: Team = ALONE):
+    """The losses, each step's gradients, and what was trained."""
+    config = TuningConfig(**CASES[case])
+    tuned = with_factors(make_tuned(config, text, clip, team))
+    # Attention does not depend on the biases of its keys: their gradients are rounding errors,
+    # which AdamW's usual eps of 1e-8 would blow up to steps.
+    optimizer = torch.optim.AdamW(tuned.parameter_groups(0.1), lr=1e-3, eps=1e-3, fused=True)
+    losses, gradients = [], {}
+    for step, shares in enumerate(SHARES):
+        x, labels = batch(tuned.inputs, step)
+        if team.size > 1:
+            x = x.split(list(shares))[team.rank]
+        optimizer.zero_grad()
+        loss = joint_backward(
+            tuned,
+            x,
+            range(3 if step == 0 else 4),  # six prompts, then eight
+            contrastive(labels.clamp_max(2) if step == 0 else labels),
+            micro_batch=config.micro_batch,
+            team=team,
+        )
+        losses.append(loss)
+        for name, parameter in tuned.named_parameters().items():
+            gradients[f"{step} {name}"] = parameter.grad.clone()
+        optimizer.step()
+    return torch.stack(losses), gradients, tuned.state_dict()
+
+
+if __name__ == "__main__":
+    with assembled() as team:
+        found = {case: three_steps(case, *tiny_clip(), team) for case in sys.argv[2:]}
+        torch.save(found, f"{sys.argv[1]}.{team.rank}")
