@@ -3,6 +3,7 @@ one, on a GPU. What only a GPU can show is at the end."""
 
 from __future__ import annotations
 
+import error_bounds
 import pytest
 import torch
 
@@ -84,11 +85,15 @@ def expected(points, request):
     return request.param(x.double(), y.double(), labels)
 
 
+SINGULAR_VECTORS = {truncate, fuse}  # held to bounds of their own
+OTHERS = [call for call in CALLS if call not in SINGULAR_VECTORS]
+
+
 @pytest.mark.parametrize(
     ("expected", "call"),
-    [(call, call) for call in CALLS],
+    [(call, call) for call in OTHERS],
     indirect=["expected"],
-    ids=[call.__name__ for call in CALLS],
+    ids=[call.__name__ for call in OTHERS],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_as_on_the_cpu(expected, points, device, call, dtype):
@@ -97,6 +102,28 @@ def test_as_on_the_cpu(expected, points, device, call, dtype):
     assert found.device.type == device.type
     bound = 1e-11 if dtype == torch.float64 else 2e-5
     assert torch.allclose(found.cpu().double(), expected, rtol=bound, atol=bound)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_truncate_gives_singular_triplets(points, device, dtype):
+    x = points[0].to(device, dtype)
+    u, v = (side.cpu().double() for side in (x, x + 1))
+    found = awpf_ext.truncate(x, None, x + 1, 4)
+    assert found.u.device.type == device.type
+    error_bounds.check_truncation(found, (u @ v.mT).sum(0), u.norm() * v.norm())
+
+
+@pytest.mark.parametrize("expected", [fuse], indirect=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_fuse_as_on_the_cpu(expected, points, device, dtype):
+    """w svd_r(new - old) moves as far as the truncated change, the sum on `old` by a rounding."""
+    old, new = points[0][0, :9].double(), points[0][1, :9].double()
+    found = fuse(*(value.to(device, dtype) for value in points[:2]), None)
+    assert found.device.type == device.type
+    backward = error_bounds.backward_error(dtype, (new - old).norm(), 9)
+    bound = 0.3 * error_bounds.truncation_error(new - old, 5, backward)
+    bound += error_bounds.backward_error(dtype, old.norm(), 1)
+    assert (found.cpu().double() - expected).norm() <= bound
 
 
 # ---- on a GPU alone ----
