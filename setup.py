@@ -39,6 +39,12 @@ def build_tool(name: str) -> str:
 class CMakeBuild(build_ext):
     """Builds all native libraries with one CMake run."""
 
+    def copy_extensions_to_source(self) -> None:
+        """An editable install needs the kernels beside the sources, not the Python module alone."""
+        super().copy_extensions_to_source()
+        for library in (Path(self.build_lib) / "awpf_ext").glob("awpf_*.so"):
+            self.copy_file(str(library), str(ROOT / "awpf_ext"))
+
     def build_extension(self, ext: Extension) -> None:
         import torch  # noqa: F401  (a clear error before CMake starts, if it is missing)
 
