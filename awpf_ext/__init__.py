@@ -3,8 +3,7 @@ CLIP on top of them."""
 
 from __future__ import annotations
 
-__version__ = "0.1.0"
-
+from awpf_ext._library import __version__ as __version__
 from awpf_ext._library import build_info
 from awpf_ext.fusion import BalanceFactor, fuse
 from awpf_ext.ops.low_rank import LowRank, low_rank_sum, truncate

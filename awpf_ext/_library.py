@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+__version__ = "0.1.0"
+
 _FOLDER = Path(__file__).parent
 _OLDEST_TORCH = (2, 10)
 
@@ -143,8 +145,6 @@ def require(device: torch.device, function: str) -> None:
 
 def build_info() -> dict[str, Any]:
     """Versions, the instruction set in use, threads, and what became of the CUDA kernels."""
-    from awpf_ext import __version__
-
     info: dict[str, Any] = {
         "awpf_ext": __version__,
         "torch": torch.__version__,

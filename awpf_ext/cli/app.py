@@ -11,8 +11,7 @@ from typing import Annotated, Any, ParamSpec
 
 import typer
 
-from awpf_ext import __version__
-from awpf_ext._library import MISSING_CPU
+from awpf_ext._library import MISSING_CPU, __version__
 from awpf_ext.cli.progress import messages, print_error
 from awpf_ext.errors import AwpfError, UserError
 

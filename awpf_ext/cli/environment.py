@@ -16,8 +16,10 @@ from typing import Any
 
 import torch
 
-import awpf_ext
-from awpf_ext._library import MISSING_CUDA
+from awpf_ext._library import MISSING_CUDA, build_info
+from awpf_ext.ops.low_rank import low_rank_sum
+from awpf_ext.ops.mmd import mmd
+from awpf_ext.ops.scatter import scatter
 
 # package -> the extra of awpf_ext that brings it
 OPTIONAL = {
@@ -56,7 +58,7 @@ def examine() -> dict[str, Any]:
         "devices": devices,
         "works": failure is None,
         "failure": failure,
-        "build": awpf_ext.build_info(),
+        "build": build_info(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "packages": {name: _version(name) for name in OPTIONAL},
         "folders": {name: _folder(path) for name, path in _caches().items()},
@@ -77,9 +79,9 @@ def _failure(device: str) -> str | None:
         centred = (x - means[labels]).double()
         u, s, v = (torch.randn(*shape).to(device) for shape in ((8, 3), (3,), (6, 3)))
         checks = {
-            "mmd": (awpf_ext.mmd(x, y, bandwidth=2.0), blocks),
-            "scatter": (awpf_ext.scatter(x, labels, 4).within, centred.T @ centred),
-            "low_rank_sum": (awpf_ext.low_rank_sum(u[None], s[None], v[None]), u * s @ v.T),
+            "mmd": (mmd(x, y, bandwidth=2.0), blocks),
+            "scatter": (scatter(x, labels, 4).within, centred.T @ centred),
+            "low_rank_sum": (low_rank_sum(u[None], s[None], v[None]), u * s @ v.T),
         }
         for name, (found, expected) in checks.items():
             if not torch.allclose(found.double(), expected.double(), 1e-4, 1e-5):
@@ -122,7 +124,7 @@ def _folder(path: Path) -> dict[str, Any]:
 def _weights() -> list[str]:
     """CLIP weights in the package and in the caches."""
     caches = _caches()
-    embedded = Path(awpf_ext.__file__).parent / "clip" / "demo" / "weights.safetensors"
+    embedded = Path(__file__).parents[1] / "clip" / "demo" / "weights.safetensors"
     own = [f"demo (in the package, {_size(embedded.stat().st_size)})"] if embedded.is_file() else []
     names = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
     files = [

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-import awpf_ext
 from awpf_ext import io
+from awpf_ext._library import __version__
 from awpf_ext.errors import DataError, UserError
 from awpf_ext.lora.adapter import PREFIX, WEIGHTS, Adapter, Layer, open_adapter
 from awpf_ext.lora.checks import (
@@ -58,7 +58,7 @@ class MergeReport:
     def record(self) -> dict[str, Any]:
         """What is kept beside the merged adapter."""
         return {
-            "awpf_ext": awpf_ext.__version__,
+            "awpf_ext": __version__,
             "torch": torch.__version__,
             "method": self.method,
             "settings": self.settings,

@@ -9,7 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from awpf_ext import __version__, io
+from awpf_ext import io
+from awpf_ext._library import __version__
 from awpf_ext.report.blocks import Drawing, Section
 from awpf_ext.report.names import replaced
 from awpf_ext.report.style import css_variables, themed

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from awpf_ext import _library, build_info
+from awpf_ext import _library
 from awpf_ext.clip import load_backbone
 from awpf_ext.data import (
     ExtractProgress,
@@ -206,5 +206,8 @@ def _completed(result: Result, reading: float) -> Result:
     """With the time that features took, and the instruction set they were learned with."""
     first = result.tasks[0]
     timed = replace(first, seconds={"features": reading, **first.seconds})
-    provenance = {**result.provenance, "instruction_set": build_info().get("instruction_set")}
+    provenance = {
+        **result.provenance,
+        "instruction_set": _library.build_info().get("instruction_set"),
+    }
     return replace(result, tasks=(timed, *result.tasks[1:]), provenance=provenance)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from awpf_ext._library import __version__
 from awpf_ext.data.stream import TaskStream
 from awpf_ext.methods._base.class_statistics import StatisticsBlock
 from awpf_ext.methods._base.method import Method
@@ -158,8 +159,6 @@ def _identity(stream: TaskStream, method: Method) -> dict[str, Any]:
 
 def _environment(stream: TaskStream, method: Method) -> dict[str, Any]:
     """What may change the last digits of a result."""
-    from awpf_ext import __version__
-
     return {
         "threads": torch.get_num_threads(),
         "device": stream.text.device.type,
