@@ -45,7 +45,7 @@ def _common(
     pass
 
 
-def guarded(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
+def handle_errors(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
     """Errors become one sentence and an exit code; only a bug shows a traceback."""
 
     @functools.wraps(command)

@@ -10,9 +10,9 @@ import typer
 
 from awpf_ext import io
 from awpf_ext.cli import options as o
-from awpf_ext.cli.app import guarded, print_json
+from awpf_ext.cli.app import handle_errors, print_json
 from awpf_ext.cli.progress import Reporter
-from awpf_ext.cli.report import Wanted, closing_report
+from awpf_ext.cli.report import ReportOption, closing_report
 from awpf_ext.cli.sweep_tables import print_grid
 from awpf_ext.cli.tables import print_line
 from awpf_ext.distributed import check_alone
@@ -51,7 +51,7 @@ Out = Annotated[
 ]
 
 
-@guarded
+@handle_errors
 def compare(
     context: typer.Context,
     methods: Methods = "zero_shot,finetune,rapf,awpf,calfuse",
@@ -76,7 +76,7 @@ def compare(
     threads: o.Threads = None,
     config: o.ConfigFile = None,
     assignments: o.Assignments = None,
-    report: Wanted = True,
+    report: ReportOption = True,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -89,7 +89,7 @@ def compare(
     _run(context, axes, orders, seeds, out, report, quiet, as_json, True)
 
 
-@guarded
+@handle_errors
 def sweep(
     context: typer.Context,
     parameter: Parameters = None,
@@ -116,7 +116,7 @@ def sweep(
     threads: o.Threads = None,
     config: o.ConfigFile = None,
     assignments: o.Assignments = None,
-    report: Wanted = True,
+    report: ReportOption = True,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from awpf_ext.cli import options as o
-from awpf_ext.cli.app import guarded, print_json
+from awpf_ext.cli.app import handle_errors, print_json
 from awpf_ext.cli.progress import Reporter
 from awpf_ext.cli.tables import print_merge
 from awpf_ext.errors import UserError
@@ -16,7 +16,7 @@ from awpf_ext.lora import METHODS
 from awpf_ext.lora import merge as merge_adapters
 
 
-@guarded
+@handle_errors
 def merge(
     adapters: Annotated[
         list[Path], typer.Argument(metavar="ADAPTER...", help="folders of LoRA adapters (PEFT)")

@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from awpf_ext.cli.app import guarded
+from awpf_ext.cli.app import handle_errors
 from awpf_ext.cli.tables import print_keys, print_methods
 from awpf_ext.methods import METHODS, PRESETS, method_class
 
 
-@guarded
+@handle_errors
 def methods(
     name: Annotated[str | None, typer.Argument(help="one method, for its settings")] = None,
 ) -> None:

@@ -7,7 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from awpf_ext.runs.config import RUN_KEYS, Layer, RunConfig, read_assignments, read_file
+from awpf_ext.runs.config import (
+    RUN_KEYS,
+    ConfigLayer,
+    RunConfig,
+    parse_assignments,
+    read_config_file,
+)
 
 
 def _option(key: str, metavar: str) -> Any:
@@ -62,7 +68,7 @@ Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress, no notes")]
 
 
-def layers(context: typer.Context) -> list[Layer]:
+def layers(context: typer.Context) -> list[ConfigLayer]:
     """File, options, --set: from the weakest to the strongest."""
     given = {
         key: value
@@ -73,5 +79,9 @@ def layers(context: typer.Context) -> list[Layer]:
     if prompts:
         given["prompt"] = prompts[0] if len(prompts) == 1 else prompts
     file = context.params["config"]
-    files = [] if file is None else [read_file(file)]
-    return [*files, Layer("options", given), read_assignments(context.params["assignments"] or [])]
+    files = [] if file is None else [read_config_file(file)]
+    return [
+        *files,
+        ConfigLayer("options", given),
+        parse_assignments(context.params["assignments"] or []),
+    ]

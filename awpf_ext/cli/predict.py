@@ -8,14 +8,14 @@ from typing import Annotated
 import typer
 
 from awpf_ext.cli import options as o
-from awpf_ext.cli.app import guarded, print_json
+from awpf_ext.cli.app import handle_errors, print_json
 from awpf_ext.cli.progress import Reporter, print_error
 from awpf_ext.cli.tables import print_line, print_predictions
 from awpf_ext.errors import DataError
 from awpf_ext.runs.wording import percent, pluralize
 
 
-@guarded
+@handle_errors
 def predict(
     model: Annotated[
         Path, typer.Argument(metavar="RUN", help="a run's folder, or a file of `awpf export`")
@@ -56,7 +56,7 @@ def predict(
         raise typer.Exit(DataError.exit_code)
 
 
-@guarded
+@handle_errors
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder")],
     out: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="the file to write")],

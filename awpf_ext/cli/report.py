@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from awpf_ext.cli import options as o
-from awpf_ext.cli.app import guarded, print_json
+from awpf_ext.cli.app import handle_errors, print_json
 from awpf_ext.cli.progress import Reporter
 from awpf_ext.cli.tables import print_line
 from awpf_ext.errors import AwpfError
@@ -16,12 +16,12 @@ from awpf_ext.report import write_report
 
 SEVERAL = Path("runs/report")  # where the report of several folders goes
 
-Wanted = Annotated[
+ReportOption = Annotated[
     bool, typer.Option("--report/--no-report", help="report.html and figures/ in the folder")
 ]
 
 
-@guarded
+@handle_errors
 def report(
     runs: Annotated[
         list[Path],

@@ -12,14 +12,14 @@ from typing import Annotated
 import typer
 
 from awpf_ext.cli import options as o
-from awpf_ext.cli.app import guarded, print_json
+from awpf_ext.cli.app import handle_errors, print_json
 from awpf_ext.cli.progress import Reporter
-from awpf_ext.cli.report import Wanted, closing_report
+from awpf_ext.cli.report import ReportOption, closing_report
 from awpf_ext.cli.tables import print_features, print_line, print_result
 from awpf_ext.distributed import assembled
 from awpf_ext.errors import UserError
 from awpf_ext.runs.checkpoint import Resume
-from awpf_ext.runs.config import RunConfig, configure
+from awpf_ext.runs.config import RunConfig, resolve_config
 from awpf_ext.runs.folder import look_into, result_to_json
 from awpf_ext.runs.run import load_features, run_configured
 from awpf_ext.runs.run import threads as threads_of
@@ -37,7 +37,7 @@ ResumingIntact = Annotated[
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="curves in DIR/tensorboard")]
 
 
-@guarded
+@handle_errors
 def run(
     context: typer.Context,
     dataset: o.Dataset = None,
@@ -65,7 +65,7 @@ def run(
     resume: Resuming = False,
     resume_intact: ResumingIntact = False,
     tensorboard: TensorBoard = False,
-    report: Wanted = True,
+    report: ReportOption = True,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -76,7 +76,7 @@ def run(
     (torchrun --no-python --nproc-per-node N awpf run ...) several processes learn one model, in
     methods that fine-tune CLIP.
     """
-    configured = configure(o.layers(context))
+    configured = resolve_config(o.layers(context))
     chosen = configured.config
     folder = (out or default_folder(chosen)).expanduser()
     resuming: Resume = "intact" if resume_intact else resume
@@ -116,7 +116,7 @@ def run(
         print_line((str(page), "dim"))
 
 
-@guarded
+@handle_errors
 def features(
     context: typer.Context,
     dataset: o.Dataset = None,
@@ -140,7 +140,7 @@ def features(
     (torchrun --no-python --nproc-per-node N awpf features ...) in several processes, each with its
     share of the images.
     """
-    chosen = configure(o.layers(context)).config
+    chosen = resolve_config(o.layers(context)).config
     if chosen.dataset.startswith("features:"):
         raise UserError(f"{chosen.dataset} is features already; there is nothing to encode")
     start = time.perf_counter()

@@ -114,19 +114,19 @@ LIMITS = ("train_limit", "test_limit", "imbalance")
 RUN_KEYS = tuple(key for key in RunConfig.model_fields if key != "settings")
 
 
-class Layer(NamedTuple):
+class ConfigLayer(NamedTuple):
     """Keys and where they come from, for messages."""
 
     source: str
     values: Mapping[str, Any]
 
 
-class Configured(NamedTuple):
+class ResolvedConfig(NamedTuple):
     config: RunConfig
     unused: tuple[str, ...]  # settings that the method does not have, though another one does
 
 
-def configure(layers: Sequence[Layer]) -> Configured:
+def resolve_config(layers: Sequence[ConfigLayer]) -> ResolvedConfig:
     """The configuration that the layers come to, later ones over earlier ones."""
     method = next(
         (layer.values["method"] for layer in reversed(layers) if "method" in layer.values),
@@ -155,10 +155,10 @@ def configure(layers: Sequence[Layer]) -> Configured:
         config = RunConfig(**own, settings=chosen)
     except ValidationError as error:
         raise UserError(_first_error(error)) from None
-    return Configured(config, tuple(dict.fromkeys(unused)))
+    return ResolvedConfig(config, tuple(dict.fromkeys(unused)))
 
 
-def read_file(path: Path) -> Layer:
+def read_config_file(path: Path) -> ConfigLayer:
     """The keys of a YAML file."""
     try:
         values = yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))
@@ -171,10 +171,10 @@ def read_file(path: Path) -> Layer:
         values = {}
     if not isinstance(values, dict):
         raise UserError(f"{path} holds a {type(values).__name__}; expected keys and values")
-    return Layer(str(path), {str(key): value for key, value in values.items()})
+    return ConfigLayer(str(path), {str(key): value for key, value in values.items()})
 
 
-def read_assignments(assignments: Iterable[str]) -> Layer:
+def parse_assignments(assignments: Iterable[str]) -> ConfigLayer:
     """The keys of `key=value` arguments; METHOD.key=value is a setting of that method alone.
 
     Values are read as in YAML (null, true, 0.5, [4, 10]); what is not YAML is text.
@@ -186,13 +186,13 @@ def read_assignments(assignments: Iterable[str]) -> Layer:
             raise UserError(f"--set {assignment!r}: expected key=value")
         method, dot, setting = key.partition(".")
         if dot and method in METHODS:
-            values.setdefault(method, {})[setting] = read_value(text)
+            values.setdefault(method, {})[setting] = parse_value(text)
         else:
-            values[key] = read_value(text)
-    return Layer("--set", values)
+            values[key] = parse_value(text)
+    return ConfigLayer("--set", values)
 
 
-def read_value(text: str) -> Any:
+def parse_value(text: str) -> Any:
     """A value as YAML reads it; text where it is not YAML, or a mapping such as {}."""
     try:
         value = yaml.safe_load(text)
@@ -201,7 +201,7 @@ def read_value(text: str) -> Any:
     return text if isinstance(value, dict) else value
 
 
-def _check_key(key: str, layer: Layer, chosen: Mapping[str, Any]) -> None:
+def _check_key(key: str, layer: ConfigLayer, chosen: Mapping[str, Any]) -> None:
     """UserError where `key` is nobody's, with what was probably meant; `chosen`: the method's."""
     if key in METHODS:
         below = layer.values[key] or {}

@@ -19,7 +19,7 @@ from awpf_ext import io
 from awpf_ext.data import TaskStream
 from awpf_ext.errors import AwpfError, CheckpointError, DataError, UserError
 from awpf_ext.runs.checkpoint import RunFolder
-from awpf_ext.runs.config import RunConfig, configure, read_file
+from awpf_ext.runs.config import RunConfig, read_config_file, resolve_config
 from awpf_ext.runs.result import Result, TaskResult
 
 # A run may go on where its files have moved: the trainer compares what is in them.
@@ -60,7 +60,7 @@ def saved_config(folder: Path) -> RunConfig:
     if not path.exists():
         raise UserError(f"{folder} holds no run of `awpf run` (there is no {path.name} in it)")
     try:
-        return configure([read_file(path)]).config
+        return resolve_config([read_config_file(path)]).config
     except AwpfError as error:
         raise CheckpointError(f"{folder} cannot be read by this version: {error}") from None
 

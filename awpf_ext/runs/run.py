@@ -38,7 +38,7 @@ from awpf_ext.distributed import ALONE, Team, local_gpu
 from awpf_ext.errors import DataError, UserError
 from awpf_ext.methods.registry import check_able, method_for
 from awpf_ext.runs.checkpoint import Resume, RunFolder
-from awpf_ext.runs.config import Layer, RunConfig, configure, read_file
+from awpf_ext.runs.config import ConfigLayer, RunConfig, read_config_file, resolve_config
 from awpf_ext.runs.diagnostics import collect_evidence, write_evidence
 from awpf_ext.runs.folder import claim_folder, finish_folder, look_into
 from awpf_ext.runs.loggers import check_tensorboard, write_tensorboard
@@ -64,8 +64,8 @@ def run(
     read, not repeated. resume: go on with an unfinished one ("intact": even where its last files
     are damaged).
     """
-    layers = [] if config is None else [read_file(Path(config))]
-    configured = configure([*layers, Layer("run()", options)])
+    layers = [] if config is None else [read_config_file(Path(config))]
+    configured = resolve_config([*layers, ConfigLayer("run()", options)])
     if configured.unused:
         raise UserError(f"{configured.config.method} has no {', '.join(configured.unused)}")
     return run_configured(

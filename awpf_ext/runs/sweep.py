@@ -19,11 +19,10 @@ from awpf_ext.data import FeatureSet
 from awpf_ext.errors import UserError
 from awpf_ext.runs.config import (
     LIMITS,
-    Configured,
-    Layer,
+    ConfigLayer,
     RunConfig,
-    configure,
-    read_assignments,
+    parse_assignments,
+    resolve_config,
 )
 from awpf_ext.runs.result import Result
 from awpf_ext.runs.run import RunProgress, load_features, run_configured
@@ -153,7 +152,7 @@ def arms_of(axes: Sequence[Axis]) -> list[Arm]:
     arms = []
     for values in itertools.product(*(axis.values for axis in axes)):
         assigned = [f"{key}={value}" for key, value in zip(keys, values, strict=True)]
-        arms.append(Arm(arm_label(axes, values), read_assignments(assigned).values))
+        arms.append(Arm(arm_label(axes, values), parse_assignments(assigned).values))
     return arms
 
 
@@ -166,7 +165,7 @@ def arm_label(axes: Sequence[Axis], values: Sequence[str]) -> str:
 
 def plan_grid(
     arms: Sequence[Arm],
-    layers: Sequence[Layer],
+    layers: Sequence[ConfigLayer],
     *,
     orders: Sequence[str],
     seeds: Sequence[int],
@@ -180,8 +179,8 @@ def plan_grid(
     for arm in arms:
         for order in orders:
             for seed in seeds:
-                own = Layer("this grid", {**arm.keys, "order": order, "seed": seed})
-                configured: Configured = configure([*layers, own])
+                own = ConfigLayer("this grid", {**arm.keys, "order": order, "seed": seed})
+                configured = resolve_config([*layers, own])
                 unused.append(set(configured.unused))
                 name = f"{arm.label}_order-{order.replace('seed:', '')}_seed-{seed}"
                 folder = out / re.sub(r"[^\w.=+-]+", "-", name)

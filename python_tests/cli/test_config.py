@@ -7,24 +7,30 @@ from pathlib import Path
 import pytest
 
 from awpf_ext.errors import UserError
-from awpf_ext.runs.config import Layer, configure, read_assignments, read_file, read_value
+from awpf_ext.runs.config import (
+    ConfigLayer,
+    parse_assignments,
+    parse_value,
+    read_config_file,
+    resolve_config,
+)
 
 DATA = {"dataset": "features:clip.npz"}
 
 
 def of(**values):
-    return configure([Layer("test", {**DATA, **values})]).config
+    return resolve_config([ConfigLayer("test", {**DATA, **values})]).config
 
 
 def test_later_layers_win(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text("dataset: cifar100\nmethod: rapf\nincrement: 5\nbeta: 3\nbatch_size: 7\n")
     layers = [
-        read_file(file),
-        Layer("options", {"preset": "cifar100-b0-inc10", "increment": 20, "batch_size": 8}),
-        read_assignments(["batch_size=9", "rapf.mask_bias=0.25"]),
+        read_config_file(file),
+        ConfigLayer("options", {"preset": "cifar100-b0-inc10", "increment": 20, "batch_size": 8}),
+        parse_assignments(["batch_size=9", "rapf.mask_bias=0.25"]),
     ]
-    config = configure(layers).config
+    config = resolve_config(layers).config
     assert (config.dataset, config.method, config.increment) == ("cifar100", "rapf", 20)
     settings = config.settings
     assert settings.batch_size == 9  # --set over options over file over preset
@@ -35,16 +41,21 @@ def test_later_layers_win(tmp_path):
 
 
 def test_settings_of_another_method_are_named_and_left_out():
-    configured = configure([Layer("options", {**DATA, "method": "zero_shot", "init": "uniform"})])
+    configured = resolve_config(
+        [ConfigLayer("options", {**DATA, "method": "zero_shot", "init": "uniform"})]
+    )
     assert configured.unused == ("init",)
-    assert configure([Layer("options", {**DATA, "init": "uniform"})]).unused == ()
+    assert resolve_config([ConfigLayer("options", {**DATA, "init": "uniform"})]).unused == ()
 
 
 def test_a_methods_own_settings_are_for_it_alone():
-    layer = Layer("file", {**DATA, "rapf": {"epochs": 3}, "awpf": {"rank": 5}})
-    assert configure([layer, Layer("options", {"method": "rapf"})]).config.settings.epochs == 3
-    assert configure([layer]).config.settings.epochs == 15
-    assert configure([layer]).config.settings.rank == 5
+    layer = ConfigLayer("file", {**DATA, "rapf": {"epochs": 3}, "awpf": {"rank": 5}})
+    assert (
+        resolve_config([layer, ConfigLayer("options", {"method": "rapf"})]).config.settings.epochs
+        == 3
+    )
+    assert resolve_config([layer]).config.settings.epochs == 15
+    assert resolve_config([layer]).config.settings.rank == 5
 
 
 @pytest.mark.parametrize(
@@ -89,41 +100,41 @@ def test_bad_values_are_named(values, said):
     ],
 )
 def test_values_are_read_as_yaml_or_text(text, value):
-    assert read_value(text) == value
+    assert parse_value(text) == value
 
 
 def test_assignments():
-    layer = read_assignments(["learning_rate=1e-3", "prompt=a = {}", "awpf.rank=3", "awpf.beta=2"])
-    config = configure([Layer("options", DATA), layer]).config
+    layer = parse_assignments(["learning_rate=1e-3", "prompt=a = {}", "awpf.rank=3", "awpf.beta=2"])
+    config = resolve_config([ConfigLayer("options", DATA), layer]).config
     assert config.settings.learning_rate == 1e-3
     assert config.prompt == "a = {}"
     assert (config.settings.rank, config.settings.beta) == (3, 2)
     for wrong in ("epochs", "=3"):
         with pytest.raises(UserError, match="expected key=value"):
-            read_assignments([wrong])
+            parse_assignments([wrong])
     with pytest.raises(UserError, match=r"no key 'awfp\.rank'"):
-        configure([Layer("options", DATA), read_assignments(["awfp.rank=3"])])
+        resolve_config([ConfigLayer("options", DATA), parse_assignments(["awfp.rank=3"])])
 
 
 def test_a_file_that_is_no_configuration(tmp_path):
     with pytest.raises(UserError, match=r"cannot read the configuration .*No such file"):
-        read_file(tmp_path / "none.yaml")
+        read_config_file(tmp_path / "none.yaml")
     file = tmp_path / "bad.yaml"
     file.write_text("a: [1, 2")
     with pytest.raises(UserError, match=r"bad.yaml is not YAML.*line 1"):
-        read_file(file)
+        read_config_file(file)
     file.write_text("- a\n- b\n")
     with pytest.raises(UserError, match="holds a list; expected keys and values"):
-        read_file(file)
+        read_config_file(file)
     file.write_text("")
-    assert read_file(file).values == {}
+    assert read_config_file(file).values == {}
 
 
 def test_a_written_configuration_is_read_back(tmp_path):
     config = of(method="rapf", prompt=["ein {}", "il {}"], beta=2, class_names="ä.txt")
     file = tmp_path / "config.yaml"
     file.write_text(config.to_yaml(), encoding="utf-8")
-    assert configure([read_file(file)]).config == config
+    assert resolve_config([read_config_file(file)]).config == config
     assert config.class_names == Path("ä.txt")
 
 

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("open_clip", reason="needs open_clip_torch")
 
 from awpf_ext.data.demo import dataset as demo_data
-from awpf_ext.runs.config import Layer, configure
+from awpf_ext.runs.config import ConfigLayer, resolve_config
 from awpf_ext.runs.run import run
 
 
@@ -23,7 +23,7 @@ from awpf_ext.runs.run import run
     ],
 )
 def test_the_demos_model_goes_with_the_demo(given, dataset, model, pretrained):
-    config = configure([Layer("test", given)]).config
+    config = resolve_config([ConfigLayer("test", given)]).config
     assert (config.dataset, config.model, config.pretrained) == (dataset, model, pretrained)
     assert config.identity()["dataset"] == dataset  # no path, so the same in every folder
 

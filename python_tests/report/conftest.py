@@ -58,7 +58,7 @@ def own(finished, tmp_path):
 def finished_grid(tmp_path_factory):
     """The folder of a sweep of two values on two orders."""
     from awpf_ext import io
-    from awpf_ext.runs.config import Layer
+    from awpf_ext.runs.config import ConfigLayer
     from awpf_ext.runs.sweep import Arm, plan_grid, run_grid
 
     folder = tmp_path_factory.mktemp("grid")
@@ -66,7 +66,11 @@ def finished_grid(tmp_path_factory):
     keys = {"dataset": f"features:{data}", "increment": 2, **QUICK}
     arms = [Arm(value, {"balance_scale": float(value)}) for value in ("0.5", "2")]
     cells = plan_grid(
-        arms, [Layer("test", keys)], orders=["seed:0", "natural"], seeds=[0], out=folder / "sweep"
+        arms,
+        [ConfigLayer("test", keys)],
+        orders=["seed:0", "natural"],
+        seeds=[0],
+        out=folder / "sweep",
     )
     grid = run_grid(cells)
     facts = {"varied": "balance_scale", "folder": str(folder / "sweep"), **grid.to_json()}
@@ -95,13 +99,13 @@ def domain_run(tmp_path_factory):
 def combinations(tmp_path_factory):
     """A sweep over method and increment on two orders, as `awpf sweep` leaves it."""
     from awpf_ext import io
-    from awpf_ext.runs.config import Layer
+    from awpf_ext.runs.config import ConfigLayer
     from awpf_ext.runs.sweep import Axis, arms_of, plan_grid, run_grid
 
     folder = tmp_path_factory.mktemp("combinations")
     data = features_file(folder / "small.npz")
     axes = [Axis("method", ("zero_shot", "finetune")), Axis("increment", ("3", "2"))]
-    layer = Layer("test", {"dataset": f"features:{data}", "finetune": {"epochs": 1}})
+    layer = ConfigLayer("test", {"dataset": f"features:{data}", "finetune": {"epochs": 1}})
     cells = plan_grid(
         arms_of(axes), [layer], orders=["seed:0", "natural"], seeds=[0], out=folder / "sweep"
     )

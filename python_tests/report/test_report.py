@@ -21,7 +21,7 @@ from awpf_ext.errors import UserError
 from awpf_ext.report import write_report
 from awpf_ext.report.load import read_run
 from awpf_ext.report.names import Fonts, plain, short
-from awpf_ext.runs.config import configure
+from awpf_ext.runs.config import resolve_config
 from awpf_ext.runs.folder import read_result
 from awpf_ext.runs.run import run
 
@@ -107,7 +107,7 @@ def test_the_command_makes_the_run_again(finished):
     import shlex
 
     from awpf_ext.report.sections.provenance import command
-    from awpf_ext.runs.config import RUN_KEYS, Layer, read_assignments
+    from awpf_ext.runs.config import RUN_KEYS, ConfigLayer, parse_assignments
 
     saved = read_run(finished).config
     words = shlex.split(command(saved))
@@ -116,7 +116,7 @@ def test_the_command_makes_the_run_again(finished):
     assigned = [value for key, value in pairs if key == "--set"]
     options = {key[2:].replace("-", "_"): value for key, value in pairs if key != "--set"}
     assert set(options) <= set(RUN_KEYS)
-    again = configure([Layer("options", options), read_assignments(assigned)]).config
+    again = resolve_config([ConfigLayer("options", options), parse_assignments(assigned)]).config
     assert again.identity() == saved.identity()
 
 
