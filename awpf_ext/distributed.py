@@ -1,4 +1,4 @@
-"""The processes that torchrun starts for one job."""
+"""The processes that torchrun starts for one job: the package's wrapper of torch.distributed."""
 
 from __future__ import annotations
 
@@ -14,46 +14,50 @@ from torch import Tensor
 
 from awpf_ext.errors import UserError
 
-PATIENCE = timedelta(days=7)  # one may wait for another that encodes for hours
+TIMEOUT = timedelta(days=7)  # a process may wait for another one that encodes images for hours
 
 
 @dataclass(frozen=True)
-class Team:
-    """Equal processes, each with a share of the work; the first of them leads. Mostly: one."""
+class World:
+    """All processes of the job, as one of them sees it: usually there is only one.
+
+    Every process has a share of the work; rank 0 is the main process, which writes files and
+    prints. Every process must call the collective methods below, in the same order.
+    """
 
     rank: int = 0
     size: int = 1
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         return self.rank == 0
 
-    def wait(self) -> None:
-        """Until all are here."""
-        self.told(True)
+    def barrier(self) -> None:
+        """Wait until every process has called this."""
+        self.broadcast(True)
 
-    def told(self, said: bool) -> bool:
-        """What the leader says, once all are here; of the others' words nothing counts."""
+    def broadcast(self, value: bool) -> bool:
+        """The main process's value; the values of the other processes are ignored."""
         if self.size == 1:
-            return said
-        word = torch.tensor([int(said) if self.leads else 0])
+            return value
+        word = torch.tensor([int(value) if self.is_main else 0])
         dist.all_reduce(word)
         return bool(word)
 
     def share(self, count: int) -> range:
-        """The part of range(count) that is this process's; the parts differ by one at most."""
+        """This process's part of range(count); the lengths of the parts differ by at most one."""
         return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
-    def gathered(self, own: Tensor, count: int) -> Tensor:
-        """All `count` rows, of which each process brings those of its share."""
+    def all_gather(self, own: Tensor, count: int) -> Tensor:
+        """All `count` rows, of which each process passes those of its share."""
         if self.size == 1:
             return own
-        shares = [len(Team(rank, self.size).share(count)) for rank in range(self.size)]
-        return self._exchanged(own, shares)
+        shares = [len(World(rank, self.size).share(count)) for rank in range(self.size)]
+        return self._padded_all_gather(own, shares)
 
-    def joined(self, own: Tensor) -> tuple[Tensor, range]:
-        """The rows of all processes one after another, however many each has, and where in them
-        this process's lie.
+    def all_gather_ragged(self, own: Tensor) -> tuple[Tensor, range]:
+        """The rows of all processes in the order of their ranks, however many rows each has, and
+        the range in which this process's rows are.
         """
         if self.size == 1:
             return own, range(len(own))
@@ -61,9 +65,9 @@ class Team:
         dist.all_gather(counts, torch.tensor([len(own)]))
         sizes = [int(count) for count in counts]
         start = sum(sizes[: self.rank])
-        return self._exchanged(own, sizes), range(start, start + len(own))
+        return self._padded_all_gather(own, sizes), range(start, start + len(own))
 
-    def _exchanged(self, own: Tensor, sizes: list[int]) -> Tensor:
+    def _padded_all_gather(self, own: Tensor, sizes: list[int]) -> Tensor:
         padded = own.new_zeros((max(sizes), *own.shape[1:]))
         padded[: len(own)] = own
         parts = [torch.empty_like(padded) for _ in range(self.size)]
@@ -71,24 +75,24 @@ class Team:
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
 
-ALONE = Team()
+SINGLE_PROCESS = World()
 
 
 @contextmanager
-def assembled() -> Iterator[Team]:
-    """This process's team, as torchrun's environment tells; alone without torchrun.
+def init_distributed() -> Iterator[World]:
+    """The world that torchrun's environment variables describe; without torchrun, one process.
 
-    UserError where the block fails because another of the team is gone.
+    Raises UserError if the block fails because another process of the world is gone.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
-    dist.init_process_group(_backend(), timeout=PATIENCE)
+    dist.init_process_group(_backend(), timeout=TIMEOUT)
     try:
-        yield Team(dist.get_rank(), size)
+        yield World(dist.get_rank(), size)
     except RuntimeError as error:
-        if not _by_another(error):
+        if not _is_peer_failure(error):
             raise
         raise UserError(
             "another process of this torchrun ended early; what is finished is kept, and the "
@@ -98,26 +102,26 @@ def assembled() -> Iterator[Team]:
         dist.destroy_process_group()
 
 
-def _by_another(error: RuntimeError) -> bool:
-    """Whether it comes from waiting for a process that does not answer; gloo's has no type."""
+def _is_peer_failure(error: RuntimeError) -> bool:
+    """Whether a process waited for one that does not answer; gloo raises a plain RuntimeError."""
     return isinstance(error, dist.DistError) or "gloo/" in str(error)
 
 
-def processes_here() -> int:
-    """How many processes of the team share this machine."""
+def local_world_size() -> int:
+    """The number of processes of the world that run on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
 
 
 def _backend() -> str:
-    """gloo, and nccl for tensors on GPUs where each process of a machine has its own."""
-    if not dist.is_nccl_available() or torch.cuda.device_count() < processes_here():
+    """gloo, and nccl for CUDA tensors if each process on a machine has a GPU of its own."""
+    if not dist.is_nccl_available() or torch.cuda.device_count() < local_world_size():
         return "gloo"
     torch.cuda.set_device(local_gpu())
     return "cpu:gloo,cuda:nccl"
 
 
-def check_alone(command: str) -> None:
-    """UserError under torchrun, for what one process does."""
+def check_single_process(command: str) -> None:
+    """Raise UserError under torchrun, for commands that run in one process only."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
             f"{command} works in one process; under torchrun share the encoding with "
@@ -126,5 +130,5 @@ def check_alone(command: str) -> None:
 
 
 def local_gpu() -> int:
-    """The GPU of this process among those of its machine."""
+    """The index of this process's GPU among those of its machine."""
     return int(os.environ.get("LOCAL_RANK", "0")) % max(torch.cuda.device_count(), 1)

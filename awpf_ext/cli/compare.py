@@ -15,7 +15,7 @@ from awpf_ext.cli.progress import Reporter
 from awpf_ext.cli.report import ReportOption, closing_report
 from awpf_ext.cli.sweep_tables import print_grid
 from awpf_ext.cli.tables import print_line
-from awpf_ext.distributed import check_alone
+from awpf_ext.distributed import check_single_process
 from awpf_ext.errors import UserError
 from awpf_ext.runs.sweep import Axis, Cell, arms_of, plan_grid, run_grid
 from awpf_ext.runs.wording import pluralize
@@ -154,7 +154,7 @@ def _run(
     as_json: bool,
     paired: bool,
 ) -> None:
-    check_alone(f"awpf {context.info_name}")
+    check_single_process(f"awpf {context.info_name}")
     layers, out = o.layers(context), out.expanduser()
     keys = [axis.key for axis in axes]
     for key in ("order", "seed"):

@@ -16,7 +16,7 @@ from awpf_ext.cli.app import handle_errors, print_json
 from awpf_ext.cli.progress import Reporter
 from awpf_ext.cli.report import ReportOption, closing_report
 from awpf_ext.cli.tables import print_features, print_line, print_result
-from awpf_ext.distributed import assembled
+from awpf_ext.distributed import init_distributed
 from awpf_ext.errors import UserError
 from awpf_ext.runs.checkpoint import Resume
 from awpf_ext.runs.config import RunConfig, resolve_config
@@ -81,8 +81,8 @@ def run(
     folder = (out or default_folder(chosen)).expanduser()
     resuming: Resume = "intact" if resume_intact else resume
     try:
-        with assembled() as team:
-            reporter = Reporter(quiet or not team.leads)
+        with init_distributed() as world:
+            reporter = Reporter(quiet or not world.is_main)
             if configured.unused:
                 reporter.note(f"{chosen.method} has no {', '.join(configured.unused)}: left out")
             finished = look_into(folder, chosen).result is not None
@@ -93,7 +93,7 @@ def run(
                     resume=resuming,
                     progress=reporter,
                     tensorboard=tensorboard,
-                    team=team,
+                    world=world,
                 )
     except KeyboardInterrupt:
         tasks = look_into(folder, chosen).tasks
@@ -101,7 +101,7 @@ def run(
             f"{pluralize(tasks, 'task')} kept in {folder}" if tasks else "what is encoded is kept"
         )
         raise KeyboardInterrupt(f": {kept}; the same command with --resume goes on") from None
-    if not team.leads:
+    if not world.is_main:
         return
     if finished:
         reporter.note(f"{folder}: this run is finished already; here is its result")
@@ -145,13 +145,13 @@ def features(
         raise UserError(f"{chosen.dataset} is features already; there is nothing to encode")
     start = time.perf_counter()
     try:
-        with assembled() as team, threads_of(chosen.threads):
-            reporter = Reporter(quiet or not team.leads)
+        with init_distributed() as world, threads_of(chosen.threads):
+            reporter = Reporter(quiet or not world.is_main)
             with reporter.watching():
-                found = load_features(chosen, reporter, team)
+                found = load_features(chosen, reporter, world)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(": what is encoded is kept; the same command goes on") from None
-    if not team.leads:
+    if not world.is_main:
         return
     seconds = time.perf_counter() - start
     facts = {

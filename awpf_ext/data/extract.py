@@ -21,7 +21,7 @@ from awpf_ext.data.images import ImageDataset, ImageSplit
 from awpf_ext.data.pixels import MEMORY, PixelRows
 from awpf_ext.data.reading import Pixels, default_workers, prepared_batches
 from awpf_ext.data.store import FeatureStore, Shard, SplitEntry, StoredSplit, read_or_none
-from awpf_ext.distributed import ALONE, Team, processes_here
+from awpf_ext.distributed import SINGLE_PROCESS, World, local_world_size
 from awpf_ext.errors import DataError, UserError
 from awpf_ext.io import lock, remove_leftovers, save_tensors
 
@@ -53,14 +53,14 @@ def extract_features(
     batch_size: int = 128,
     workers: int | None = None,
     progress: Progress | None = None,
-    team: Team = ALONE,
+    world: World = SINGLE_PROCESS,
 ) -> FeatureSet:
     """Features of a data set under a backbone, from the store or computed into it.
 
     on_unreadable: unreadable images either stop the run (once all of them are known; what could be
     encoded is in the store) or are left out, with a warning and a count in the provenance.
     workers: threads that read images, by default one a core, at most 16. A killed extraction
-    continues after its last shard. team: processes that call this together and share the shards.
+    continues after its last shard. world: processes that call this together and share the shards.
     """
     if on_unreadable not in ("stop", "skip"):
         raise UserError(f"on_unreadable is {on_unreadable!r}; expected 'stop' or 'skip'")
@@ -75,13 +75,13 @@ def extract_features(
     entries = {title: store.split(backbone, images) for title, images in splits.items()}
     stored = {
         title: _fill(
-            title, entry, splits[title], encoder, dataset.name, on_unreadable == "stop", team
+            title, entry, splits[title], encoder, dataset.name, on_unreadable == "stop", world
         )
         for title, entry in entries.items()
     }
     skipped = _check_unreadable(entries, stored, on_unreadable)
     rows = {title: _readable_rows(splits[title], stored[title]) for title in splits}
-    memory = MEMORY // processes_here()
+    memory = MEMORY // local_world_size()
     pixels = {
         title: PixelRows(
             splits[title], backbone.prepare, rows[title], workers=workers, memory=memory
@@ -93,7 +93,7 @@ def extract_features(
         train_y=stored["train"].y,
         test_x=stored["test"].x,
         test_y=stored["test"].y,
-        text=_text(dataset, backbone, templates, store, tell, team),
+        text=_text(dataset, backbone, templates, store, tell, world),
         class_names=dataset.class_names,
         logit_scale=backbone.logit_scale,
         provenance={
@@ -123,7 +123,7 @@ def _fill(
     encoder: _Encoder,
     dataset: str,
     retry_unreadable: bool,
-    team: Team,
+    world: World,
 ) -> StoredSplit:
     """The split's features from the store, made first where they are not there."""
     total = len(images.labels)
@@ -132,35 +132,37 @@ def _fill(
         encoder.tell(ExtractProgress(title, 0, total, waiting_for=holder))
 
     stored = entry.read(retry_unreadable)
-    if not team.told(stored is not None):
-        with _led_lock(entry, team, waiting):
+    if not world.broadcast(stored is not None):
+        with _main_process_lock(entry, world, waiting):
             stored = entry.read(retry_unreadable)  # whoever was waited for may have made it
-            if not team.told(stored is not None):
-                if team.leads:
+            if not world.broadcast(stored is not None):
+                if world.is_main:
                     remove_leftovers(entry.folder)
-                team.wait()
+                world.barrier()
                 shards = entry.read_shards(retry_unreadable)
-                team.wait()  # all have seen the same shards missing
-                encoder.complete(title, images, entry, shards, team)
-                team.wait()
-                if team.leads:
+                world.barrier()  # all have seen the same shards missing
+                encoder.complete(title, images, entry, shards, world)
+                world.barrier()
+                if world.is_main:
                     whole = entry.completed(shards)
                     entry.merge(whole, {"dataset": dataset, "split": title})
-                team.wait()
+                world.barrier()
                 stored = None
     encoder.tell(ExtractProgress(title, total, total))
     return entry.whole() if stored is None else stored
 
 
 @contextmanager
-def _led_lock(entry: SplitEntry, team: Team, waiting: Callable[[str], None]) -> Iterator[None]:
-    """The lock of a split, which the leader holds for its team."""
-    if not team.leads:
-        team.wait()
+def _main_process_lock(
+    entry: SplitEntry, world: World, waiting: Callable[[str], None]
+) -> Iterator[None]:
+    """The lock of a split, which the main process holds for all processes."""
+    if not world.is_main:
+        world.barrier()
         yield
         return
     with lock(entry.folder / "lock", on_wait=waiting):
-        team.wait()
+        world.barrier()
         yield
 
 
@@ -179,11 +181,11 @@ class _Encoder:
         images: ImageSplit,
         entry: SplitEntry,
         shards: list[Shard | None],
-        team: Team,
+        world: World,
     ) -> None:
         """Encode this process's part of the missing shards and write them one by one."""
         missing = [index for index, shard in enumerate(shards) if shard is None]
-        own = missing[team.rank :: team.size]
+        own = missing[world.rank :: world.size]
         elsewhere = set(missing) - set(own)
         batches = [
             range(start, min(start + self.batch_size, bounds.stop))
@@ -246,7 +248,7 @@ def _text(
     templates: Sequence[str],
     store: FeatureStore,
     tell: Progress,
-    team: Team,
+    world: World,
 ) -> Tensor:
     """The text bank from the store, made first where it is not there."""
     path = store.text_bank(backbone, templates, dataset.class_names)
@@ -258,7 +260,7 @@ def _text(
         tell(ExtractProgress("text", done, total))
 
     text = text_bank(backbone, dataset.class_names, templates, progress=progress)
-    if team.leads:
+    if world.is_main:
         save_tensors(path, {"text": text})
     return text
 

@@ -12,7 +12,7 @@ from torch.func import functional_call
 from torch.nn.functional import normalize
 from torch.nn.parallel import DistributedDataParallel
 
-from awpf_ext.distributed import Team
+from awpf_ext.distributed import World
 
 TEXT_ROWS = 256  # prompts in the text tower at once, where nothing else bounds them
 
@@ -35,7 +35,7 @@ class Tuned:
         inputs: Literal["features", "images"],
         text: Tensor,
         tokens: Tensor | None,
-        team: Team,
+        world: World,
         generator: torch.Generator,
         dropouts: Sequence[nn.Module] = (),
     ) -> None:
@@ -47,7 +47,7 @@ class Tuned:
         self.device = text.device
         self.network = network.to(self.device).eval()
         self.tokens = tokens
-        self.team = team
+        self.world = world
         self.generator = generator
         self.dropouts = tuple(dropouts)
         self._text = text
@@ -55,7 +55,7 @@ class Tuned:
         wanted = set(self._names.values())
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_(name in wanted)
-        self.synced = self.network if team.size == 1 else _synced(self.network, self.device)
+        self.synced = self.network if world.size == 1 else _synced(self.network, self.device)
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """The trained parameters by their names in states and files."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from awpf_ext.clip.prompted import PromptedClip
-from awpf_ext.distributed import Team
+from awpf_ext.distributed import World
 from awpf_ext.errors import UserError
 from awpf_ext.finetuning.config import TuningConfig
 from awpf_ext.finetuning.form import Tuned, seeded
@@ -47,7 +47,7 @@ class LoraTowers(Tuned):
 
 
 def lora_towers(
-    config: TuningConfig, text: Tensor, clip: PromptedClip, team: Team, generator: torch.Generator
+    config: TuningConfig, text: Tensor, clip: PromptedClip, world: World, generator: torch.Generator
 ) -> LoraTowers:
     """UserError where PEFT is missing, and for targets that are not there or change nothing.
 
@@ -84,7 +84,7 @@ def lora_towers(
         _as_written(peft_config, targets),
         text=text,
         tokens=clip.tokens,
-        team=team,
+        world=world,
         generator=generator,
     )
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from awpf_ext.distributed import ALONE, Team
+from awpf_ext.distributed import SINGLE_PROCESS, World
 from awpf_ext.finetuning.form import Tuned, seeded
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # of images (N, d) and texts (k, d): a scalar
@@ -40,32 +40,32 @@ def joint_backward(
     loss: Loss,
     *,
     micro_batch: int | None = None,
-    team: Team = ALONE,
+    world: World = SINGLE_PROCESS,
 ) -> Tensor:
     """Add the gradient of `loss(images, texts)` to `.grad` of the trained parameters.
 
     x: this process's rows of the joint batch, perhaps none. loss: of the embeddings of the joint
     batch, process after process, and the texts of `classes`, all L2-normalised; each process
     computes it from the same numbers. micro_batch: most images, and most prompts, that are in a
-    tower at once. team: the one `tuned` was made for. Gives the loss, detached; afterwards all
+    tower at once. world: the one `tuned` was made for. Gives the loss, detached; afterwards all
     processes have the same `.grad`.
     """
-    if team != tuned.team:
-        raise ValueError(f"team is {team}; expected {tuned.team}, for which tuned was made")
+    if world != tuned.world:
+        raise ValueError(f"world is {world}; expected {tuned.world}, for which tuned was made")
     given = (x.to(tuned.device), _own_prompts(tuned, classes))
     parts = list(_parts(tuned, given, micro_batch))
     one_pass = len(parts) == 1
     with _dropout_on(tuned):
         passed = [_embedded(tuned, part, given, with_graph=one_pass) for part in parts]
         own = [_own_rows(passed, parts, side) for side in (0, 1)]
-        joint = [None if rows is None else team.joined(rows) for rows in own]
+        joint = [None if rows is None else world.all_gather_ragged(rows) for rows in own]
         leaves = [None if found is None else found[0].requires_grad_() for found in joint]
         images, prompts = leaves
         assert images is not None
         with torch.enable_grad():
             value = loss(images, tuned.class_texts(prompts, classes))
         torch.autograd.backward(value)
-        gradients = [None if found is None else _own_gradient(*found, team) for found in joint]
+        gradients = [None if found is None else _own_gradient(*found, world) for found in joint]
         for part, rows in zip(parts, passed, strict=True):
             _lead_on(
                 rows if one_pass else _embedded(tuned, part, given, with_graph=True),
@@ -80,7 +80,7 @@ def _own_prompts(tuned: Tuned, classes: range | Tensor) -> Tensor | None:
     tokens = tuned.prompts(classes)
     if tokens is None:
         return None
-    share = tuned.team.share(len(tokens))
+    share = tuned.world.share(len(tokens))
     return tokens[share.start : share.stop]
 
 
@@ -89,7 +89,7 @@ def _parts(tuned: Tuned, given: _Rows, micro_batch: int | None) -> Iterator[_Par
     seed = 0
     if tuned.dropouts:
         drawn = torch.randint(1 << 40, (1,), generator=tuned.generator, device=tuned.device)
-        seed = int(drawn) + (tuned.team.rank << 42)
+        seed = int(drawn) + (tuned.world.rank << 42)
     images, prompts = (_spans(rows, micro_batch) for rows in given)
     alone: list[tuple[range | None, range | None]] = []
     alone += [(span, None) for span in images[:-1]]
@@ -144,11 +144,11 @@ def _own_rows(passed: list[_Rows], parts: list[_Part], side: int) -> Tensor | No
     return torch.cat(rows) if rows else None
 
 
-def _own_gradient(joint: Tensor, own: range, team: Team) -> Tensor:
+def _own_gradient(joint: Tensor, own: range, world: World) -> Tensor:
     """By this process's rows; the mean over processes, which DDP takes, is then the sum."""
     if joint.grad is None:
         return torch.zeros_like(joint[own.start : own.stop])
-    return team.size * joint.grad[own.start : own.stop]
+    return world.size * joint.grad[own.start : own.stop]
 
 
 def _lead_on(embedded: _Rows, part: _Part, gradients: list[Tensor | None]) -> None:

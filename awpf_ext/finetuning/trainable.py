@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from awpf_ext.clip.prompted import PromptedClip
-from awpf_ext.distributed import ALONE, Team
+from awpf_ext.distributed import SINGLE_PROCESS, World
 from awpf_ext.errors import UserError
 from awpf_ext.finetuning.config import TuningConfig
 from awpf_ext.finetuning.form import Tuned
@@ -20,17 +20,17 @@ def make_tuned(
     config: TuningConfig,
     text: Tensor,
     clip: PromptedClip | None,
-    team: Team = ALONE,
+    world: World = SINGLE_PROCESS,
     generator: torch.Generator | None = None,
 ) -> Tuned:
     """What `config.train` names, on the device of `text` (C, d); it starts as the frozen CLIP.
 
-    clip: which towers, and the prompts of the C classes; the adapter needs none. team: processes
+    clip: which towers, and the prompts of the C classes; the adapter needs none. world: processes
     that make the same calls, with the same generator's state. The backbone is not changed.
     """
     generator = generator or torch.Generator(text.device).manual_seed(0)
     if config.train == "adapter":
-        return _adapter(text, team, generator)
+        return _adapter(text, world, generator)
     if clip is None:
         raise UserError(
             f"train={config.train} changes CLIP's towers, but there are only features; expected a "
@@ -39,12 +39,12 @@ def make_tuned(
     if config.train == "lora":
         from awpf_ext.finetuning.lora import lora_towers
 
-        return lora_towers(config, text, clip, team, generator)
-    return _whole(config, text, clip, team, generator)
+        return lora_towers(config, text, clip, world, generator)
+    return _whole(config, text, clip, world, generator)
 
 
 def _whole(
-    config: TuningConfig, text: Tensor, clip: PromptedClip, team: Team, generator: torch.Generator
+    config: TuningConfig, text: Tensor, clip: PromptedClip, world: World, generator: torch.Generator
 ) -> Tuned:
     """A copy of both towers; CLIP's logit scale stays."""
     model = copied(clip.backbone, text.device, share=False)
@@ -58,19 +58,19 @@ def _whole(
         inputs="images",
         text=text,
         tokens=clip.tokens,
-        team=team,
+        world=world,
         generator=generator,
     )
 
 
-def _adapter(text: Tensor, team: Team, generator: torch.Generator) -> Tuned:
+def _adapter(text: Tensor, world: World, generator: torch.Generator) -> Tuned:
     return Tuned(
         LinearMap(text.shape[1]),
         {"adapter": "weight"},
         inputs="features",
         text=text,
         tokens=None,
-        team=team,
+        world=world,
         generator=generator,
     )
 

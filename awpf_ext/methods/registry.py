@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from awpf_ext.data.stream import Protocol, TaskStream
-from awpf_ext.distributed import ALONE, Team
+from awpf_ext.distributed import SINGLE_PROCESS, World
 from awpf_ext.errors import UserError
 from awpf_ext.methods._base.method import Method, MethodConfig
 from awpf_ext.methods._base.presets import preset_settings
@@ -71,10 +71,10 @@ def create_method(
 
 
 def method_for(
-    stream: TaskStream, name: str, config: MethodConfig, *, seed: int, team: Team = ALONE
+    stream: TaskStream, name: str, config: MethodConfig, *, seed: int, world: World = SINGLE_PROCESS
 ) -> Method:
     """The same with a configuration at hand."""
-    check_able(name, stream.protocol, team)
+    check_able(name, stream.protocol, world)
     chosen = method_class(name)
     if chosen.trains_clip(config) and stream.clip is None:
         raise UserError(
@@ -87,11 +87,11 @@ def method_for(
         logit_scale=stream.logit_scale,
         seed=seed,
         clip=stream.clip,
-        team=team,
+        world=world,
     )
 
 
-def check_able(name: str, protocol: Protocol, team: Team) -> None:
+def check_able(name: str, protocol: Protocol, world: World) -> None:
     """UserError where the method does not learn under a protocol, or in several processes."""
     method = method_class(name)
     if protocol not in method.protocols:
@@ -100,7 +100,7 @@ def check_able(name: str, protocol: Protocol, team: Team) -> None:
             f"method is {name!r}, which does not learn under the {protocol} protocol; "
             f"expected {' or '.join(sorted(able))}"
         )
-    if team.size > 1 and not method.distributed:
+    if world.size > 1 and not method.distributed:
         raise UserError(
             f"{name} learns in one process; under torchrun share the encoding with "
             "`awpf features`, then run it without torchrun"

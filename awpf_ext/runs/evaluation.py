@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from awpf_ext.data.stream import TaskStream
-from awpf_ext.distributed import ALONE, Team
+from awpf_ext.distributed import SINGLE_PROCESS, World
 from awpf_ext.methods import Method
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def evaluate_seen(
     """Accuracy over all test images seen, on each task so far, and on each class."""
     _, y = stream.test_seen(index)
     x = inputs_of_seen(stream, method, index)
-    right = predictions(method, x, stream.seen(index), method.team).to(y.device) == y
+    right = predictions(method, x, stream.seen(index), method.world).to(y.device) == y
     sizes = [len(stream.test(task)[1]) for task in range(index + 1)]
     hits = torch.bincount(y[right], minlength=stream.seen(index)).double()
     by_class = hits / torch.bincount(y, minlength=stream.seen(index))  # 0 / 0: no test images
@@ -41,7 +41,7 @@ def evaluate_next(stream: TaskStream, method: Method, index: int) -> tuple[float
     features, y = stream.test(index + 1)
     x = features if method.inputs == "features" else stream.test_images(index + 1)
     classes = stream.seen(index + 1)
-    learned = predictions(method, x, classes, method.team).to(y.device) == y
+    learned = predictions(method, x, classes, method.world).to(y.device) == y
     texts = stream.text[:classes]
     cosines = (normalize(rows, dim=-1) @ texts.T for rows in parts(features))
     zero_shot = _joined([part.argmax(1) for part in cosines]).to(y.device) == y
@@ -55,11 +55,13 @@ def inputs_of_seen(stream: TaskStream, method: Method, index: int) -> Tensor | P
     return stream.test_images_seen(index)
 
 
-def predictions(method: Method, x: Tensor | PixelRows, classes: int, team: Team = ALONE) -> Tensor:
-    """The likeliest of the first `classes` classes, row for row; a team shares the rows."""
-    own = team.share(len(x))
+def predictions(
+    method: Method, x: Tensor | PixelRows, classes: int, world: World = SINGLE_PROCESS
+) -> Tensor:
+    """The likeliest of the first `classes` classes, row by row; the processes share the rows."""
+    own = world.share(len(x))
     labels = [method.logits(rows, classes).argmax(1) for rows in parts(x, own)]
-    return team.gathered(_joined(labels).to(method.device), len(x))
+    return world.all_gather(_joined(labels).to(method.device), len(x))
 
 
 def parts(x: Tensor | PixelRows, span: range | None = None) -> Iterator[Tensor]:

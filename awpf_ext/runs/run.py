@@ -34,7 +34,7 @@ from awpf_ext.data import (
     task_stream,
 )
 from awpf_ext.data.stream import check_domains
-from awpf_ext.distributed import ALONE, Team, local_gpu
+from awpf_ext.distributed import SINGLE_PROCESS, World, local_gpu
 from awpf_ext.errors import DataError, UserError
 from awpf_ext.methods.registry import check_able, method_for
 from awpf_ext.runs.checkpoint import Resume, RunFolder
@@ -81,20 +81,20 @@ def run_configured(
     progress: RunProgress | None = None,
     tensorboard: bool = False,
     features_of: FeatureSource | None = None,
-    team: Team = ALONE,
+    world: World = SINGLE_PROCESS,
 ) -> Result:
     """`run` for a configuration at hand; `features_of` may keep features between runs.
 
-    team: the processes that make this run together, where its method is `distributed`.
+    world: the processes that make this run together, where its method is `distributed`.
     """
     folder = None if out is None else Path(out).expanduser()
     if tensorboard:
         check_tensorboard(folder)
     if folder is not None:
         found = look_into(folder, config)
-        team.wait()  # all have looked before the leader writes
+        world.barrier()  # all have looked before the main process writes
         if found.result is not None:
-            if tensorboard and team.leads:
+            if tensorboard and world.is_main:
                 write_tensorboard(folder, found.result)
             return found.result
         if found.started and not resume:
@@ -102,11 +102,11 @@ def run_configured(
                 f"{folder} holds an unfinished run ({found.tasks} tasks done): resume it "
                 "(--resume) or choose another folder"
             )
-    check_able(config.method, config.protocol, team)
+    check_able(config.method, config.protocol, world)
     device = trainer_device(config.device)
     with threads(config.threads):
         start = time.perf_counter()
-        source = features_of or partial(load_features, team=team)
+        source = features_of or partial(load_features, world=world)
         features = source(config, progress)
         if not len(features.test_y):
             raise DataError("the data set has no test images, so nothing can be measured")
@@ -119,15 +119,15 @@ def run_configured(
             device=device,
         )
         reading = time.perf_counter() - start
-        method = method_for(stream, config.method, config.settings, seed=config.seed, team=team)
+        method = method_for(stream, config.method, config.settings, seed=config.seed, world=world)
         checkpoint = None
         if folder is not None:
-            if team.leads:
+            if world.is_main:
                 claim_folder(folder, config, stream)
             checkpoint = RunFolder(folder)
         result = train(stream, method, checkpoint=checkpoint, resume=resume, progress=progress)
     result = _completed(result, reading)
-    if folder is not None and team.leads:
+    if folder is not None and world.is_main:
         write_evidence(folder, collect_evidence(stream, method))
         finish_folder(folder, config, result)
         if tensorboard:
@@ -136,11 +136,11 @@ def run_configured(
 
 
 def load_features(
-    config: RunConfig, progress: RunProgress | None = None, team: Team = ALONE
+    config: RunConfig, progress: RunProgress | None = None, world: World = SINGLE_PROCESS
 ) -> FeatureSet:
     """The features of the configured data set: ready-made, from the store, or computed into it.
 
-    team: the processes that call this together and share what is to be encoded.
+    world: the processes that call this together and share what is to be encoded.
     """
     data = load_dataset(config.dataset, class_names=config.class_names)
     data = limited(data, Limits(config.train_limit, config.test_limit, config.imbalance))
@@ -166,7 +166,7 @@ def load_features(
         batch_size=config.encode_batch,
         workers=config.workers,
         progress=progress,
-        team=team,
+        world=world,
     )
 
 

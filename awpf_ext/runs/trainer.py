@@ -53,21 +53,21 @@ def train(
     """
     report = progress or (lambda event: None)
     results: list[TaskResult] = []
-    team = method.team
+    world = method.world
     identity, environment = _identity(stream, method), _environment(stream, method)
     with ExitStack() as stack:
         if checkpoint is not None:
-            if team.leads:
+            if world.is_main:
                 stack.enter_context(checkpoint.held())
                 saved = checkpoint.begin(identity, environment, resume)
-            team.wait()  # the folder is a run's now
-            if not team.leads:
+            world.barrier()  # the folder is a run's now
+            if not world.is_main:
                 saved = checkpoint.begin(identity, environment, resume or True)
-            team.wait()  # all have read before the leader writes
+            world.barrier()  # all have read before the main process writes
             results = _restore(method, saved)
         for index in range(len(results), len(stream)):
             results.append(_run_task(stream, method, index, results, report))
-            if checkpoint is not None and team.leads:
+            if checkpoint is not None and world.is_main:
                 _save(method, checkpoint, index, results[-1])
             report(_progress("task", stream, index, results, 0, 0))
     return Result(
@@ -164,7 +164,7 @@ def _environment(stream: TaskStream, method: Method) -> dict[str, Any]:
         "device": stream.text.device.type,
         "torch": torch.__version__,
         "awpf_ext": __version__,
-        "processes": method.team.size,
+        "processes": method.world.size,
         **{key: value for key, value in _settings(method).items() if key in method.incidental},
     }
 

@@ -22,7 +22,7 @@ import open_clip
 from awpf_ext import io
 from awpf_ext.clip import load_backbone
 from awpf_ext.data import FeatureStore, extract_features, load_dataset, store
-from awpf_ext.distributed import assembled
+from awpf_ext.distributed import init_distributed
 open_clip.add_model_config(os.environ["TINY"])
 folder, root, moment, before = sys.argv[1:]
 store.SHARD = 4
@@ -41,9 +41,9 @@ def progress(now):
 dataset, backbone = load_dataset("folder:" + folder), load_backbone("tiny", "random:0")
 print("ready", flush=True)
 sys.stdin.readline()
-with assembled() as team:
+with init_distributed() as world:
     extract_features(
-        dataset, backbone, FeatureStore(root), batch_size=1, progress=progress, team=team
+        dataset, backbone, FeatureStore(root), batch_size=1, progress=progress, world=world
     )
 print(encoded)
 """
@@ -54,11 +54,11 @@ def start_extractor(
     folder: Path,
     moment: str = "never",
     before: int = 0,
-    team: dict[str, str] | None = None,
+    torchrun: dict[str, str] | None = None,
 ):
     return subprocess.Popen(
         [sys.executable, "-c", EXTRACTOR, str(folder), str(root), moment, str(before)],
-        env={**os.environ, "TINY": str(TINY), "OMP_NUM_THREADS": "1", **(team or {})},
+        env={**os.environ, "TINY": str(TINY), "OMP_NUM_THREADS": "1", **(torchrun or {})},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -76,7 +76,7 @@ def ended(processes):
     return [process.communicate(timeout=120) for process in processes]
 
 
-def start_team(root: Path, folder: Path, size: int, killed: int | None = None):
+def start_extractors(root: Path, folder: Path, size: int, killed: int | None = None):
     """Processes as torchrun starts them; `killed` is killed when it has written two shards."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -135,7 +135,7 @@ def test_the_processes_of_torchrun_share_the_shards(
     """One of them killed: the other ends with an error, and a new start encodes the rest."""
     folder = image_folder({"a": (22, 5), "b": (21, 4)})
     root = tmp_path / "store"
-    processes = start_team(root, folder, 2, killed=1)
+    processes = start_extractors(root, folder, 2, killed=1)
     told = ended(processes)
     assert processes[1].returncode == -9
     assert processes[0].returncode == 1
@@ -143,9 +143,9 @@ def test_the_processes_of_torchrun_share_the_shards(
 
     finished = len(list(root.rglob("shard-*.safetensors")))
     assert finished == 6 + 2  # of 11 of training images: all of one process, two of the other
-    team = start_team(root, folder, 2)
-    counts = [int(output.split()[-1]) for output, _ in ended(team)]
-    assert [process.returncode for process in team] == [0, 0]
+    processes = start_extractors(root, folder, 2)
+    counts = [int(output.split()[-1]) for output, _ in ended(processes)]
+    assert [process.returncode for process in processes] == [0, 0]
     assert sum(counts) == 3 * 4 + 9
     assert min(counts) > 0
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from awpf_ext.clip import load_backbone, prompted_clip, text_bank
 from awpf_ext.clip.prompted import PromptedClip
-from awpf_ext.distributed import ALONE, Team, assembled
+from awpf_ext.distributed import SINGLE_PROCESS, World, init_distributed
 from awpf_ext.finetuning.config import TuningConfig
 from awpf_ext.finetuning.step import joint_backward
 from awpf_ext.finetuning.trainable import Tuned, make_tuned
@@ -71,18 +71,18 @@ def with_factors(tuned: Tuned, seed: int = 1) -> Tuned:
     return tuned
 
 
-def three_steps(case: str, clip: PromptedClip, text: Tensor, team: Team = ALONE):
+def three_steps(case: str, clip: PromptedClip, text: Tensor, world: World = SINGLE_PROCESS):
     """The losses, each step's gradients, and what was trained."""
     config = TuningConfig(**CASES[case])
-    tuned = with_factors(make_tuned(config, text, clip, team))
+    tuned = with_factors(make_tuned(config, text, clip, world))
     # Attention does not depend on the biases of its keys: their gradients are rounding errors,
     # which AdamW's usual eps of 1e-8 would blow up to steps.
     optimizer = torch.optim.AdamW(tuned.parameter_groups(0.1), lr=1e-3, eps=1e-3, fused=True)
     losses, gradients = [], {}
     for step, shares in enumerate(SHARES):
         x, labels = batch(tuned.inputs, step)
-        if team.size > 1:
-            x = x.split(list(shares))[team.rank]
+        if world.size > 1:
+            x = x.split(list(shares))[world.rank]
         optimizer.zero_grad()
         loss = joint_backward(
             tuned,
@@ -90,7 +90,7 @@ def three_steps(case: str, clip: PromptedClip, text: Tensor, team: Team = ALONE)
             range(3 if step == 0 else 4),  # six prompts, then eight
             contrastive(labels.clamp_max(2) if step == 0 else labels),
             micro_batch=config.micro_batch,
-            team=team,
+            world=world,
         )
         losses.append(loss)
         for name, parameter in tuned.named_parameters().items():
@@ -100,6 +100,6 @@ def three_steps(case: str, clip: PromptedClip, text: Tensor, team: Team = ALONE)
 
 
 if __name__ == "__main__":
-    with assembled() as team:
-        found = {case: three_steps(case, *tiny_clip(), team) for case in sys.argv[2:]}
-        torch.save(found, f"{sys.argv[1]}.{team.rank}")
+    with init_distributed() as world:
+        found = {case: three_steps(case, *tiny_clip(), world) for case in sys.argv[2:]}
+        torch.save(found, f"{sys.argv[1]}.{world.rank}")

@@ -22,7 +22,7 @@ CASES_HERE = [
 @pytest.fixture(scope="module")
 def of_two(tmp_path_factory):
     """What both processes of one torchrun have after all cases."""
-    out = tmp_path_factory.mktemp("team") / "found"
+    out = tmp_path_factory.mktemp("world") / "found"
     program = Path(__file__).with_name("joint_steps.py")
     subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",

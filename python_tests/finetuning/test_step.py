@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("open_clip", reason='needs the extra "clip"')
 from joint_steps import batch, contrastive, with_factors
 
-from awpf_ext.distributed import Team
+from awpf_ext.distributed import World
 from awpf_ext.finetuning.config import TuningConfig
 from awpf_ext.finetuning.step import joint_backward
 from awpf_ext.finetuning.trainable import make_tuned
@@ -187,4 +187,4 @@ def test_another_team_is_refused(tiny):
     tuned = made(tiny, train="adapter")
     x, labels = batch("features")
     with pytest.raises(ValueError, match="for which tuned was made"):
-        joint_backward(tuned, x, range(4), contrastive(labels), team=Team(0, 2))
+        joint_backward(tuned, x, range(4), contrastive(labels), world=World(0, 2))

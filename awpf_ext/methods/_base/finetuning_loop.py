@@ -71,7 +71,7 @@ class LoopMethod(Method):
 
     def fresh(self) -> Tuned:
         """What is trained, before any training."""
-        return make_tuned(self.config, self.text, self.clip, self.team, self.generator)
+        return make_tuned(self.config, self.text, self.clip, self.world, self.generator)
 
     def loss(self, images: Tensor, texts: Tensor, batch: TunedBatch) -> Tensor:
         """What a step minimises, from the joint batch's embeddings and the texts seen; called
@@ -97,7 +97,7 @@ class LoopMethod(Method):
         for epoch in range(config.epochs):
             order = torch.randperm(len(samples), generator=self.generator, device=self.device)
             parts = torch.split(order.cpu(), config.batch_size)
-            shares = [part[slice_of(self.team.share(len(part)))] for part in parts]
+            shares = [part[slice_of(self.world.share(len(part)))] for part in parts]
             for part, x in zip(parts, samples.batches(shares), strict=True):
                 labels, ids = (y[part].to(self.device) for y in (samples.labels, samples.ids))
                 batch = TunedBatch(labels, ids, epoch, drawn_from)
@@ -112,7 +112,7 @@ class LoopMethod(Method):
                     self.candidates(task),
                     loss,
                     micro_batch=config.micro_batch,
-                    team=self.team,
+                    world=self.world,
                 )
                 optimizer.step()
                 step += 1

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from awpf_ext.data.stream import Protocol, Task
-from awpf_ext.distributed import ALONE, Team
+from awpf_ext.distributed import SINGLE_PROCESS, World
 from awpf_ext.methods._base.class_statistics import ClassStatistics
 
 if TYPE_CHECKING:
@@ -53,16 +53,16 @@ class Method:
         logit_scale: float,
         seed: int = 0,
         clip: PromptedClip | None = None,
-        team: Team = ALONE,
+        world: World = SINGLE_PROCESS,
     ) -> None:
         """text: (C, d), L2-normalised, the texts of all classes that will come, in stream order.
 
-        clip: what made the texts and features, for methods that train it. team: the processes that
+        clip: what made the texts and features, for methods that train it. world: the processes that
         make the same calls at the same time, where the method is `distributed`.
         """
         self.config = config
         self.clip = clip
-        self.team = team
+        self.world = world
         self.text = text
         self.logit_scale = logit_scale
         self.seed = seed
