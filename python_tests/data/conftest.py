@@ -39,7 +39,7 @@ class Counter:
 
 
 @pytest.fixture
-def pluralize(tiny):
+def counted(tiny):
     return Counter(tiny)
 
 
