@@ -10,6 +10,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent.resolve()
 GIB = 1 << 30
@@ -76,4 +77,19 @@ class CMakeBuild(build_ext):
         print("\n".join([*summary, f"awpf_ext: installed into {target.name}/"]), flush=True)
 
 
-setup(ext_modules=[Extension("awpf_ext._C", sources=[])], cmdclass={"build_ext": CMakeBuild})
+class FreshBuild(build_py):
+    """Stages the package in an empty folder. Otherwise setuptools would also install the files of
+    an earlier build in build/lib that no longer exist in the sources.
+    """
+
+    def run(self) -> None:
+        if not self.editable_mode:
+            for package in {name.partition(".")[0] for name in self.packages or ()}:
+                staged = Path(self.build_lib) / package
+                if staged.exists():
+                    shutil.rmtree(staged)
+        super().run()
+
+
+COMMANDS = {"build_ext": CMakeBuild, "build_py": FreshBuild}
+setup(ext_modules=[Extension("awpf_ext._C", sources=[])], cmdclass=COMMANDS)

@@ -17,6 +17,7 @@ import awpf_ext
 from awpf_ext import _library
 
 PACKAGE = Path(awpf_ext.__file__).parent
+CHECKOUT = Path(__file__).parents[1]
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -143,6 +144,31 @@ def test_a_damaged_library_is_explained(without_libraries):
     path = f"import sys; sys.path.insert(0, {str(without_libraries)!r}); "
     found = output(path + "import awpf_ext; print(awpf_ext.build_info())")
     assert "awpf_cpu.so cannot be loaded" in found
+
+
+@pytest.mark.skipif(not (CHECKOUT / "setup.py").exists(), reason="needs the checkout")
+def test_a_build_leaves_out_files_of_an_earlier_build(tmp_path):
+    pytest.importorskip("setuptools", minversion="77", reason="pyproject.toml asks for it")
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(CHECKOUT / name, tmp_path)
+    sources = CHECKOUT / "awpf_ext"
+    shutil.copytree(sources, tmp_path / "awpf_ext", ignore=shutil.ignore_patterns("__pycache__"))
+    staged = tmp_path / "build" / "lib" / "awpf_ext"
+    for left in (staged / "gone.py", staged / "gone" / "__init__.py", staged / "gone.so"):
+        left.parent.mkdir(parents=True, exist_ok=True)
+        left.touch()
+    other = staged.parent / "another_package.py"
+    other.touch()
+    subprocess.run(
+        [sys.executable, "setup.py", "--quiet", "build_py", "--build-lib=build/lib"],
+        cwd=tmp_path,
+        capture_output=True,
+        check=True,
+    )
+    assert not list(staged.glob("gone*"))
+    modules = {path.relative_to(staged) for path in staged.rglob("*.py")}
+    assert modules == {path.relative_to(sources) for path in sources.rglob("*.py")}
+    assert other.exists()
 
 
 # ---- which CUDA kernels are loaded; no GPU is needed to decide ----
