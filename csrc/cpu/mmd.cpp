@@ -4,7 +4,7 @@
 // z_j|^2). FLOPs: n^2 d for n pooled rows (the lower triangle only; 2 n m d for rows against other columns). Memory:
 // two packed copies of the points, O(n d), and one block of inner products a thread; never an n x n matrix. Trick:
 // inner products of a block by the packed product, then distance, exponential and sum while it is in cache.
-#include "../common/mmd_values.h"
+#include "../common/weighted_sums.h"
 #include "../common/ops.h"
 #include "request.h"
 

@@ -10,28 +10,29 @@
 
 #include "common/low_rank.h"
 #include "common/ops.h"
+#include "cuda/device/arena.h"
 #include "cuda/device/device.h"
 #include "cuda/device/double_tile.h"
 #include "cuda/device/elements.h"
-#include "cuda/device/memory.h"
 #include "cuda/device/split_tile.h"
 
 namespace awpf {
 namespace {
 
 constexpr int kPackThreads = 256;
-constexpr int64_t kMostBlocks = 65535;  // in y and z
+constexpr int64_t kMaxBlocks = 65535;  // in y and z
 
 // A side of the product: rows of `pitch` halves, zero from the depth on, scaled by 2^exponent.
-struct Packed {
+struct PackedOperand {
   uint16_t *hi, *lo;
   int* exponents;
 };
 
 // A warp a row of one side. Coefficients only for U, low halves not for V of half precision.
 template <class T>
-__global__ void __launch_bounds__(kPackThreads) pack_rows(const T* from, const double* coefficients, int64_t all_rows,
-                                                          int64_t rows, int terms, int rank, int pitch, Packed to) {
+__global__ void __launch_bounds__(kPackThreads)
+    pack_rows(const T* from, const double* coefficients, int64_t all_rows, int64_t rows, int terms, int rank, int pitch,
+              PackedOperand to) {
   const int lane = threadIdx.x % kWarp, depth = terms * rank;
   const int64_t row = int64_t(blockIdx.x) * (kPackThreads / kWarp) + threadIdx.x / kWarp;
   if (row >= all_rows) return;
@@ -75,12 +76,12 @@ __device__ __forceinline__ void copy_slab(const RowSlab& to, const uint16_t* fro
   const int row = threadIdx.x / 4, chunk = threadIdx.x % 4 * 8;
   const bool there = first_row + row < rows;
   const uint16_t* source = from + (there ? first_row + row : 0) * pitch + depth + chunk;
-  copy_async_16(const_cast<uint16_t*>(to.data) + row * RowSlab::kStride + chunk, source, there);
+  cp_async_16(const_cast<uint16_t*>(to.data) + row * RowSlab::kStride + chunk, source, there);
 }
 
 template <class T, bool kLow>
 __global__ void __launch_bounds__(kSplitThreads)
-    multiply(Packed u, Packed v, const T* base, T* out, int64_t rows, int64_t columns, int pitch) {
+    multiply(PackedOperand u, PackedOperand v, const T* base, T* out, int64_t rows, int64_t columns, int pitch) {
   uint16_t* shared = shared_memory<uint16_t>();
   const int64_t item = blockIdx.z, first_row = int64_t(blockIdx.y) * kSplitTile;
   const int64_t first_column = int64_t(blockIdx.x) * kSplitTile;
@@ -99,11 +100,11 @@ __global__ void __launch_bounds__(kSplitThreads)
   tile.clear();
   const int slabs = pitch / kSplitSlab;
   if (slabs > 0) fetch(0);
-  copy_async_commit();
+  cp_async_commit();
   for (int slab = 0; slab < slabs; ++slab) {
     if (slab + 1 < slabs) fetch(slab + 1);
-    copy_async_commit();
-    copy_async_wait<1>();
+    cp_async_commit();
+    cp_async_wait<1>();
     __syncthreads();
     tile.template add<kLow>(stage(slab).left(), stage(slab).right(), [] {});
     __syncthreads();
@@ -173,9 +174,9 @@ __global__ void __launch_bounds__(kDoubleThreads, 2)
 template <class F>
 void for_tiles(const LowRankShape& shape, int tile, F f) {
   const int64_t down = ceil_div<int64_t>(shape.rows, tile), across = ceil_div<int64_t>(shape.columns, tile);
-  AWPF_CHECK(down <= kMostBlocks, "u must have at most ", kMostBlocks * tile, " rows, got ", shape.rows);
-  for (int64_t first = 0; first < shape.batch; first += kMostBlocks) {
-    const int64_t count = std::min(shape.batch - first, kMostBlocks);
+  AWPF_CHECK(down <= kMaxBlocks, "u must have at most ", kMaxBlocks * tile, " rows, got ", shape.rows);
+  for (int64_t first = 0; first < shape.batch; first += kMaxBlocks) {
+    const int64_t count = std::min(shape.batch - first, kMaxBlocks);
     f(first, dim3(unsigned(across), unsigned(down), unsigned(count)));
   }
 }
@@ -208,13 +209,14 @@ void run(const Call& call, T) {
   const LowRankShape& s = call.shape;
   const int pitch = int(round_up<int64_t>(s.depth(), kSplitSlab));
   const int64_t sizes[2] = {s.batch * s.rows, s.batch * s.columns};
-  Tensor halves = new_memory(call.u, (2 * sizes[0] + (kLow ? 2 : 1) * sizes[1]) * pitch * int64_t(sizeof(uint16_t)));
-  Tensor exponents = new_memory(call.u, (sizes[0] + sizes[1]) * int64_t(sizeof(int)));
-  uint16_t* h = static_cast<uint16_t*>(halves.mutable_data_ptr());
-  int* e = static_cast<int*>(exponents.mutable_data_ptr());
-  const Packed sides[2] = {
-      {h, h + sizes[0] * pitch, e},
-      {h + 2 * sizes[0] * pitch, kLow ? h + (2 * sizes[0] + sizes[1]) * pitch : nullptr, e + sizes[0]}};
+  PackedOperand sides[2];
+  const Tensor memory = allocate_arena(call.u, [&](Arena& arena) {
+    for (int side = 0; side < 2; ++side) {
+      sides[side].hi = arena.take<uint16_t>(sizes[side] * pitch);
+      sides[side].lo = side == 0 || kLow ? arena.take<uint16_t>(sizes[side] * pitch) : nullptr;
+      sides[side].exponents = arena.take<int>(sizes[side]);
+    }
+  });
   for (int side = 0; side < 2; ++side) {
     const Tensor& from = side == 0 ? call.u : call.v;
     launch(pack_rows<T>, dim3(unsigned(ceil_div<int64_t>(sizes[side], kPackThreads / kWarp))), dim3(kPackThreads), 0,
@@ -223,10 +225,10 @@ void run(const Call& call, T) {
            side == 0 ? s.rows : s.columns, int(s.terms), int(s.rank), pitch, sides[side]);
   }
   for_tiles(s, kSplitTile, [&](int64_t first, dim3 grid) {
-    const auto from = [&](const Packed& side, int64_t rows) {
+    const auto from = [&](const PackedOperand& side, int64_t rows) {
       const int64_t skipped = first * rows;
-      return Packed{side.hi + skipped * pitch, side.lo == nullptr ? nullptr : side.lo + skipped * pitch,
-                    side.exponents + skipped};
+      return PackedOperand{side.hi + skipped * pitch, side.lo == nullptr ? nullptr : side.lo + skipped * pitch,
+                           side.exponents + skipped};
     };
     const auto* base = static_cast<const T*>(call.base);
     launch(multiply<T, kLow>, grid, dim3(kSplitThreads), 2 * Stage<kLow>::kBytes, call.stream, from(sides[0], s.rows),
@@ -242,7 +244,7 @@ Tensor low_rank_sum(Tensor u, Tensor v, Tensor coefficients, std::optional<Tenso
   AWPF_CHECK(shape.depth() < (int64_t(1) << 30), "u must have less than 2^30 terms times ranks, got ", shape.depth());
   Tensor result = torch::stable::new_empty(u, {shape.batch, shape.rows, shape.columns});
   if (shape.empty()) return result;
-  const OnDevice device(u);
+  const DeviceScope device(u);
   const Call call{u,
                   v,
                   coefficients,

@@ -77,20 +77,20 @@ void warp_collective(const char* what, void* in, void* out, WarpWork compute) {
   yield();
 }
 
-void copy_async(void* to, const void* from, size_t bytes, bool valid) {
-  check_shared(to, bytes, bytes, "copy_async: not an aligned address in shared memory");
-  if (valid && reinterpret_cast<uintptr_t>(from) % bytes != 0) fail("copy_async: the source is not aligned");
+void cp_async(void* to, const void* from, size_t bytes, bool valid) {
+  check_shared(to, bytes, bytes, "cp_async: not an aligned address in shared memory");
+  if (valid && reinterpret_cast<uintptr_t>(from) % bytes != 0) fail("cp_async: the source is not aligned");
   std::memset(to, 0xff, bytes);
   machine.running->open.push_back({to, from, bytes, valid});
 }
 
-void copy_async_commit() {
+void cp_async_commit() {
   Fiber* self = machine.running;
   self->committed.push_back(std::move(self->open));
   self->open.clear();
 }
 
-void copy_async_wait(int newest_allowed) {
+void cp_async_wait(int newest_allowed) {
   auto& groups = machine.running->committed;
   while (int(groups.size()) > newest_allowed) {
     for (const Copy& copy : groups.front()) deliver(copy);

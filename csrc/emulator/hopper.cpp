@@ -40,7 +40,7 @@ struct PhaseBarrier {
   }
 };
 
-using Values = std::array<float, kProductValues>;
+using Values = std::array<float, kWgmmaValues>;
 
 // The registers of a warp that products add to, and what they will hold when all that was started has ended.
 struct Registers {
@@ -56,7 +56,7 @@ struct Product {
 };
 
 struct WarpProducts {
-  bool begun = false;
+  bool initial_scaling = false;
   std::vector<Product> open;
   std::deque<std::vector<Product>> committed;
   std::map<float*, Registers> registers;  // by those of lane 0
@@ -77,7 +77,7 @@ constexpr int kRegisters = 65536;
 struct Hopper {
   std::vector<int> registers;  // a thread of each warp has
   int free_registers = 0;
-  std::map<const MemoryBarrier*, PhaseBarrier> barriers;
+  std::map<const Mbarrier*, PhaseBarrier> barriers;
   std::map<int, WarpProducts> warps;
   std::map<int, std::vector<std::array<uint64_t, 3>>> started;  // by the first warp of a group to do so
 };
@@ -90,7 +90,7 @@ Hopper& hopper() {
   return *block.hopper;
 }
 
-PhaseBarrier& find(MemoryBarrier* barrier) {
+PhaseBarrier& find(Mbarrier* barrier) {
   const auto found = hopper().barriers.find(barrier);
   if (found == hopper().barriers.end()) fail("a memory barrier that was not initialised");
   return found->second;
@@ -127,13 +127,13 @@ float element_value(uint64_t descriptor, int row, int depth) {
 }
 
 void multiply(const Product& product, int warp, std::array<Values, kWarp>& values) {
-  float a[16][kProductDepth], b[kProductColumns][kProductDepth];
-  for (int k = 0; k < kProductDepth; ++k) {
+  float a[16][kWgmmaDepth], b[kWgmmaColumns][kWgmmaDepth];
+  for (int k = 0; k < kWgmmaDepth; ++k) {
     for (int row = 0; row < 16; ++row) a[row][k] = element_value(product.a, warp % kWarps * 16 + row, k);
-    for (int column = 0; column < kProductColumns; ++column) b[column][k] = element_value(product.b, column, k);
+    for (int column = 0; column < kWgmmaColumns; ++column) b[column][k] = element_value(product.b, column, k);
   }
   for (int l = 0; l < kWarp; ++l)
-    for (int v = 0; v < kProductValues; ++v) {
+    for (int v = 0; v < kWgmmaValues; ++v) {
       const int row = v / 2 % 2 * 8 + l / 4, column = v / 4 * 8 + l % 4 * 2 + v % 2;
       const float half = add_products(product.add ? values[l][v] : 0.0f, a[row], b[column]);
       values[l][v] = add_products(half, a[row] + 8, b[column] + 8);
@@ -162,7 +162,7 @@ struct ChangeRegisters {
 };
 
 struct Begin {
-  void operator()(Nothing* const*, Nothing* const*) const { hopper().warps[this_warp()].begun = true; }
+  void operator()(Nothing* const*, Nothing* const*) const { hopper().warps[this_warp()].initial_scaling = true; }
 };
 
 struct Started {
@@ -183,7 +183,7 @@ struct Start {
     if (mine.started == of_group.size()) of_group.push_back(what);
     if (of_group[mine.started++] != what) fail("warps of a group start different products");
     if (mine.registers.count(product.c) == 0) {
-      if (!mine.begun) fail("a product into registers that were in use, without products_begin");
+      if (!mine.initial_scaling) fail("a product into registers that were in use, without wgmma_fence");
       Registers& registers = mine.registers[product.c];
       for (int l = 0; l < kWarp; ++l) {
         registers.place[l] = in[l]->c;
@@ -217,7 +217,7 @@ struct Finish {
       const Registers& done = at->second;
       for (int l = 0; l < kWarp; ++l) std::memcpy(done.place[l], done.value[l].data(), sizeof(Values));
       at = mine.registers.erase(at);
-      mine.begun = false;
+      mine.initial_scaling = false;
     }
   }
 };
@@ -234,13 +234,13 @@ void change_registers(int each, bool give) {
   const int cost = (each - block.registers[this_warp()]) * kWarp;
   const auto there = [=, &block] { return cost <= block.free_registers; };
   if (lane() == 0) {
-    if (!there()) suspend_until("registers_take", there);
+    if (!there()) suspend_until("setmaxnreg_inc", there);
     block.free_registers -= cost;
   }
-  collective<Wish, Nothing>("registers_give or _take", Wish{each, give}, ChangeRegisters{});
+  collective<Wish, Nothing>("setmaxnreg_dec or _take", Wish{each, give}, ChangeRegisters{});
 }
 
-void wait_for_products(int newest_allowed) { collective<int, Nothing>("products_wait", newest_allowed, Finish{}); }
+void wait_for_wgmma(int newest_allowed) { collective<int, Nothing>("wgmma_wait", newest_allowed, Finish{}); }
 
 }  // namespace emulator
 
@@ -252,48 +252,48 @@ uint32_t shared_address(const void* p) {
   return uint32_t(static_cast<const unsigned char*>(p) - static_cast<unsigned char*>(shared_base())) + kSharedStart;
 }
 
-void barrier_init(MemoryBarrier* barrier, int arrivals) {
-  check_shared(barrier, sizeof(*barrier), sizeof(*barrier), "barrier_init: not an aligned address in shared memory");
+void mbarrier_init(Mbarrier* barrier, int arrivals) {
+  check_shared(barrier, sizeof(*barrier), sizeof(*barrier), "mbarrier_init: not an aligned address in shared memory");
   PhaseBarrier fresh{};
   fresh.arrivals = fresh.pending = arrivals;
   hopper().barriers[barrier] = fresh;
 }
 
-void barriers_are_ready() {
+void mbarrier_init_fence() {
   for (auto& named : hopper().barriers) named.second.ready = true;
 }
 
-void barrier_arrive(MemoryBarrier* barrier) { arrive(find(barrier)); }
+void mbarrier_arrive(Mbarrier* barrier) { arrive(find(barrier)); }
 
-void barrier_expect(MemoryBarrier* barrier, int bytes) {
+void mbarrier_arrive_expect_tx(Mbarrier* barrier, int bytes) {
   PhaseBarrier& found = find(barrier);
   found.expected += bytes;
   arrive(found);
 }
 
-void barrier_wait(MemoryBarrier* barrier, int parity) {
+void mbarrier_wait(Mbarrier* barrier, int parity) {
   PhaseBarrier& found = find(barrier);
   const auto ended = [=, &found] { return found.phase % 2 != parity || found.all_here(); };
-  if (!ended()) suspend_until("barrier_wait", ended);
+  if (!ended()) suspend_until("mbarrier_wait", ended);
   if (found.phase % 2 == parity) found.end_phase();
 }
 
-void copy_bulk(void* to, const void* from, int bytes, MemoryBarrier* barrier) {
-  check_shared(to, size_t(bytes), 16, "copy_bulk: not an aligned address in shared memory");
-  if (bytes <= 0 || bytes % 16 != 0) fail("copy_bulk: not a multiple of 16 bytes");
-  if (reinterpret_cast<uintptr_t>(from) % 16 != 0) fail("copy_bulk: the source is not aligned");
+void cp_async_bulk(void* to, const void* from, int bytes, Mbarrier* barrier) {
+  check_shared(to, size_t(bytes), 16, "cp_async_bulk: not an aligned address in shared memory");
+  if (bytes <= 0 || bytes % 16 != 0) fail("cp_async_bulk: not a multiple of 16 bytes");
+  if (reinterpret_cast<uintptr_t>(from) % 16 != 0) fail("cp_async_bulk: the source is not aligned");
   PhaseBarrier& found = find(barrier);
-  if (!found.ready) fail("copy_bulk: its barrier is not ready for it");
+  if (!found.ready) fail("cp_async_bulk: its barrier is not ready for it");
   std::memset(to, 0xff, size_t(bytes));
   found.copies.push_back({to, from, bytes});
 }
 
-void products_begin() { collective<Nothing, Nothing>("products_begin", Nothing{}, Begin{}); }
+void wgmma_fence() { collective<Nothing, Nothing>("wgmma_fence", Nothing{}, Begin{}); }
 
-void multiply_64x128(float (&c)[kProductValues], uint64_t a, uint64_t b, bool add) {
-  collective<Started, Nothing>("multiply_64x128", Started{c, a, b, add}, Start{});
+void wgmma_m64n128k16(float (&c)[kWgmmaValues], uint64_t a, uint64_t b, bool add) {
+  collective<Started, Nothing>("wgmma_m64n128k16", Started{c, a, b, add}, Start{});
 }
 
-void products_commit() { collective<Nothing, Nothing>("products_commit", Nothing{}, Commit{}); }
+void wgmma_commit() { collective<Nothing, Nothing>("wgmma_commit", Nothing{}, Commit{}); }
 
 }  // namespace awpf

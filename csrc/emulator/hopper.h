@@ -13,35 +13,35 @@ int emulated_capability();
 // As the hardware counts: from the start of the block's shared memory, which is not at zero.
 uint32_t shared_address(const void* p);
 
-void barrier_init(MemoryBarrier* barrier, int arrivals);
-void barriers_are_ready();
-void barrier_arrive(MemoryBarrier* barrier);
-void barrier_expect(MemoryBarrier* barrier, int bytes);
-void barrier_wait(MemoryBarrier* barrier, int parity);
-void copy_bulk(void* to, const void* from, int bytes, MemoryBarrier* barrier);
+void mbarrier_init(Mbarrier* barrier, int arrivals);
+void mbarrier_init_fence();
+void mbarrier_arrive(Mbarrier* barrier);
+void mbarrier_arrive_expect_tx(Mbarrier* barrier, int bytes);
+void mbarrier_wait(Mbarrier* barrier, int parity);
+void cp_async_bulk(void* to, const void* from, int bytes, Mbarrier* barrier);
 
 inline void named_barrier(int id, int threads) { emulator::block_barrier(id, threads, "named_barrier"); }
 
-void products_begin();
-void multiply_64x128(float (&c)[kProductValues], uint64_t a, uint64_t b, bool add);
-void products_commit();
+void wgmma_fence();
+void wgmma_m64n128k16(float (&c)[kWgmmaValues], uint64_t a, uint64_t b, bool add);
+void wgmma_commit();
 
 namespace emulator {
 void change_registers(int each, bool give);
-void wait_for_products(int newest_allowed);
+void wait_for_wgmma(int newest_allowed);
 }  // namespace emulator
 
 template <int N>
-void registers_give() {
+void setmaxnreg_dec() {
   emulator::change_registers(N, true);
 }
 template <int N>
-void registers_take() {
+void setmaxnreg_inc() {
   emulator::change_registers(N, false);
 }
 template <int N>
-void products_wait(float (&)[kProductValues]) {
-  emulator::wait_for_products(N);
+void wgmma_wait(float (&)[kWgmmaValues]) {
+  emulator::wait_for_wgmma(N);
 }
 
 }  // namespace awpf

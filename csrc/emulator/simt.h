@@ -65,9 +65,9 @@ void wait_until_at_least(const uint32_t* counter, uint32_t target, const char* w
 using WarpWork = void (*)(void* const* in, void* const* out);
 void warp_collective(const char* what, void* in, void* out, WarpWork compute);
 
-void copy_async(void* to, const void* from, size_t bytes, bool valid);
-void copy_async_commit();
-void copy_async_wait(int newest_allowed);
+void cp_async(void* to, const void* from, size_t bytes, bool valid);
+void cp_async_commit();
+void cp_async_wait(int newest_allowed);
 
 template <class In, class Out, class F>
 Out collective(const char* what, In in, F) {
@@ -129,17 +129,17 @@ T* shared_memory() {
   return static_cast<T*>(emulator::shared_base());
 }
 
-inline void copy_async_16(void* to, const void* from, bool valid) { emulator::copy_async(to, from, 16, valid); }
-inline void copy_async_commit() { emulator::copy_async_commit(); }
+inline void cp_async_16(void* to, const void* from, bool valid) { emulator::cp_async(to, from, 16, valid); }
+inline void cp_async_commit() { emulator::cp_async_commit(); }
 template <int N>
-inline void copy_async_wait() {
-  emulator::copy_async_wait(N);
+inline void cp_async_wait() {
+  emulator::cp_async_wait(N);
 }
 
-inline void no_reading_ahead() {}
+inline void compiler_barrier() {}
 
-void load_matrix_x4(uint32_t (&to)[4], const void* row);
-void load_matrix_x4_transposed(uint32_t (&to)[4], const void* row);
+void ldmatrix_x4(uint32_t (&to)[4], const void* row);
+void ldmatrix_x4_trans(uint32_t (&to)[4], const void* row);
 void mma_f16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 void mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 void mma_f64(double (&c)[2], double a, double b);

@@ -60,7 +60,7 @@ struct LoadMatrices {
 
 template <bool transposed>
 void load_matrices(const char* what, uint32_t (&to)[4], const void* row) {
-  emulator::check_shared(row, 16, 16, "load_matrix: not an aligned address in shared memory");
+  emulator::check_shared(row, 16, 16, "ldmatrix: not an aligned address in shared memory");
   const Words words = collective<const void*, Words>(what, row, LoadMatrices<transposed>{});
   std::copy(words.value, words.value + 4, to);
 }
@@ -121,10 +121,8 @@ struct MultiplyDouble {
 
 }  // namespace
 
-void load_matrix_x4(uint32_t (&to)[4], const void* row) { load_matrices<false>("load_matrix_x4", to, row); }
-void load_matrix_x4_transposed(uint32_t (&to)[4], const void* row) {
-  load_matrices<true>("load_matrix_x4_transposed", to, row);
-}
+void ldmatrix_x4(uint32_t (&to)[4], const void* row) { load_matrices<false>("ldmatrix_x4", to, row); }
+void ldmatrix_x4_trans(uint32_t (&to)[4], const void* row) { load_matrices<true>("ldmatrix_x4_trans", to, row); }
 
 void mma_f16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   multiply_16<half_value>("mma_f16", c, a, b0, b1);

@@ -39,7 +39,7 @@ def probe(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """The small kernels of the emulator's own tests."""
     library = emulation.build_probe(tmp_path_factory.mktemp("probe"))
     library.mistake.restype = library.on_hopper.restype = ctypes.c_char_p
-    library.schedule_errors.restype = library.slot_errors.restype = ctypes.c_int64
+    library.schedule_errors.restype = library.partial_sum_errors.restype = ctypes.c_int64
     library.pair_schedule_errors.restype = library.panel_errors.restype = ctypes.c_int64
     library.scale_for.restype = ctypes.c_double
     return library

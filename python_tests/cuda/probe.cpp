@@ -15,18 +15,18 @@ namespace {
 void matrix_product(const uint16_t* a, const uint16_t* b, float* c, bool bfloat, bool transposed) {
   uint16_t* shared = shared_memory<uint16_t>();
   const int lane = threadIdx.x;
-  copy_async_16(shared + 8 * lane, a + 8 * lane, true);
-  copy_async_16(shared + 256 + 8 * lane, b + 8 * lane, true);
-  copy_async_commit();
-  copy_async_wait<0>();
+  cp_async_16(shared + 8 * lane, a + 8 * lane, true);
+  cp_async_16(shared + 256 + 8 * lane, b + 8 * lane, true);
+  cp_async_commit();
+  cp_async_wait<0>();
   __syncthreads();
   uint32_t left[4], right[4];
-  load_matrix_x4(left, shared + lane % 16 * 16 + lane / 16 * 8);
+  ldmatrix_x4(left, shared + lane % 16 * 16 + lane / 16 * 8);
   // b: (column, depth), or (depth, column) where transposed.
   if (transposed)
-    load_matrix_x4_transposed(right, shared + 256 + lane % 16 * 16 + lane / 16 * 8);
+    ldmatrix_x4_trans(right, shared + 256 + lane % 16 * 16 + lane / 16 * 8);
   else
-    load_matrix_x4(right, shared + 256 + (lane % 8 + lane / 16 * 8) * 16 + lane / 8 % 2 * 8);
+    ldmatrix_x4(right, shared + 256 + (lane % 8 + lane / 16 * 8) * 16 + lane / 8 % 2 * 8);
   for (int half = 0; half < 2; ++half) {
     float sum[4] = {};
     if (bfloat)
@@ -57,7 +57,7 @@ void lanes_disagree(float* out) {
 
 void writes_beyond(float*) { shared_memory<float>()[64 + threadIdx.x] = 1; }
 
-void copies_to_nowhere(float* out) { copy_async_16(shared_memory<float>() + 64, out, false); }
+void copies_to_nowhere(float* out) { cp_async_16(shared_memory<float>() + 64, out, false); }
 
 void reads_what_nobody_wrote(float* out) { out[threadIdx.x] = shared_memory<float>()[threadIdx.x]; }
 
@@ -65,8 +65,8 @@ void reads_what_nobody_wrote(float* out) { out[threadIdx.x] = shared_memory<floa
 void reads_too_early(float* out) {
   float* shared = shared_memory<float>();
   if (threadIdx.x == 0) {
-    copy_async_16(shared, out, true);
-    copy_async_commit();
+    cp_async_16(shared, out, true);
+    cp_async_commit();
     out[63] = shared[0];
   }
 }
@@ -181,9 +181,9 @@ EXPORT int64_t schedule_errors(int64_t rows, int64_t columns, int symmetric) {
   std::set<std::pair<int64_t, int64_t>> covered;
   int64_t errors = 0;
   for (int64_t item = 0; item < schedule.items(); ++item) {
-    const TileRun run = schedule.run(item);
-    errors += run.segment >= kSegments;
-    for (int64_t tile = run.begin; tile < run.end; ++tile) errors += !covered.emplace(run.strip, tile).second;
+    const TileRange range = schedule.range(item);
+    errors += range.segment >= kSegments;
+    for (int64_t tile = range.begin; tile < range.end; ++tile) errors += !covered.emplace(range.strip, tile).second;
   }
   for (int64_t strip = 0; strip * kStripRows < rows; ++strip)
     for (int64_t tile = 0; tile * kTileColumns < columns; ++tile) {
@@ -195,9 +195,9 @@ EXPORT int64_t schedule_errors(int64_t rows, int64_t columns, int symmetric) {
   return errors + int64_t(covered.size());
 }
 
-// Problems of a few groups each (sizes: problems x groups): slots that two sums would share, or beyond the table.
-EXPORT int64_t slot_errors(const int64_t* sizes, int64_t problems, int64_t groups) {
-  const SlotTable table{groups, groups};
+// Problems of a few groups each (sizes: problems x groups): partial sums that two sums would share, or beyond the table.
+EXPORT int64_t partial_sum_errors(const int64_t* sizes, int64_t problems, int64_t groups) {
+  const PartialSums table{groups, groups};
   std::set<int64_t> taken;
   int64_t errors = 0, strips = 0, rows_of_z = 0;
   for (int64_t p = 0; p < problems; ++p) {
@@ -207,19 +207,19 @@ EXPORT int64_t slot_errors(const int64_t* sizes, int64_t problems, int64_t group
     const Schedule schedule{rows, rows, true};
     std::set<std::tuple<int64_t, int64_t, int64_t, int64_t>> sums;
     for (int64_t item = 0; item < schedule.items(); ++item) {
-      const TileRun run = schedule.run(item);
-      for (int64_t tile = run.begin; tile < run.end; ++tile)
-        for (int64_t i = run.strip * kStripRows; i < smaller((run.strip + 1) * kStripRows, rows); ++i)
+      const TileRange range = schedule.range(item);
+      for (int64_t tile = range.begin; tile < range.end; ++tile)
+        for (int64_t i = range.strip * kStripRows; i < smaller((range.strip + 1) * kStripRows, rows); ++i)
           for (int64_t j = tile * kTileColumns; j < smaller((tile + 1) * kTileColumns, rows); ++j)
-            sums.emplace(run.strip, group[i], run.segment, group[j]);
+            sums.emplace(range.strip, group[i], range.segment, group[j]);
     }
     for (const auto& [strip, g, segment, h] : sums)
-      errors += !taken.insert(table.slot(strips, p, strip, g, segment, h)).second;
+      errors += !taken.insert(table.index(strips, p, strip, g, segment, h)).second;
     strips += schedule.strips();
     rows_of_z += rows;
   }
-  const int64_t room = (most_strips(rows_of_z, problems) + problems * groups) * table.width();
-  return errors + (strips > most_strips(rows_of_z, problems)) + (!taken.empty() && *taken.rbegin() >= room);
+  const int64_t room = (max_strips(rows_of_z, problems) + problems * groups) * table.width();
+  return errors + (strips > max_strips(rows_of_z, problems)) + (!taken.empty() && *taken.rbegin() >= room);
 }
 
 EXPORT double scale_for(double mean_square, int64_t rows) { return packing_scale(mean_square, rows); }

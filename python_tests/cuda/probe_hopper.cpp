@@ -15,7 +15,7 @@ constexpr int kOperandBytes = 128 * kPanelRowBytes;
 
 struct Memory {
   unsigned char rows[kOperandBytes], columns[kOperandBytes];
-  MemoryBarrier full, empty;
+  Mbarrier full, empty;
 };
 
 Memory& memory() { return *shared_memory<Memory>(); }
@@ -23,26 +23,26 @@ Memory& memory() { return *shared_memory<Memory>(); }
 // Barriers for bulk copies of one thread and for an arrival of every warp.
 void begin(bool ready = true) {
   if (threadIdx.x == 0) {
-    barrier_init(&memory().full, 1);
-    barrier_init(&memory().empty, int(blockDim.x) / kWarp);
-    if (ready) barriers_are_ready();
+    mbarrier_init(&memory().full, 1);
+    mbarrier_init(&memory().empty, int(blockDim.x) / kWarp);
+    if (ready) mbarrier_init_fence();
   }
   __syncthreads();
 }
 
 void copy_operands(const unsigned char* a, const unsigned char* b, int expected = 2 * kOperandBytes) {
   if (threadIdx.x > 0) return;
-  barrier_expect(&memory().full, expected);
-  copy_bulk(memory().rows, a, kOperandBytes, &memory().full);
-  copy_bulk(memory().columns, b, kOperandBytes, &memory().full);
+  mbarrier_arrive_expect_tx(&memory().full, expected);
+  cp_async_bulk(memory().rows, a, kOperandBytes, &memory().full);
+  cp_async_bulk(memory().columns, b, kOperandBytes, &memory().full);
 }
 
 uint64_t rows_at(int k) { return matrix_descriptor(shared_address(memory().rows) + uint32_t(k) * 32); }
 uint64_t columns_at(int k) { return matrix_descriptor(shared_address(memory().columns) + uint32_t(k) * 32); }
 
-void store(const float (&c)[kProductValues], float* out) {
+void store(const float (&c)[kWgmmaValues], float* out) {
   const int lane = int(threadIdx.x) % kWarp, warp = int(threadIdx.x) / kWarp;
-  for (int v = 0; v < kProductValues; ++v)
+  for (int v = 0; v < kWgmmaValues; ++v)
     out[(16 * warp + v / 2 % 2 * 8 + lane / 4) * 128 + v / 4 * 8 + lane % 4 * 2 + v % 2] = c[v];
 }
 
@@ -50,76 +50,76 @@ void store(const float (&c)[kProductValues], float* out) {
 void product(const unsigned char* a, const unsigned char* b, float* out) {
   begin();
   copy_operands(a, b);
-  barrier_wait(&memory().full, 0);
-  float c[kProductValues] = {};
-  products_begin();
-  for (int k = 0; k < 4; ++k) multiply_64x128(c, rows_at(k), columns_at(k), k > 0);
-  products_commit();
-  products_wait<0>(c);
+  mbarrier_wait(&memory().full, 0);
+  float c[kWgmmaValues] = {};
+  wgmma_fence();
+  for (int k = 0; k < 4; ++k) wgmma_m64n128k16(c, rows_at(k), columns_at(k), k > 0);
+  wgmma_commit();
+  wgmma_wait<0>(c);
   store(c, out);
 }
 
 void reads_before_the_bytes_are_here(const unsigned char* a, const unsigned char* b, float* out) {
   begin();
   copy_operands(a, b);
-  float c[kProductValues] = {};
-  products_begin();
-  multiply_64x128(c, rows_at(0), columns_at(0), false);
-  products_commit();
-  products_wait<0>(c);
+  float c[kWgmmaValues] = {};
+  wgmma_fence();
+  wgmma_m64n128k16(c, rows_at(0), columns_at(0), false);
+  wgmma_commit();
+  wgmma_wait<0>(c);
   store(c, out);
 }
 
 void waits_for_the_wrong_phase(const unsigned char* a, const unsigned char* b, float* out) {
   begin();
   copy_operands(a, b);
-  barrier_wait(&memory().full, 1);
-  float c[kProductValues] = {};
-  products_begin();
-  multiply_64x128(c, rows_at(0), columns_at(0), false);
-  products_commit();
-  products_wait<0>(c);
+  mbarrier_wait(&memory().full, 1);
+  float c[kWgmmaValues] = {};
+  wgmma_fence();
+  wgmma_m64n128k16(c, rows_at(0), columns_at(0), false);
+  wgmma_commit();
+  wgmma_wait<0>(c);
   store(c, out);
 }
 
 void reads_before_the_product_has_ended(const unsigned char* a, const unsigned char* b, float* out) {
   begin();
   copy_operands(a, b);
-  barrier_wait(&memory().full, 0);
-  float c[kProductValues] = {};
-  products_begin();
-  multiply_64x128(c, rows_at(0), columns_at(0), false);
-  products_commit();
+  mbarrier_wait(&memory().full, 0);
+  float c[kWgmmaValues] = {};
+  wgmma_fence();
+  wgmma_m64n128k16(c, rows_at(0), columns_at(0), false);
+  wgmma_commit();
   store(c, out);
-  products_wait<0>(c);
+  wgmma_wait<0>(c);
 }
 
 void overwrites_operands_in_use(const unsigned char* a, const unsigned char* b, float* out) {
   begin();
   copy_operands(a, b);
-  barrier_wait(&memory().full, 0);
-  float c[kProductValues] = {};
-  products_begin();
-  multiply_64x128(c, rows_at(0), columns_at(0), false);
-  products_commit();
-  if (threadIdx.x % kWarp == 0) barrier_arrive(&memory().empty);
-  barrier_wait(&memory().empty, 0);
+  mbarrier_wait(&memory().full, 0);
+  float c[kWgmmaValues] = {};
+  wgmma_fence();
+  wgmma_m64n128k16(c, rows_at(0), columns_at(0), false);
+  wgmma_commit();
+  if (threadIdx.x % kWarp == 0) mbarrier_arrive(&memory().empty);
+  mbarrier_wait(&memory().empty, 0);
   copy_operands(a, b);
-  products_wait<0>(c);
+  wgmma_wait<0>(c);
   store(c, out);
 }
 
 void expects_too_few_bytes(const unsigned char* a, const unsigned char* b, float*) {
   begin();
   copy_operands(a, b, kOperandBytes);
-  barrier_wait(&memory().full, 0);
+  mbarrier_wait(&memory().full, 0);
 }
 
 void waits_twice_for_one_phase(const unsigned char* a, const unsigned char* b, float*) {
   begin();
   copy_operands(a, b);
-  barrier_wait(&memory().full, 0);
-  barrier_wait(&memory().full, 1);
+  mbarrier_wait(&memory().full, 0);
+  mbarrier_wait(&memory().full, 1);
 }
 
 void forgets_that_barriers_must_be_ready(const unsigned char* a, const unsigned char* b, float*) {
@@ -133,26 +133,26 @@ void copies_from_an_odd_place(const unsigned char* a, const unsigned char* b, fl
 }
 
 void forgets_to_begin(const unsigned char*, const unsigned char*, float*) {
-  float c[kProductValues] = {};
-  multiply_64x128(c, rows_at(0), columns_at(0), false);
+  float c[kWgmmaValues] = {};
+  wgmma_m64n128k16(c, rows_at(0), columns_at(0), false);
 }
 
 void warps_disagree(const unsigned char*, const unsigned char*, float*) {
-  float c[kProductValues] = {};
-  products_begin();
-  multiply_64x128(c, rows_at(int(threadIdx.x) / kWarp), columns_at(0), false);
+  float c[kWgmmaValues] = {};
+  wgmma_fence();
+  wgmma_m64n128k16(c, rows_at(int(threadIdx.x) / kWarp), columns_at(0), false);
 }
 
 void reaches_beyond_shared_memory(const unsigned char*, const unsigned char*, float*) {
-  float c[kProductValues] = {};
-  products_begin();
-  multiply_64x128(c, rows_at(0) + (uint64_t(1) << 13), columns_at(0), false);
-  products_commit();
-  products_wait<0>(c);
+  float c[kWgmmaValues] = {};
+  wgmma_fence();
+  wgmma_m64n128k16(c, rows_at(0) + (uint64_t(1) << 13), columns_at(0), false);
+  wgmma_commit();
+  wgmma_wait<0>(c);
 }
 
 void takes_registers_that_nobody_gives(const unsigned char*, const unsigned char*, float*) {
-  if (threadIdx.x >= kWarpgroup) registers_take<232>();
+  if (threadIdx.x >= kWarpgroup) setmaxnreg_inc<232>();
 }
 
 struct Kernel {
@@ -186,8 +186,8 @@ EXPORT const char* on_hopper(const char* name, const uint16_t* a, const uint16_t
   alignas(16) static unsigned char rows[kOperandBytes + 16], columns[kOperandBytes];
   for (int row = 0; row < 128; ++row)
     for (int k = 0; k < 64; ++k) {
-      std::memcpy(rows + Panels::place(row, 2 * k), a + row * 64 + k, 2);
-      std::memcpy(columns + Panels::place(row, 2 * k), b + row * 64 + k, 2);
+      std::memcpy(rows + Panels::offset(row, 2 * k), a + row * 64 + k, 2);
+      std::memcpy(columns + Panels::offset(row, 2 * k), b + row * 64 + k, 2);
     }
   said = "no such kernel";
   for (const Kernel& known : kKernels)
@@ -208,18 +208,18 @@ EXPORT int64_t pair_schedule_errors(int64_t rows, int64_t columns, int symmetric
   const Schedule& strips = pairs;
   std::set<std::pair<int64_t, int64_t>> covered;
   int64_t errors = 0, longest = INT64_MAX;
-  for (int64_t index = 0; index < pairs.runs(); ++index) {
-    const PairRun run = pairs.run(index);
-    errors += run.segment >= kSegments || run.begin >= run.end || run.begin != run.segment * strips.tiles_each();
-    errors += symmetric != 0 && run.pair > longest;
-    longest = run.pair;
-    for (int64_t tile = run.begin; tile < run.end; ++tile)
-      for (int64_t strip = 2 * run.pair; strip < smaller(2 * run.pair + 2, strips.strips()); ++strip)
+  for (int64_t index = 0; index < pairs.ranges(); ++index) {
+    const PairRange range = pairs.range(index);
+    errors += range.segment >= kSegments || range.begin >= range.end || range.begin != range.segment * strips.tiles_each();
+    errors += symmetric != 0 && range.pair > longest;
+    longest = range.pair;
+    for (int64_t tile = range.begin; tile < range.end; ++tile)
+      for (int64_t strip = 2 * range.pair; strip < smaller(2 * range.pair + 2, strips.strips()); ++strip)
         errors += !covered.emplace(strip, tile).second;
   }
   for (int64_t item = 0; item < strips.items(); ++item) {
-    const TileRun run = strips.run(item);
-    for (int64_t tile = run.begin; tile < run.end; ++tile) errors += covered.erase({run.strip, tile}) == 0;
+    const TileRange range = strips.range(item);
+    for (int64_t tile = range.begin; tile < range.end; ++tile) errors += covered.erase({range.strip, tile}) == 0;
   }
   return errors + int64_t(covered.size());
 }
@@ -234,5 +234,5 @@ EXPORT int64_t panel_errors(const int64_t* sizes, int64_t problems) {
     strips += pieces(sizes[p], kStripRows);
     rows += sizes[p];
   }
-  return errors + (end > Panels::most(rows, problems));
+  return errors + (end > Panels::max_panels(rows, problems));
 }

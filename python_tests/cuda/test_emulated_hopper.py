@@ -56,12 +56,12 @@ def test_operands_that_are_overwritten_too_early_are_nan(run):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("expects_too_few_bytes", "barrier_wait"),
-        ("waits_twice_for_one_phase", "barrier_wait"),
-        ("takes_registers_that_nobody_gives", "registers_take"),
+        ("expects_too_few_bytes", "mbarrier_wait"),
+        ("waits_twice_for_one_phase", "mbarrier_wait"),
+        ("takes_registers_that_nobody_gives", "setmaxnreg_inc"),
         ("forgets_that_barriers_must_be_ready", "not ready"),
         ("copies_from_an_odd_place", "source is not aligned"),
-        ("forgets_to_begin", "without products_begin"),
+        ("forgets_to_begin", "without wgmma_fence"),
         ("warps_disagree", "warps of a group start different products"),
         ("reaches_beyond_shared_memory", "outside of shared memory"),
     ],

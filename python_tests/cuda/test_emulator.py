@@ -134,7 +134,7 @@ def test_every_sum_has_a_slot_of_its_own(probe):
     for groups in (1, 2, 3, 9):
         for largest in (1, 5, 70, 200):
             sizes = generator.integers(0, largest + 1, (4, groups)).astype(np.int64)
-            errors = probe.slot_errors(pointer(sizes), ctypes.c_int64(4), ctypes.c_int64(groups))
+            errors = probe.partial_sum_errors(pointer(sizes), ctypes.c_int64(4), ctypes.c_int64(groups))
             assert errors == 0, sizes
 
 

@@ -14,12 +14,12 @@
 namespace awpf {
 
 // While it lives, the tensor's device is the current one.
-class OnDevice {
+class DeviceScope {
  public:
 #if defined(AWPF_EMULATE)
-  explicit OnDevice(const Tensor&) {}
+  explicit DeviceScope(const Tensor&) {}
 #else
-  explicit OnDevice(const Tensor& tensor) : guard_(tensor.get_device_index()) {
+  explicit DeviceScope(const Tensor& tensor) : guard_(tensor.get_device_index()) {
     void* current = nullptr;
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &current));
     stream = static_cast<Stream>(current);

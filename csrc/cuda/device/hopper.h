@@ -2,14 +2,14 @@
 // bytes, bulk copies that arrive at them, and products that warpgroups start and wait for.
 //
 // clang-format off
-//   MemoryBarrier                                    mbarrier, in shared memory
-//   barrier_init, barriers_are_ready                 by one thread; then a barrier of the block
-//   barrier_arrive, barrier_expect, barrier_wait     mbarrier.arrive, .arrive.expect_tx, .try_wait.parity in a loop
-//   copy_bulk(to, from, bytes, barrier)              cp.async.bulk to shared memory
+//   Mbarrier                                    mbarrier, in shared memory
+//   mbarrier_init, mbarrier_init_fence                 by one thread; then a barrier of the block
+//   mbarrier_arrive, mbarrier_arrive_expect_tx, mbarrier_wait     mbarrier.arrive, .arrive.expect_tx, .try_wait.parity in a loop
+//   cp_async_bulk(to, from, bytes, barrier)              cp.async.bulk to shared memory
 //   named_barrier(id, threads)                       bar.sync of some warps of the block
-//   registers_give<N>, registers_take<N>             setmaxnreg.dec, .inc
+//   setmaxnreg_dec<N>, setmaxnreg_inc<N>             setmaxnreg.dec, .inc
 //   matrix_descriptor(address)                       of an operand in shared memory, as below
-//   products_begin, multiply_64x128, products_commit, products_wait<N>     wgmma
+//   wgmma_fence, wgmma_m64n128k16, wgmma_commit, wgmma_wait<N>     wgmma
 // clang-format on
 #pragma once
 
@@ -17,11 +17,11 @@
 
 namespace awpf {
 
-using MemoryBarrier = uint64_t;
+using Mbarrier = uint64_t;
 
 constexpr int kWarpgroup = 128;
-constexpr int kProductRows = 64, kProductColumns = 128, kProductDepth = 16;  // of one wgmma
-constexpr int kProductValues = kProductRows * kProductColumns / kWarpgroup;  // a thread has
+constexpr int kWgmmaRows = 64, kWgmmaColumns = 128, kWgmmaDepth = 16;  // of one wgmma
+constexpr int kWgmmaValues = kWgmmaRows * kWgmmaColumns / kWarpgroup;  // a thread has
 
 // Of an operand in 128-byte swizzling (cuda/mmd/panels.h): rows of 128 bytes, eight of them 1,024 bytes from
 // the next eight, from a multiple of 1,024 bytes on. `address` is where it starts, plus 32 bytes for every 16 of depth.

@@ -4,28 +4,28 @@
 namespace awpf {
 
 // One thread, before anybody uses it. `arrivals`: how many a phase takes.
-__device__ __forceinline__ void barrier_init(MemoryBarrier* barrier, int arrivals) {
+__device__ __forceinline__ void mbarrier_init(Mbarrier* barrier, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
 }
 
 // The same thread, after the last of them: bulk copies will see them as they are.
-__device__ __forceinline__ void barriers_are_ready() {
+__device__ __forceinline__ void mbarrier_init_fence() {
   asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
   asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
 }
 
-__device__ __forceinline__ void barrier_arrive(MemoryBarrier* barrier) {
+__device__ __forceinline__ void mbarrier_arrive(Mbarrier* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(shared_address(barrier)) : "memory");
 }
 
 // Arrives, and the phase ends only when so many bytes more have come.
-__device__ __forceinline__ void barrier_expect(MemoryBarrier* barrier, int bytes) {
+__device__ __forceinline__ void mbarrier_arrive_expect_tx(Mbarrier* barrier, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(shared_address(barrier)), "r"(bytes)
                : "memory");
 }
 
 // Until a phase of this parity has ended; those of a barrier are 0, 1, 0, ...
-__device__ __forceinline__ void barrier_wait(MemoryBarrier* barrier, int parity) {
+__device__ __forceinline__ void mbarrier_wait(Mbarrier* barrier, int parity) {
   uint32_t done;
   do {
     asm volatile(
@@ -41,7 +41,7 @@ __device__ __forceinline__ void barrier_wait(MemoryBarrier* barrier, int parity)
 }
 
 // One thread: a multiple of 16 bytes from global to shared memory, both aligned to 16; `barrier` is told.
-__device__ __forceinline__ void copy_bulk(void* to, const void* from, int bytes, MemoryBarrier* barrier) {
+__device__ __forceinline__ void cp_async_bulk(void* to, const void* from, int bytes, Mbarrier* barrier) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];\n" ::"r"(
                    shared_address(to)),
                "l"(from), "r"(bytes), "r"(shared_address(barrier))
@@ -54,16 +54,16 @@ __device__ __forceinline__ void named_barrier(int id, int threads) {
 
 // All warps of a warpgroup: from now on each thread has N registers, a multiple of 8. What some give others can take.
 template <int N>
-__device__ __forceinline__ void registers_give() {
+__device__ __forceinline__ void setmaxnreg_dec() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;\n" ::"n"(N));
 }
 template <int N>
-__device__ __forceinline__ void registers_take() {
+__device__ __forceinline__ void setmaxnreg_inc() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;\n" ::"n"(N));
 }
 
 // Before the first product into registers that something else wrote or read.
-__device__ __forceinline__ void products_begin() { asm volatile("wgmma.fence.sync.aligned;\n" ::: "memory"); }
+__device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;\n" ::: "memory"); }
 
 #define AWPF_4(c, i) "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3])
 #define AWPF_16(c, i) AWPF_4(c, i), AWPF_4(c, i + 4), AWPF_4(c, i + 8), AWPF_4(c, i + 12)
@@ -71,7 +71,7 @@ __device__ __forceinline__ void products_begin() { asm volatile("wgmma.fence.syn
 
 // A warpgroup starts c (64 x 128) = a (64 x 16) b (128 x 16)', plus c if `add`. a and b are descriptors of halves in
 // shared memory. In warp w of the group, c[4 j + 2 i + e] is row 16 w + 8 i + lane / 4, column 8 j + 2 (lane % 4) + e.
-__device__ __forceinline__ void multiply_64x128(float (&c)[kProductValues], uint64_t a, uint64_t b, bool add) {
+__device__ __forceinline__ void wgmma_m64n128k16(float (&c)[kWgmmaValues], uint64_t a, uint64_t b, bool add) {
   asm volatile(
       "{\n"
       ".reg .pred p;\n"
@@ -88,12 +88,12 @@ __device__ __forceinline__ void multiply_64x128(float (&c)[kProductValues], uint
       : "memory");
 }
 
-__device__ __forceinline__ void products_commit() { asm volatile("wgmma.commit_group.sync.aligned;\n" ::: "memory"); }
+__device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;\n" ::: "memory"); }
 
 // All but the newest N groups of products have ended: their operands may be overwritten, and with N = 0 `c` may be
 // read. `c` goes through here so that no reading moves before the wait.
 template <int N>
-__device__ __forceinline__ void products_wait(float (&c)[kProductValues]) {
+__device__ __forceinline__ void wgmma_wait(float (&c)[kWgmmaValues]) {
   asm volatile("wgmma.wait_group.sync.aligned %64;\n" : AWPF_64(c) : "n"(N) : "memory");
 }
 

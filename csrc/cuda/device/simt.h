@@ -9,8 +9,8 @@
 //   resident_blocks(kernel, threads, shared_bytes)          how many blocks such a launch may have
 //   grid_barrier(); arrive, wait_for_arrivals               for all blocks of it; for some, through a counter
 //   shared_memory<T>()                                      the block's dynamic shared memory; there is no other
-//   copy_async_16, copy_async_commit, copy_async_wait<N>    cp.async
-//   load_matrix_x4, load_matrix_x4_transposed               ldmatrix
+//   cp_async_16, cp_async_commit, cp_async_wait<N>    cp.async
+//   ldmatrix_x4, ldmatrix_x4_trans               ldmatrix
 //   mma_f16, mma_bf16, mma_f64                              mma.sync m16n8k16, m16n8k16, m8n8k4
 //   exp2_approx, half_bits, half_value, bfloat16_bits, bfloat16_value
 //   __shfl_*_sync, __any_sync, __all_sync, __ballot_sync, __syncwarp  of whole warps

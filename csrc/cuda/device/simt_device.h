@@ -118,23 +118,23 @@ __device__ __forceinline__ void wait_for_arrivals(const uint32_t* counter, uint3
 }
 
 // 16 bytes to shared memory, both sides aligned to 16; zeros where not `valid` (then `from` is not read).
-__device__ __forceinline__ void copy_async_16(void* to, const void* from, bool valid) {
+__device__ __forceinline__ void cp_async_16(void* to, const void* from, bool valid) {
   const int bytes = valid ? 16 : 0;
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared_address(to)), "l"(from), "r"(bytes)
                : "memory");
 }
 
-__device__ __forceinline__ void copy_async_commit() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
+__device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
 
 // All but the newest N groups of this thread have arrived.
 template <int N>
-__device__ __forceinline__ void copy_async_wait() {
+__device__ __forceinline__ void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;\n" ::"n"(N) : "memory");
 }
 
 // Four 8 x 8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8 and receives the
 // elements 2 (l % 4) and 2 (l % 4) + 1 of row l / 4 of each.
-__device__ __forceinline__ void load_matrix_x4(uint32_t (&to)[4], const void* row) {
+__device__ __forceinline__ void ldmatrix_x4(uint32_t (&to)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
                : "r"(shared_address(row))
@@ -142,7 +142,7 @@ __device__ __forceinline__ void load_matrix_x4(uint32_t (&to)[4], const void* ro
 }
 
 // The same of the transposed matrices: rows 2 (l % 4) and 2 (l % 4) + 1 at column l / 4.
-__device__ __forceinline__ void load_matrix_x4_transposed(uint32_t (&to)[4], const void* row) {
+__device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&to)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];\n"
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
                : "r"(shared_address(row))
@@ -177,7 +177,7 @@ __device__ __forceinline__ void mma_f64(double (&c)[2], double a, double b) {
 }
 
 // Values are not read ahead of here: what would be read early would have to be kept in registers.
-__device__ __forceinline__ void no_reading_ahead() { asm volatile("" ::: "memory"); }
+__device__ __forceinline__ void compiler_barrier() { asm volatile("" ::: "memory"); }
 
 // 2^x within two units in the last place; results below the normal numbers are zero.
 __device__ __forceinline__ float exp2_approx(float x) {

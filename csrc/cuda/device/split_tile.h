@@ -54,12 +54,12 @@ struct RowSlab {
 
   __device__ __forceinline__ void a(uint32_t (&to)[4], int row, int depth) const {
     const int lane = threadIdx.x % kWarp;
-    load_matrix_x4(to, data + (row + lane % 16) * kStride + depth + lane / 16 * 8);
+    ldmatrix_x4(to, data + (row + lane % 16) * kStride + depth + lane / 16 * 8);
   }
   // Of 16 columns of B: two of eight.
   __device__ __forceinline__ void b(uint32_t (&to)[4], int row, int depth) const {
     const int lane = threadIdx.x % kWarp;
-    load_matrix_x4(to, data + (row + lane / 16 * 8 + lane % 8) * kStride + depth + lane / 8 % 2 * 8);
+    ldmatrix_x4(to, data + (row + lane / 16 * 8 + lane % 8) * kStride + depth + lane / 8 % 2 * 8);
   }
 };
 
@@ -71,11 +71,11 @@ struct DepthSlab {
 
   __device__ __forceinline__ void a(uint32_t (&to)[4], int row, int depth) const {
     const int lane = threadIdx.x % kWarp;
-    load_matrix_x4_transposed(to, data + (depth + lane / 16 * 8 + lane % 8) * kStride + row + lane / 8 % 2 * 8);
+    ldmatrix_x4_trans(to, data + (depth + lane / 16 * 8 + lane % 8) * kStride + row + lane / 8 % 2 * 8);
   }
   __device__ __forceinline__ void b(uint32_t (&to)[4], int row, int depth) const {
     const int lane = threadIdx.x % kWarp;
-    load_matrix_x4_transposed(to, data + (depth + lane % 16) * kStride + row + lane / 16 * 8);
+    ldmatrix_x4_trans(to, data + (depth + lane % 16) * kStride + row + lane / 16 * 8);
   }
 };
 

@@ -8,7 +8,7 @@
 
 #include "cuda/device/device.h"
 #include "cuda/mmd/gradient_tile.h"
-#include "cuda/mmd/slots.h"
+#include "cuda/mmd/partial_sums.h"
 
 namespace awpf {
 namespace {
@@ -39,7 +39,7 @@ struct Owned {
   double part[4][kStripRows];
 };
 
-__device__ double weight_power(const Plan& plan, const GradientCall& call, int64_t p, int g) {
+__device__ double weight_scale(const Plan& plan, const GradientCall& call, int64_t p, int g) {
   double largest = 0;
   for (int h = 0; h < plan.groups[1 - call.side]; ++h) largest = fmax(largest, fabs(coefficient(plan, call, p, g, h)));
   return largest > 1e-290 && largest < 1e290 ? ldexp(1.0, 14 - ilogb(largest)) : 1.0;
@@ -55,7 +55,7 @@ __device__ __forceinline__ void store(void* to, ScalarType type, int64_t index, 
 }
 
 // Rows of z that no table names: NaN for every group.
-__device__ void refuse_all(const Plan& plan, const GradientCall& call) {
+__device__ void fill_with_nan(const Plan& plan, const GradientCall& call) {
   const int64_t groups = plan.problems * plan.groups[call.side];
   for (int64_t group = blockIdx.x; group < groups; group += gridDim.x) {
     const int64_t values = plan.group_length(call.side, group) * plan.dim;
@@ -65,10 +65,10 @@ __device__ void refuse_all(const Plan& plan, const GradientCall& call) {
 }
 
 // NaN for the owned rows of a problem that is not computed.
-__device__ void refuse_rows(const Plan& plan, const GradientCall& call, int64_t p, int strip) {
+__device__ void fill_rows_with_nan(const Plan& plan, const GradientCall& call, int64_t p, int strip) {
   const int64_t end = smaller(plan.size(call.side, p), (strip + 1) * int64_t(kStripRows));
   for (int64_t i = strip * int64_t(kStripRows) + threadIdx.x / kWarp; i < end; i += kGramThreads / kWarp) {
-    const int64_t row = plan.at(call.side, p, i).row;
+    const int64_t row = plan.row_ref(call.side, p, i).row;
     for (int k = threadIdx.x % kWarp; k < plan.dim; k += kWarp)
       store(call.gradient, call.type, row * plan.dim + k, nan(""));
   }
@@ -84,35 +84,36 @@ __global__ void __launch_bounds__(kGramThreads, 1) gradient_kernel(Plan plan, Gr
   using Gram = typename Gradient::Gram;
   using T = typename Gram::Value;
   char* const shared = shared_memory<char>();
-  TilePlaces<T>& places = *reinterpret_cast<TilePlaces<T>*>(shared + region_bytes<Gradient>());
-  Owned& owned = *reinterpret_cast<Owned*>(&places + 1);
-  const bool refused = !plan.tables_hold();  // groups that share rows have no gradient
+  TilePoints<T>& tile_points = *reinterpret_cast<TilePoints<T>*>(shared + region_bytes<Gradient>());
+  Owned& owned = *reinterpret_cast<Owned*>(&tile_points + 1);
+  const bool refused = !plan.tables_valid();  // groups that share rows have no gradient
   // The double form runs last, and always.
-  constexpr bool kRefuses = std::is_same<Gradient, DoubleGradient>::value;
-  if (refused && plan.flags->crowded) {
-    if (kRefuses) refuse_all(plan, call);
+  constexpr bool kFillsNan = std::is_same<Gradient, DoubleGradient>::value;
+  if (refused && plan.flags->overfull) {
+    if (kFillsNan) fill_with_nan(plan, call);
     return;
   }
   const int side = call.side, other = plan.symmetric ? 0 : 1 - side;
-  const int64_t chunks = larger(1, pieces(plan.dim, Gradient::kFeatures));
-  const int64_t items = plan.start[plan.problems].strip[side] * chunks;
+  const int64_t feature_chunks = larger(1, pieces(plan.dim, Gradient::kFeatures));
+  const int64_t items = plan.start[plan.problems].strip[side] * feature_chunks;
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
-    const int64_t all_strips = item / chunks;
+    const int64_t all_strips = item / feature_chunks;
     const int p = int(find_problem(plan.problems, all_strips, [&](int64_t q) { return plan.start[q].strip[side]; }));
     const int strip = int(all_strips - plan.start[p].strip[side]);
-    const Mode mode = plan.frame[p].mode;
-    if (kRefuses && mode == Mode::invalid && item % chunks == 0) refuse_rows(plan, call, p, strip);
-    if (!Gram::computes(mode)) continue;
-    const int chunk = int(item % chunks), first_feature = chunk * Gradient::kFeatures;
+    const Precision precision = plan.scaling[p].precision;
+    if (kFillsNan && precision == Precision::invalid && item % feature_chunks == 0)
+      fill_rows_with_nan(plan, call, p, strip);
+    if (!Gram::computes(precision)) continue;
+    const int chunk = int(item % feature_chunks), first_feature = chunk * Gradient::kFeatures;
     const auto schedule_of = [&] { return Schedule{plan.size(side, p), plan.size(other, p), plan.symmetric}; };
     __syncthreads();
-    places.fill_rows(plan, side, p, strip);
+    tile_points.fill_rows(plan, side, p, strip);
     __syncthreads();
     if (threadIdx.x < kStripRows) {
-      const int g = places.group[threadIdx.x];
-      const double power = g < 0 ? 1.0 : weight_power(plan, call, p, g);
+      const int g = tile_points.group[threadIdx.x];
+      const double power = g < 0 ? 1.0 : weight_scale(plan, call, p, g);
       owned.power[threadIdx.x] = power;
-      owned.factor[threadIdx.x] = refused ? nan("") : plan.frame[p].weight / plan.frame[p].scale / power;
+      owned.factor[threadIdx.x] = refused ? nan("") : plan.scaling[p].weight / plan.scaling[p].scale / power;
     }
 
     Gradient gradient;
@@ -121,35 +122,35 @@ __global__ void __launch_bounds__(kGramThreads, 1) gradient_kernel(Plan plan, Gr
     const int tiles = int(schedule_of().tiles());
     for (int tile = 0; tile < tiles; ++tile) {
       __syncthreads();
-      places.fill_columns(plan, other, p, tile);
+      tile_points.fill_columns(plan, other, p, tile);
       __syncthreads();
       Fragment<T> value;
-      Gram::multiply(plan, p, plan.frame[p].mode, places, shared, value);
+      Gram::multiply(plan, p, plan.scaling[p].precision, tile_points, shared, value);
       const Step* const steps = plan.steps + int64_t(p) * plan.kernels;
-      const T unit = T(plan.frame[p].unit);
+      const T unit = T(plan.scaling[p].unit);
       const Schedule schedule = schedule_of();
-      const Wanted in_range(schedule, strip, tile, false), below(schedule, strip, tile, true);
+      const TileMask in_range(schedule, strip, tile, false), below(schedule, strip, tile, true);
       // Weights go to shared memory, and the fragment keeps what the sums are made of.
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const int row = fragment_row(i), g = places.group[row];
+        const int row = fragment_row(i), g = tile_points.group[row];
         T total = 0;
 #pragma unroll
         for (int first = 0; first < 8; first += Gram::kAtOnce) {
           T sums[Gram::kAtOnce], weights[Gram::kAtOnce];
-          kernels_of<true>(plan, steps, unit, places, value, i, first, sums, weights);
+          kernel_sums<true>(plan, steps, unit, tile_points, value, i, first, sums, weights);
 #pragma unroll
           for (int k = 0; k < Gram::kAtOnce; ++k) {
             const int column = fragment_column((first + k) / 2, k % 2);
             const bool itself = plan.symmetric && column == row + in_range.diagonal;
             const bool counts = in_range(row, column) && !itself;
-            const int h = places.group[kStripRows + column];
+            const int h = tile_points.group[kStripRows + column];
             weights[k] = counts ? weights[k] * T(owned.power[row] * coefficient(plan, call, p, g, h)) : T(0);
             value[i][(first + k) / 2][k % 2] = below(row, column) ? sums[k] : T(0);
           }
 #pragma unroll
           for (int k = 0; k < Gram::kAtOnce; k += 2)
-            total += Gradient::put(shared, row, fragment_column((first + k) / 2, 0), weights[k], weights[k + 1]);
+            total += Gradient::store(shared, row, fragment_column((first + k) / 2, 0), weights[k], weights[k + 1]);
         }
         // Four lanes share a row with those of three more warps.
         double row_weight = double(total);
@@ -159,10 +160,10 @@ __global__ void __launch_bounds__(kGramThreads, 1) gradient_kernel(Plan plan, Gr
       }
       if (call.with_sums && chunk == 0 && tile < schedule.tiles_of(strip)) {
         const int each = int(schedule.tiles_each()), segment = tile / each;
-        const TileRun run{strip, segment, segment * each, tile + 1};
-        add_to_slots(plan, p, run, tile, below, places, value, T(plan.kernels));
+        const TileRange range{strip, segment, segment * each, tile + 1};
+        add_to_partial_sums(plan, p, range, tile, below, tile_points, value, T(plan.kernels));
       }
-      gradient.add(plan, p, plan.frame[p].mode, places, first_feature, shared);
+      gradient.add(plan, p, plan.scaling[p].precision, tile_points, first_feature, shared);
     }
 
     __syncthreads();
@@ -171,10 +172,10 @@ __global__ void __launch_bounds__(kGramThreads, 1) gradient_kernel(Plan plan, Gr
                                   (owned.part[2][threadIdx.x] + owned.part[3][threadIdx.x]);
     __syncthreads();
     gradient.for_each([&](int row, int column, double received) {
-      const int64_t from = places.row[row];
+      const int64_t from = tile_points.row[row];
       const int feature = first_feature + column;
       if (from < 0 || feature >= plan.dim) return;
-      const double point = Gradient::point(plan, p, plan.frame[p].mode, from, feature);
+      const double point = Gradient::point(plan, p, plan.scaling[p].precision, from, feature);
       store(call.gradient, call.type, from * plan.dim + feature,
             (received - owned.weight[row] * point) * owned.factor[row]);
     });
@@ -182,21 +183,22 @@ __global__ void __launch_bounds__(kGramThreads, 1) gradient_kernel(Plan plan, Gr
 }
 
 template <class Gradient>
-void start_gradient(const Plan& plan, const GradientCall& call, Stream stream) {
-  const int64_t chunks = larger(1, pieces(plan.dim, Gradient::kFeatures));
-  const int64_t most = most_strips(plan.rows_of_z, plan.problems) * chunks;
-  const size_t shared = region_bytes<Gradient>() + sizeof(TilePlaces<typename Gradient::Gram::Value>) + sizeof(Owned);
+void launch_gradient(const Plan& plan, const GradientCall& call, Stream stream) {
+  const int64_t feature_chunks = larger(1, pieces(plan.dim, Gradient::kFeatures));
+  const int64_t most = max_strips(plan.rows_of_z, plan.problems) * feature_chunks;
+  const size_t shared = region_bytes<Gradient>() + sizeof(TilePoints<typename Gradient::Gram::Value>) + sizeof(Owned);
   launch(gradient_kernel<Gradient>, dim3(unsigned(smaller(most, multiprocessors()))), dim3(kGramThreads), shared,
          stream, plan, call);
 }
 
-void run(const Plan& plan, const Tensor& coefficients, const Tensor& gradient, bool with_sums, Stream stream) {
+void launch_gradients(const Plan& plan, const Tensor& coefficients, const Tensor& gradient, bool with_sums,
+                      Stream stream) {
   if (plan.problems == 0 || plan.rows_of_z == 0 || plan.dim == 0) return;
   for (int side = 0; side < (plan.symmetric ? 1 : 2); ++side) {
     const GradientCall call{coefficients.const_data_ptr<double>(), gradient.mutable_data_ptr(), gradient.scalar_type(),
                             side, with_sums};
-    if (plan.type != ScalarType::Double) start_gradient<SplitGradient>(plan, call, stream);
-    start_gradient<DoubleGradient>(plan, call, stream);
+    if (plan.type != ScalarType::Double) launch_gradient<SplitGradient>(plan, call, stream);
+    launch_gradient<DoubleGradient>(plan, call, stream);
   }
 }
 
@@ -213,24 +215,24 @@ void check_coefficients(const Tensor& coefficients, const Plan& plan, const Tens
 
 Tensor rbf_sums_backward(Tensor grad, Tensor z, Tensor rows, std::optional<Tensor> columns, Tensor gamma,
                          std::optional<Tensor> centre, bool one_product) {
-  const OnDevice scope(z);
+  const DeviceScope scope(z);
   const Prepared prepared = prepare(z, rows, columns, gamma, centre, one_product, false, scope.stream);
   check_coefficients(grad, prepared.plan, z, "grad");
   Tensor gradient = torch::stable::new_zeros(z, {z.size(0), z.size(1)});
-  run(prepared.plan, grad, gradient, false, scope.stream);
+  launch_gradients(prepared.plan, grad, gradient, false, scope.stream);
   return gradient;
 }
 
 std::tuple<Tensor, Tensor> rbf_sums_and_gradient(Tensor z, Tensor rows, Tensor gamma, Tensor coefficients,
                                                  bool one_product) {
-  const OnDevice scope(z);
+  const DeviceScope scope(z);
   const Prepared prepared = prepare(z, rows, std::nullopt, gamma, std::nullopt, one_product, true, scope.stream);
   check_coefficients(coefficients, prepared.plan, z, "coefficients");
   const bool wide = z.scalar_type() == ScalarType::Double;
   Tensor gradient = torch::stable::new_zeros(z, {z.size(0), z.size(1)}, wide ? ScalarType::Double : ScalarType::Float);
   Tensor sums = torch::stable::new_empty(coefficients, {rows.size(0), rows.size(1), rows.size(1)}, ScalarType::Double);
-  run(prepared.plan, coefficients, gradient, true, scope.stream);
-  if (sums.numel() > 0) reduce_slots(prepared.plan, sums.mutable_data_ptr<double>(), scope.stream);
+  launch_gradients(prepared.plan, coefficients, gradient, true, scope.stream);
+  if (sums.numel() > 0) reduce_partial_sums(prepared.plan, sums.mutable_data_ptr<double>(), scope.stream);
   return {sums, gradient};
 }
 

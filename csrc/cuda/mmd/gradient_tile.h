@@ -31,7 +31,7 @@ struct SplitGradient {
   }
 
   // Keeps the weights of two neighbouring pairs for `add`, and returns the sum of what is kept of them.
-  __device__ __forceinline__ static float put(void* shared, int row, int column, float first, float second) {
+  __device__ __forceinline__ static float store(void* shared, int row, int column, float first, float second) {
     const Split a = split(first), b = split(second);
     uint16_t* const to = static_cast<uint16_t*>(shared) + row * kWeightStride + column;
     *reinterpret_cast<uint32_t*>(to) = a.hi | uint32_t(b.hi) << 16;
@@ -40,11 +40,11 @@ struct SplitGradient {
   }
 
   // All threads; ends with a barrier.
-  __device__ __forceinline__ void add(const Plan& plan, int64_t, Mode mode, const TilePlaces<float>& places,
-                                      int first_feature, void* shared) {
+  __device__ __forceinline__ void add(const Plan& plan, int64_t, Precision precision,
+                                      const TilePoints<float>& tile_points, int first_feature, void* shared) {
     const uint16_t* const high = static_cast<uint16_t*>(shared);
     uint16_t* const points = static_cast<uint16_t*>(shared) + 2 * kWeightSize;
-    const bool split_points = mode == Mode::split;
+    const bool split_points = precision == Precision::fp16_split;
     const int lane = threadIdx.x % kWarp;
     const auto load = [&](int slab) {
       if (slab < kTileColumns / kSlab) {
@@ -53,14 +53,14 @@ struct SplitGradient {
 #pragma unroll
         for (int k = 0; k < kSlab * kPieces / kGramThreads; ++k) {
           const int line = threadIdx.x / kPieces + k * (kGramThreads / kPieces), piece = threadIdx.x % kPieces * 8;
-          const int64_t row = places.row[kStripRows + slab * kSlab + line];
+          const int64_t row = tile_points.row[kStripRows + slab * kSlab + line];
           const bool valid = row >= 0 && first_feature + piece < plan.pitch;
           const int64_t at = valid ? row * plan.pitch + first_feature + piece : 0;
-          copy_async_16(stage + line * kPointStride + piece, plan.hi + at, valid);
-          if (split_points) copy_async_16(stage + kPointSize + line * kPointStride + piece, plan.lo + at, valid);
+          cp_async_16(stage + line * kPointStride + piece, plan.hi + at, valid);
+          if (split_points) cp_async_16(stage + kPointSize + line * kPointStride + piece, plan.lo + at, valid);
         }
       }
-      copy_async_commit();
+      cp_async_commit();
     };
 #pragma unroll
     for (int s = 0; s < kStages - 1; ++s) load(s);
@@ -68,7 +68,7 @@ struct SplitGradient {
     const int features = plan.pitch - first_feature - feature;  // those this warp has to do
 #pragma unroll 1
     for (int slab = 0; slab < kTileColumns / kSlab; ++slab) {
-      copy_async_wait<kStages - 2>();
+      cp_async_wait<kStages - 2>();
       __syncthreads();
       load(slab + kStages - 1);
       const uint16_t* const stage = points + slab % kStages * 2 * kPointSize;
@@ -76,15 +76,15 @@ struct SplitGradient {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         const uint16_t* const from = high + (row + i * 16 + lane % 16) * kWeightStride + slab * kSlab + lane / 16 * 8;
-        load_matrix_x4(a_high[i], from);
-        load_matrix_x4(a_low[i], from + kWeightSize);
+        ldmatrix_x4(a_high[i], from);
+        ldmatrix_x4(a_low[i], from + kWeightSize);
       }
 #pragma unroll
       for (int j = 0; j < 8; j += 2) {
         if (j * 8 >= features) continue;
         const uint16_t* const from = stage + lane % 16 * kPointStride + feature + j * 8 + lane / 16 * 8;
         uint32_t b[4];
-        load_matrix_x4_transposed(b, from);
+        ldmatrix_x4_trans(b, from);
         float part[2][2][4] = {};
 #pragma unroll
         for (int i = 0; i < 2; ++i)
@@ -92,7 +92,7 @@ struct SplitGradient {
           for (int n = 0; n < 2; ++n) mma_f16(part[i][n], a_low[i], b[2 * n], b[2 * n + 1]);
         if (split_points) {
           uint32_t b_low[4];
-          load_matrix_x4_transposed(b_low, from + kPointSize);
+          ldmatrix_x4_trans(b_low, from + kPointSize);
 #pragma unroll
           for (int i = 0; i < 2; ++i)
 #pragma unroll
@@ -108,7 +108,7 @@ struct SplitGradient {
           }
       }
     }
-    copy_async_wait<0>();
+    cp_async_wait<0>();
     __syncthreads();
   }
 
@@ -127,9 +127,11 @@ struct SplitGradient {
   }
 
   // A centred, scaled value as the products saw it.
-  __device__ __forceinline__ static double point(const Plan& plan, int64_t, Mode mode, int64_t row, int feature) {
+  __device__ __forceinline__ static double point(const Plan& plan, int64_t, Precision precision, int64_t row,
+                                                 int feature) {
     const int64_t at = row * plan.pitch + feature;
-    return double(half_value(plan.hi[at])) + (mode == Mode::split ? double(half_value(plan.lo[at])) : 0.0);
+    return double(half_value(plan.hi[at])) +
+           (precision == Precision::fp16_split ? double(half_value(plan.lo[at])) : 0.0);
   }
 };
 
@@ -151,15 +153,15 @@ struct DoubleGradient {
       for (int j = 0; j < 4; ++j) sum[i][j][0] = sum[i][j][1] = 0;
   }
 
-  __device__ __forceinline__ static double put(void* shared, int row, int column, double first, double second) {
+  __device__ __forceinline__ static double store(void* shared, int row, int column, double first, double second) {
     double* const to = static_cast<double*>(shared) + row * kWeightStride + column;
     to[0] = first;
     to[1] = second;
     return first + second;
   }
 
-  __device__ __forceinline__ void add(const Plan& plan, int64_t problem, Mode mode, const TilePlaces<double>& places,
-                                      int first_feature, void* shared) {
+  __device__ __forceinline__ void add(const Plan& plan, int64_t problem, Precision precision,
+                                      const TilePoints<double>& tile_points, int first_feature, void* shared) {
     double* const points = static_cast<double*>(shared) + kWeightSize;
     const int lane = threadIdx.x % kWarp;
     const double* const left = static_cast<double*>(shared) + fragment_row(0) * kWeightStride + lane % 4;
@@ -170,9 +172,9 @@ struct DoubleGradient {
 #pragma unroll 2
       for (int k = threadIdx.x; k < kSlab * kFeatures; k += kGramThreads) {
         const int line = k / kFeatures, feature = first_feature + k % kFeatures;
-        const int64_t row = places.row[kStripRows + slab + line];
+        const int64_t row = tile_points.row[kStripRows + slab + line];
         points[line * kPointStride + k % kFeatures] =
-            row >= 0 && feature < plan.dim ? point(plan, problem, mode, row, feature) : 0;
+            row >= 0 && feature < plan.dim ? point(plan, problem, precision, row, feature) : 0;
       }
       __syncthreads();
 #pragma unroll
@@ -202,8 +204,9 @@ struct DoubleGradient {
         for (int e = 0; e < 2; ++e) f(fragment_row(i), fragment_column(j, e), sum[i][j][e]);
   }
 
-  __device__ __forceinline__ static double point(const Plan& plan, int64_t problem, Mode, int64_t row, int feature) {
-    return load_wide(plan.z, plan.type, row * plan.dim + feature) - plan.centre[problem * plan.dim + feature];
+  __device__ __forceinline__ static double point(const Plan& plan, int64_t problem, Precision, int64_t row,
+                                                 int feature) {
+    return load_double(plan.z, plan.type, row * plan.dim + feature) - plan.centre[problem * plan.dim + feature];
   }
 };
 

@@ -11,7 +11,7 @@
 namespace awpf {
 
 constexpr int kGramThreads = 256;
-constexpr int kTilePlaces = kStripRows + kTileColumns;
+constexpr int kTilePoints = kStripRows + kTileColumns;
 
 __device__ __forceinline__ int fragment_row(int i) {
   return int(threadIdx.x) / (4 * kWarp) * 32 + i * 8 + int(threadIdx.x) % kWarp / 4;
@@ -21,7 +21,7 @@ __device__ __forceinline__ int fragment_column(int j, int e) {
 }
 
 // Who works on a tile, and which of its values a thread has: value[i][j][e] of row(i), column(j, e).
-struct BlockTeam {
+struct ThreadBlock {
   static constexpr int kThreads = kGramThreads, kRows = 4, kColumns = 4;
   __device__ __forceinline__ static int rank() { return threadIdx.x; }
   __device__ __forceinline__ static void sync() { __syncthreads(); }
@@ -29,40 +29,40 @@ struct BlockTeam {
   __device__ __forceinline__ static int column(int j, int e) { return fragment_column(j, e); }
 };
 
-template <class T, class Team = BlockTeam>
-using Fragment = T[Team::kRows][Team::kColumns][2];
+template <class T, class ThreadGroup = ThreadBlock>
+using Fragment = T[ThreadGroup::kRows][ThreadGroup::kColumns][2];
 
 // The points of a tile, in shared memory: its rows first, then its columns.
 template <class T>
-struct TilePlaces {
-  int64_t row[kTilePlaces];  // of z; -1 where the tile reaches beyond the problem
-  T norm[kTilePlaces], rest[kTilePlaces];
-  int group[kTilePlaces];
+struct TilePoints {
+  int64_t row[kTilePoints];  // of z; -1 where the tile reaches beyond the problem
+  T norm[kTilePoints], rest[kTilePoints];
+  int group[kTilePoints];
   double scratch[kGramThreads / kWarp];
 
-  template <class Team>
+  template <class ThreadGroup>
   __device__ __forceinline__ void fill(const Plan& plan, int side, int64_t problem, int64_t begin, int first,
                                        int count) {
-    for (int k = Team::rank(); k < count; k += Team::kThreads) {
+    for (int k = ThreadGroup::rank(); k < count; k += ThreadGroup::kThreads) {
       row[first + k] = -1;
       norm[first + k] = rest[first + k] = T(0);
       group[first + k] = -1;
       if (begin + k >= plan.size(side, problem)) continue;
-      const Plan::Place at = plan.at(side, problem, begin + k);
-      const double half_norm = plan.norm[at.row];
+      const RowRef at = plan.row_ref(side, problem, begin + k);
+      const double half_norm = plan.half_norm[at.row];
       row[first + k] = at.row;
       norm[first + k] = T(half_norm);
       rest[first + k] = T(half_norm - double(T(half_norm)));
       group[first + k] = at.group;
     }
   }
-  template <class Team = BlockTeam>
+  template <class ThreadGroup = ThreadBlock>
   __device__ __forceinline__ void fill_rows(const Plan& plan, int side, int64_t problem, int64_t strip) {
-    fill<Team>(plan, side, problem, strip * kStripRows, 0, kStripRows);
+    fill<ThreadGroup>(plan, side, problem, strip * kStripRows, 0, kStripRows);
   }
-  template <class Team = BlockTeam>
+  template <class ThreadGroup = ThreadBlock>
   __device__ __forceinline__ void fill_columns(const Plan& plan, int side, int64_t problem, int64_t tile) {
-    fill<Team>(plan, side, problem, tile * kTileColumns, kStripRows, kTileColumns);
+    fill<ThreadGroup>(plan, side, problem, tile * kTileColumns, kStripRows, kTileColumns);
   }
 };
 
@@ -70,34 +70,37 @@ struct TilePlaces {
 struct SplitGram {
   using Value = float;
   static constexpr int kStages = 3;
-  static constexpr int kPartSize = kTilePlaces * RowSlab::kStride;  // one slab of high or of low halves
+  static constexpr int kPartSize = kTilePoints * RowSlab::kStride;  // one slab of high or of low halves
   static constexpr size_t kSharedBytes = kStages * 2 * kPartSize * sizeof(uint16_t);
   static constexpr int kBlocksEach = 1;  // on a multiprocessor: two would spill a few registers
   static constexpr int kAtOnce = 4;      // kernels found side by side
 
-  __device__ __forceinline__ static bool computes(Mode mode) { return mode == Mode::single || mode == Mode::split; }
+  __device__ __forceinline__ static bool computes(Precision precision) {
+    return precision == Precision::fp16 || precision == Precision::fp16_split;
+  }
 
   // All threads; `shared` is free again afterwards. The caller has filled `places` and passed a barrier.
-  __device__ __forceinline__ static void multiply(const Plan& plan, int64_t, Mode mode, const TilePlaces<float>& places,
-                                                  void* shared, Fragment<float>& value) {
-    constexpr int kEach = kTilePlaces * 4 / kGramThreads;  // pieces of 16 bytes a thread copies of each part
+  __device__ __forceinline__ static void multiply(const Plan& plan, int64_t, Precision precision,
+                                                  const TilePoints<float>& tile_points, void* shared,
+                                                  Fragment<float>& value) {
+    constexpr int kEach = kTilePoints * 4 / kGramThreads;  // pieces of 16 bytes a thread copies of each part
     uint16_t* const stage = static_cast<uint16_t*>(shared);
-    const bool split = mode == Mode::split;
+    const bool split = precision == Precision::fp16_split;
     const int piece = threadIdx.x % 4 * 8, slabs = plan.pitch / kPackedSlab;
     const auto load = [&](int slab) {
       if (slab < slabs) {
         uint16_t* const to = stage + slab % kStages * 2 * kPartSize + threadIdx.x / 4 * RowSlab::kStride + piece;
 #pragma unroll
         for (int k = 0; k < kEach; ++k) {
-          const int64_t row = places.row[threadIdx.x / 4 + k * (kGramThreads / 4)];
+          const int64_t row = tile_points.row[threadIdx.x / 4 + k * (kGramThreads / 4)];
           const bool valid = row >= 0;
           const int64_t at = valid ? row * plan.pitch + slab * kPackedSlab + piece : 0;
           const int offset = k * (kGramThreads / 4) * RowSlab::kStride;
-          copy_async_16(to + offset, plan.hi + at, valid);
-          if (split) copy_async_16(to + kPartSize + offset, plan.lo + at, valid);
+          cp_async_16(to + offset, plan.hi + at, valid);
+          if (split) cp_async_16(to + kPartSize + offset, plan.lo + at, valid);
         }
       }
-      copy_async_commit();
+      cp_async_commit();
     };
 
     SplitTile tile;
@@ -105,7 +108,7 @@ struct SplitGram {
 #pragma unroll
     for (int s = 0; s < kStages - 1; ++s) load(s);
     for (int slab = 0; slab < slabs; ++slab) {
-      copy_async_wait<kStages - 2>();
+      cp_async_wait<kStages - 2>();
       __syncthreads();
       load(slab + kStages - 1);
       const uint16_t* const high = stage + slab % kStages * 2 * kPartSize;
@@ -117,7 +120,7 @@ struct SplitGram {
       else
         add_high(tile, {high}, {high + kColumns});
     }
-    copy_async_wait<0>();
+    cp_async_wait<0>();
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < 4; ++i)
@@ -155,16 +158,16 @@ struct DoubleGram {
   using Value = double;
   static constexpr int kSlab = 16;
   static constexpr int kStride = kSlab + 4;  // four rows of four depths lie in different banks
-  static constexpr size_t kSharedBytes = kTilePlaces * kStride * sizeof(double);
+  static constexpr size_t kSharedBytes = kTilePoints * kStride * sizeof(double);
   static constexpr int kBlocksEach = 1;
   static constexpr int kAtOnce = 2;
 
-  __device__ __forceinline__ static bool computes(Mode mode) { return mode == Mode::in_double; }
+  __device__ __forceinline__ static bool computes(Precision precision) { return precision == Precision::fp64; }
 
-  __device__ __forceinline__ static void multiply(const Plan& plan, int64_t problem, Mode,
-                                                  const TilePlaces<double>& places, void* shared,
+  __device__ __forceinline__ static void multiply(const Plan& plan, int64_t problem, Precision,
+                                                  const TilePoints<double>& tile_points, void* shared,
                                                   Fragment<double>& value) {
-    constexpr int kEach = kTilePlaces * kSlab / kGramThreads;
+    constexpr int kEach = kTilePoints * kSlab / kGramThreads;
     double* const slab = static_cast<double*>(shared);
     const double* const centre = plan.centre + problem * plan.dim;
     const int lane = threadIdx.x % kWarp, depth = threadIdx.x % kSlab, first = threadIdx.x / kSlab;
@@ -179,9 +182,9 @@ struct DoubleGram {
 #pragma unroll 4
       for (int p = 0; p < kEach; ++p) {
         const int place = first + p * (kGramThreads / kSlab);
-        const int64_t row = places.row[place];
+        const int64_t row = tile_points.row[place];
         const bool valid = row >= 0 && k < plan.dim;
-        slab[place * kStride + depth] = valid ? load_wide(plan.z, plan.type, row * plan.dim + k) - middle : 0;
+        slab[place * kStride + depth] = valid ? load_double(plan.z, plan.type, row * plan.dim + k) - middle : 0;
       }
       __syncthreads();
       const double* const rows = slab + fragment_row(0) * kStride + lane % 4;

@@ -1,21 +1,21 @@
 // The lower median of the squared distances between all pairs of a pool, or of a seeded choice of its rows.
 //
 // Distances by differences, in double, whatever the input: 3 m^2 d / 2 FLOPs for m rows. They are kept, at most
-// kWavePairs at a time, and the median is found by counting: six passes of eleven bits of their binary form, largest
+// kBatchPairs at a time, and the median is found by counting: six passes of eleven bits of their binary form, largest
 // first, each narrowing down which distances are still in question. Counts are integers: the order of additions does
-// not matter. Launches: one, and eight more for each kWavePairs pairs or kWaveProblems problems.
+// not matter. Launches: one, and eight more for each kBatchPairs pairs or kBatchProblems problems.
 #include <torch/csrc/stable/ops.h>
 
 #include "common/shuffle.h"
 #include "cuda/device/block.h"
 #include "cuda/device/device.h"
-#include "cuda/mmd/plan.h"
+#include "cuda/mmd/problem_layout.h"
 
 namespace awpf {
 namespace {
 
-constexpr int64_t kWavePairs = int64_t(8) << 20;
-constexpr int64_t kWaveProblems = 1024;
+constexpr int64_t kBatchPairs = int64_t(8) << 20;
+constexpr int64_t kBatchProblems = 1024;
 constexpr int kTile = 64, kSlab = 16, kStride = kTile + 2, kThreads = 256;
 constexpr int kDigitBits = 11, kBins = 1 << kDigitBits, kPasses = 6;
 
@@ -24,10 +24,10 @@ struct Selection {
   int64_t rank;     // its place among the distances that have them
 };
 
-struct Medians {
-  Plan plan;
-  int64_t first, problems;  // of this wave
-  int64_t most;             // rows of a problem, at most
+struct MedianCall {
+  ProblemLayout layout;
+  int64_t first, problems;  // of this batch
+  int64_t max_rows;         // rows of a problem, at most
   int64_t stride;           // distances of a problem, at most
   uint64_t seed;
   uint64_t* distance;    // their bits
@@ -35,42 +35,42 @@ struct Medians {
   Selection* selection;  // [pass][problem]
   double* median;
 
-  __device__ int64_t rows(int64_t k) const { return smaller(plan.size(0, first + k), most); }
+  __device__ int64_t rows(int64_t k) const { return smaller(layout.size(0, first + k), max_rows); }
   __device__ int64_t pairs(int64_t k) const { return rows(k) * (rows(k) - 1) / 2; }
 };
 
-__global__ void __launch_bounds__(kThreads, 2) distance_kernel(Medians call) {
+__global__ void __launch_bounds__(kThreads, 2) distance_kernel(MedianCall call) {
   double* const left = shared_memory<double>();
   double* const right = left + kSlab * kStride;
   int64_t* const row = reinterpret_cast<int64_t*>(right + kSlab * kStride);
   ShuffleKey* const key = reinterpret_cast<ShuffleKey*>(row + 2 * kTile);
-  const Plan& plan = call.plan;
+  const ProblemLayout& layout = call.layout;
   for (int64_t k = blockIdx.x * int64_t(kThreads) + threadIdx.x; k < kPasses * call.problems * kBins;
        k += int64_t(gridDim.x) * kThreads)
     call.count[k] = 0;
-  const int64_t edge = pieces(call.most, kTile), tiles = edge * edge;
+  const int64_t edge = pieces(call.max_rows, kTile), tiles = edge * edge;
   for (int64_t item = blockIdx.x; item < call.problems * tiles; item += gridDim.x) {
-    const int64_t k = item / tiles, p = call.first + k, rows = call.rows(k), pool = plan.size(0, p);
+    const int64_t k = item / tiles, p = call.first + k, rows = call.rows(k), pool = layout.size(0, p);
     const int64_t top = item % tiles / edge * kTile, side = item % tiles % edge * kTile;
     if (side > top || top >= rows) continue;
-    const bool chosen = pool > call.most;
+    const bool chosen = pool > call.max_rows;
     __syncthreads();
     if (threadIdx.x == 0 && chosen) *key = shuffle_key(call.seed, 0, uint64_t(pool));
     __syncthreads();
     if (threadIdx.x < 2 * kTile) {
       const int64_t place = threadIdx.x < kTile ? top + threadIdx.x : side + threadIdx.x - kTile;
       const int64_t at = chosen ? int64_t(shuffled(uint32_t(place), uint32_t(pool), *key)) : place;
-      row[threadIdx.x] = place < rows ? plan.at(0, p, at).row : -1;
+      row[threadIdx.x] = place < rows ? layout.row_ref(0, p, at).row : -1;
     }
     double sum[4][4] = {};
-    for (int begin = 0; begin < plan.dim; begin += kSlab) {
+    for (int begin = 0; begin < layout.dim; begin += kSlab) {
       __syncthreads();
 #pragma unroll
       for (int q = 0; q < 2 * kTile * kSlab / kThreads; ++q) {
         const int line = threadIdx.x / kSlab + q * (kThreads / kSlab), depth = threadIdx.x % kSlab;
-        const bool valid = row[line] >= 0 && begin + depth < plan.dim;
+        const bool valid = row[line] >= 0 && begin + depth < layout.dim;
         double* const to = line < kTile ? left + line : right + line - kTile;
-        to[depth * kStride] = valid ? load_wide(plan.z, plan.type, row[line] * plan.dim + begin + depth) : 0;
+        to[depth * kStride] = valid ? load_double(layout.z, layout.type, row[line] * layout.dim + begin + depth) : 0;
       }
       __syncthreads();
 #pragma unroll
@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(kThreads, 2) distance_kernel(Medians call) {
 __device__ int shift_of(int pass) { return (kPasses - 1 - pass) * kDigitBits; }
 
 // What is known before a pass: from the counts of the one before it. All threads.
-__device__ Selection narrow_down(const Medians& call, int64_t k, int pass, int64_t* scratch, Selection* found) {
+__device__ Selection narrow_down(const MedianCall& call, int64_t k, int pass, int64_t* scratch, Selection* found) {
   if (pass == 0) return {0, (call.pairs(k) - 1) / 2};
   const Selection before = call.selection[(pass - 1) * call.problems + k];
   const uint32_t* count = call.count + ((pass - 1) * call.problems + k) * kBins;
@@ -117,7 +117,7 @@ __device__ Selection narrow_down(const Medians& call, int64_t k, int pass, int64
   return *found;
 }
 
-__global__ void __launch_bounds__(kThreads) count_kernel(Medians call, int pass) {
+__global__ void __launch_bounds__(kThreads) count_kernel(MedianCall call, int pass) {
   uint32_t* const bins = shared_memory<uint32_t>();
   int64_t* const scratch = reinterpret_cast<int64_t*>(bins + kBins);
   Selection* const found = reinterpret_cast<Selection*>(scratch + kWarp);
@@ -138,7 +138,7 @@ __global__ void __launch_bounds__(kThreads) count_kernel(Medians call, int pass)
     if (bins[bin] > 0) atomicAdd(call.count + (pass * call.problems + k) * kBins + bin, bins[bin]);
 }
 
-__global__ void __launch_bounds__(kThreads) median_kernel(Medians call) {
+__global__ void __launch_bounds__(kThreads) median_kernel(MedianCall call) {
   int64_t* const scratch = shared_memory<int64_t>();
   Selection* const found = reinterpret_cast<Selection*>(scratch + kWarp);
   const int64_t k = blockIdx.x;
@@ -150,39 +150,34 @@ __global__ void __launch_bounds__(kThreads) median_kernel(Medians call) {
 }  // namespace
 
 Tensor median_square_distance(Tensor z, Tensor rows, int64_t max_rows, int64_t seed) {
-  const OnDevice scope(z);
-  Medians call{};
-  call.plan = describe(z, rows, std::nullopt);
+  const DeviceScope scope(z);
+  MedianCall call{};
+  call.layout = check_problems(z, rows, std::nullopt);
   AWPF_CHECK(max_rows >= 2, "max_rows must be at least 2");
-  AWPF_CHECK(z.size(0) < int64_t(1) << 31, "at most 2^31 - 1 pooled rows");
-  const int64_t problems = call.plan.problems;
+  AWPF_CHECK(z.size(0) < int64_t(1) << 31, "at max_rows 2^31 - 1 pooled rows");
+  const int64_t problems = call.layout.problems;
   Tensor result = torch::stable::new_empty(z, {problems}, ScalarType::Double);
   if (problems == 0) return result;
-  call.most = smaller(max_rows, larger(2, call.plan.groups[0] * call.plan.rows_of_z));
-  call.stride = call.most * (call.most - 1) / 2;
+  call.max_rows = smaller(max_rows, larger(2, call.layout.groups[0] * call.layout.rows_of_z));
+  call.stride = call.max_rows * (call.max_rows - 1) / 2;
   call.seed = uint64_t(seed);
   call.median = result.mutable_data_ptr<double>();
-  const int64_t wave = smaller(problems, larger(1, smaller(kWaveProblems, kWavePairs / call.stride)));
-  const auto carve = [&](Carver& carver) {
-    carve_layout(call.plan, carver);
-    call.distance = carver.take<uint64_t>(wave * call.stride);
-    call.count = carver.take<uint32_t>(kPasses * wave * kBins);
-    call.selection = carver.take<Selection>(kPasses * wave);
-  };
-  Carver counter{nullptr};
-  carve(counter);
-  Tensor memory = new_memory(z, counter.used);
-  Carver carver{static_cast<char*>(memory.mutable_data_ptr())};
-  carve(carver);
+  const int64_t batch = smaller(problems, larger(1, smaller(kBatchProblems, kBatchPairs / call.stride)));
+  const Tensor memory = allocate_arena(z, [&](Arena& arena) {
+    allocate_layout(call.layout, arena);
+    call.distance = arena.take<uint64_t>(batch * call.stride);
+    call.count = arena.take<uint32_t>(kPasses * batch * kBins);
+    call.selection = arena.take<Selection>(kPasses * batch);
+  });
 
   const Stream stream = scope.stream;
-  start_layout(call.plan, stream);
+  launch_layout(call.layout, stream);
   const size_t tile_bytes = 2 * kSlab * kStride * sizeof(double) + 2 * kTile * sizeof(int64_t) + sizeof(ShuffleKey);
   const size_t scan_bytes = kWarp * sizeof(int64_t) + sizeof(Selection);
-  const int64_t tiles = pieces(call.most, kTile) * pieces(call.most, kTile);
+  const int64_t tiles = pieces(call.max_rows, kTile) * pieces(call.max_rows, kTile);
   const unsigned slices = unsigned(smaller(pieces(call.stride, 16 * kThreads), 2 * multiprocessors()));
-  for (call.first = 0; call.first < problems; call.first += wave) {
-    call.problems = smaller(wave, problems - call.first);
+  for (call.first = 0; call.first < problems; call.first += batch) {
+    call.problems = smaller(batch, problems - call.first);
     launch(distance_kernel, dim3(unsigned(smaller(call.problems * tiles, 4 * multiprocessors()))), dim3(kThreads),
            tile_bytes, stream, call);
     for (int pass = 0; pass < kPasses; ++pass)

@@ -7,7 +7,7 @@ namespace awpf {
 
 // 2^x for x <= 0 within an ulp: the hardware's exp2 is off by up to four, which wide kernels on a few hundred rows
 // show. What is below 2^-125 comes back as that. Minimax on |f| <= 1/2, 6e-10 before rounding, as on the CPU.
-__device__ __forceinline__ float power_of_two_of(float x) {
+__device__ __forceinline__ float exp2_within_ulp(float x) {
   constexpr float kRound = 12582912.0f;  // adding it rounds to an integer and leaves that in the low bits
   x = fmaxf(x, -125.0f);
   const float rounded = x + kRound, f = x - (rounded - kRound);
@@ -20,7 +20,7 @@ __device__ __forceinline__ float power_of_two_of(float x) {
   p = fmaf(p, f, 1.0f);
   return __uint_as_float(__float_as_uint(p) + (__float_as_uint(rounded) << 23));
 }
-__device__ __forceinline__ double power_of_two_of(double x) { return exp2(x); }
+__device__ __forceinline__ double exp2_within_ulp(double x) { return exp2(x); }
 
 // -|z_i - z_j|^2 as an exponent of 2 for the widest kernel, never above zero.
 template <class T>
@@ -31,13 +31,13 @@ __device__ __forceinline__ T exponent(T product, T row_norm, T row_rest, T colum
 
 // sum[k] becomes the sum of the kernels at exponent[k]; weighted[k], if wanted, their sum by weight.
 template <class T, int kCount, bool kWeighted>
-__device__ __forceinline__ void mixture(const Step* __restrict__ steps, int kernels, const T (&exponent)[kCount],
-                                        T (&sum)[kCount], T (&weighted)[kCount]) {
+__device__ __forceinline__ void sum_kernels(const Step* __restrict__ steps, int kernels, const T (&exponent)[kCount],
+                                            T (&sum)[kCount], T (&weighted)[kCount]) {
   T kernel[kCount];
   const T first_weight = T(steps[0].weight);
 #pragma unroll
   for (int k = 0; k < kCount; ++k) {
-    kernel[k] = power_of_two_of(exponent[k]);
+    kernel[k] = exp2_within_ulp(exponent[k]);
     sum[k] = kernel[k];
     if (kWeighted) weighted[k] = kernel[k] * first_weight;
   }
@@ -46,7 +46,7 @@ __device__ __forceinline__ void mixture(const Step* __restrict__ steps, int kern
     if (squarings == 0) {
       const T rate = T(steps[s].rate);
 #pragma unroll
-      for (int k = 0; k < kCount; ++k) kernel[k] = power_of_two_of(exponent[k] * rate);
+      for (int k = 0; k < kCount; ++k) kernel[k] = exp2_within_ulp(exponent[k] * rate);
     }
     for (int q = 0; q < squarings; ++q)
 #pragma unroll
@@ -61,28 +61,28 @@ __device__ __forceinline__ void mixture(const Step* __restrict__ steps, int kern
 }
 
 // The same for kCount neighbours of row i of a fragment of inner products, from the `first` on.
-template <bool kWeighted, class Team = BlockTeam, class T, int kCount>
-__device__ __forceinline__ void kernels_of(const Plan& plan, const Step* __restrict__ steps, T unit,
-                                           const TilePlaces<T>& places, const Fragment<T, Team>& product, int i,
-                                           int first, T (&sum)[kCount], T (&weighted)[kCount]) {
-  no_reading_ahead();
-  const int row = Team::row(i);
+template <bool kWeighted, class ThreadGroup = ThreadBlock, class T, int kCount>
+__device__ __forceinline__ void kernel_sums(const Plan& plan, const Step* __restrict__ steps, T unit,
+                                            const TilePoints<T>& tile_points, const Fragment<T, ThreadGroup>& product,
+                                            int i, int first, T (&sum)[kCount], T (&weighted)[kCount]) {
+  compiler_barrier();
+  const int row = ThreadGroup::row(i);
   T exponents[kCount];
 #pragma unroll
   for (int k = 0; k < kCount; ++k) {
-    const int j = (first + k) / 2, column = kStripRows + Team::column(j, k % 2);
-    exponents[k] = exponent(product[i][j][k % 2], places.norm[row], places.rest[row], places.norm[column],
-                            places.rest[column], unit);
+    const int j = (first + k) / 2, column = kStripRows + ThreadGroup::column(j, k % 2);
+    exponents[k] = exponent(product[i][j][k % 2], tile_points.norm[row], tile_points.rest[row],
+                            tile_points.norm[column], tile_points.rest[column], unit);
   }
-  mixture<T, kCount, kWeighted>(steps, plan.kernels, exponents, sum, weighted);
+  sum_kernels<T, kCount, kWeighted>(steps, plan.kernels, exponents, sum, weighted);
 }
 
 // Adds up values between 0 and 1 / `room`; in float every rounding error is kept and added up, too (Dekker's sum, exact
 // because the sum starts, and stays, above each value).
-struct FloatSum {
+struct CompensatedSum {
   float sum, error, base;
 
-  __device__ __forceinline__ explicit FloatSum(float largest) : sum(largest), error(0), base(largest) {}
+  __device__ __forceinline__ explicit CompensatedSum(float largest) : sum(largest), error(0), base(largest) {}
   __device__ __forceinline__ void add(float value) {
     const float next = sum + value;
     error += value - (next - sum);
@@ -91,23 +91,23 @@ struct FloatSum {
   __device__ __forceinline__ double total() const { return double(sum) - double(base) + double(error); }
 };
 
-struct WideSum {
+struct DoubleSum {
   double sum = 0;
 
-  __device__ __forceinline__ explicit WideSum(double) {}
+  __device__ __forceinline__ explicit DoubleSum(double) {}
   __device__ __forceinline__ void add(double value) { sum += value; }
   __device__ __forceinline__ double total() const { return sum; }
 };
 
 template <class T>
-struct SumOf;
+struct Accumulator;
 template <>
-struct SumOf<float> {
-  using Type = FloatSum;
+struct Accumulator<float> {
+  using Type = CompensatedSum;
 };
 template <>
-struct SumOf<double> {
-  using Type = WideSum;
+struct Accumulator<double> {
+  using Type = DoubleSum;
 };
 
 }  // namespace awpf

@@ -6,31 +6,6 @@
 
 namespace awpf {
 
-// Completes what order_kernels began. `from_origin` and `centred`: mean squared distance of the points from the origin
-// and from the centre.
-__device__ __forceinline__ void choose_precision(const Plan& plan, int64_t rows, double from_origin, double centred,
-                                                 Frame& frame) {
-  const bool narrow_input = plan.type == ScalarType::Half || plan.type == ScalarType::BFloat16;
-  const double mean_gamma = 0.5 * frame.weight;
-  // 16-bit input is multiplied as it is where the origin is nearly as good a centre: products are exact then.
-  const bool as_it_is = narrow_input && plan.given_centre == nullptr && from_origin <= 8 * centred &&
-                        float_is_enough(mean_gamma * from_origin, rows);
-  frame.mean_square = as_it_is ? from_origin : centred;
-  frame.centred = !as_it_is;
-  // Differences, not the products with NaN that fmax would lose.
-  if (frame.mode != Mode::invalid) {
-    if (!(from_origin - from_origin == 0))
-      frame.mode = Mode::invalid;
-    else if (as_it_is || (plan.one_product && plan.type == ScalarType::Float))
-      frame.mode = Mode::single;
-    else if (plan.type != ScalarType::Double && float_is_enough(mean_gamma * centred, rows))
-      frame.mode = Mode::split;
-  }
-  const bool packed = frame.mode == Mode::single || frame.mode == Mode::split;
-  frame.scale = packed ? packing_scale(frame.mean_square, rows) : 1.0;
-  frame.unit = frame.unit / (frame.scale * frame.scale);
-}
-
 // Where a packed row goes: `put` takes the halves of the values at depths k and k + 1, k even and below `depth`.
 struct PackedRow {
   uint16_t *hi, *lo;
@@ -38,7 +13,7 @@ struct PackedRow {
 
   __device__ __forceinline__ PackedRow(const Plan& plan, int64_t row)
       : hi(plan.hi + row * plan.pitch), lo(plan.lo + row * plan.pitch), depth(plan.pitch) {}
-  __device__ __forceinline__ void put(int k, uint32_t high, uint32_t low) const {
+  __device__ __forceinline__ void store(int k, uint32_t high, uint32_t low) const {
     *reinterpret_cast<uint32_t*>(hi + k) = high;
     *reinterpret_cast<uint32_t*>(lo + k) = low;
   }
@@ -50,63 +25,63 @@ struct PanelRow {
   bool in_two;
 
   // `index`: the row's place in the problem; beyond its end, but in its last panel, for a row of zeros.
-  __device__ __forceinline__ PanelRow(const Plan& plan, Mode mode, int side, int64_t problem, int64_t index)
+  __device__ __forceinline__ PanelRow(const Plan& plan, Precision precision, int side, int64_t problem, int64_t index)
       : panel(plan.panels + Panels(plan.dim).slab(plan.first_panel(side, problem) + index / kPanelRows, 0)),
         row(int(index % kPanelRows)),
-        depth(Panels::slabs_of(mode, plan.dim) * Panels::depth(mode)),
-        in_two(mode == Mode::split) {}
-  __device__ __forceinline__ void put(int k, uint32_t high, uint32_t low) const {
-    constexpr int kOne = Panels::depth(Mode::single), kTwo = Panels::depth(Mode::split);
+        depth(Panels::slabs_of(precision, plan.dim) * Panels::depth(precision)),
+        in_two(precision == Precision::fp16_split) {}
+  __device__ __forceinline__ void store(int k, uint32_t high, uint32_t low) const {
+    constexpr int kOne = Panels::depth(Precision::fp16), kTwo = Panels::depth(Precision::fp16_split);
     unsigned char* const slab = panel + int64_t(in_two ? k / kTwo : k / kOne) * kPanelBytes;
     const int byte = (in_two ? k % kTwo : k % kOne) * int(sizeof(uint16_t));
-    *reinterpret_cast<uint32_t*>(slab + Panels::place(row, byte)) = high;
-    if (in_two) *reinterpret_cast<uint32_t*>(slab + Panels::place(row, byte + kPanelRowBytes / 2)) = low;
+    *reinterpret_cast<uint32_t*>(slab + Panels::offset(row, byte)) = high;
+    if (in_two) *reinterpret_cast<uint32_t*>(slab + Panels::offset(row, byte + kPanelRowBytes / 2)) = low;
   }
-  __device__ __forceinline__ void put_zeros() const {
-    for (int k = 2 * int(threadIdx.x % kWarp); k < depth; k += 2 * kWarp) put(k, 0, 0);
+  __device__ __forceinline__ void store_zeros() const {
+    for (int k = 2 * int(threadIdx.x % kWarp); k < depth; k += 2 * kWarp) store(k, 0, 0);
   }
 };
 
-// Centres, if the frame says so, and scales a row of z and writes its halves, where the mode has them, and half its
+// Centres, if the scaling says so, and scales a row of z and writes its halves, where the mode has them, and half its
 // squared norm. One warp.
 template <class T, class Target>
-__device__ __forceinline__ void pack_row(const Plan& plan, const Frame& frame, const double* centre, int64_t row,
+__device__ __forceinline__ void pack_row(const Plan& plan, const Scaling& scaling, const double* centre, int64_t row,
                                          const Target& target) {
   const int lane = threadIdx.x % kWarp;
   const T* from = static_cast<const T*>(plan.z) + row * plan.dim;
   double norm = 0;
-  if (frame.mode == Mode::in_double) {
+  if (scaling.precision == Precision::fp64) {
 #pragma unroll 4
     for (int k = lane; k < plan.dim; k += kWarp) {
       const double value = double(widen(from[k])) - centre[k];
       norm += value * value;
     }
   } else {
-    const bool in_two = frame.mode == Mode::split;
-    const double share = frame.centred ? 1 : 0;  // of the centre
+    const bool in_two = scaling.precision == Precision::fp16_split;
+    const double share = scaling.centred ? 1 : 0;  // of the centre
 #pragma unroll 4
     for (int k = 2 * lane; k < target.depth; k += 2 * kWarp) {
       uint32_t high = 0, low = 0;
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
         float value = 0;
-        if (k + e < plan.dim) value = float((double(widen(from[k + e])) - share * centre[k + e]) * frame.scale);
+        if (k + e < plan.dim) value = float((double(widen(from[k + e])) - share * centre[k + e]) * scaling.scale);
         const uint16_t hi = half_bits(value), lo = in_two ? half_bits(value - half_value(hi)) : uint16_t(0);
         const double kept = double(half_value(hi)) + double(half_value(lo));
         norm += kept * kept;
         high |= uint32_t(hi) << 16 * e;
         low |= uint32_t(lo) << 16 * e;
       }
-      target.put(k, high, low);
+      target.store(k, high, low);
     }
   }
   norm = warp_sum(norm);
-  if (lane == 0) plan.norm[row] = 0.5 * norm;
+  if (lane == 0) plan.half_norm[row] = 0.5 * norm;
 }
 
 template <class T>
-__device__ __forceinline__ void pack_row(const Plan& plan, const Frame& frame, const double* centre, int64_t row) {
-  pack_row<T>(plan, frame, centre, row, PackedRow(plan, row));
+__device__ __forceinline__ void pack_row(const Plan& plan, const Scaling& scaling, const double* centre, int64_t row) {
+  pack_row<T>(plan, scaling, centre, row, PackedRow(plan, row));
 }
 
 }  // namespace awpf

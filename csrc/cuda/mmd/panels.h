@@ -23,22 +23,24 @@ struct Panels {
 
   AWPF_HOST_DEVICE explicit Panels(int dim) : slabs(pieces(dim, 32)) {}
 
-  AWPF_HOST_DEVICE static constexpr int depth(Mode mode) { return mode == Mode::split ? 32 : 64; }
-  AWPF_HOST_DEVICE static int slabs_of(Mode mode, int dim) { return int(pieces(dim, depth(mode))); }
+  AWPF_HOST_DEVICE static constexpr int depth(Precision precision) {
+    return precision == Precision::fp16_split ? 32 : 64;
+  }
+  AWPF_HOST_DEVICE static int slabs_of(Precision precision, int dim) { return int(pieces(dim, depth(precision))); }
 
   // A problem's first, given the strips of all before it: leaves room for each, without a table.
   AWPF_HOST_DEVICE static int64_t first(int64_t strips_before, int64_t problem) {
     return (strips_before + problem + 1) / 2;
   }
-  AWPF_HOST_DEVICE static int64_t most(int64_t rows_of_z, int64_t problems) {
-    return first(most_strips(rows_of_z, problems), problems);
+  AWPF_HOST_DEVICE static int64_t max_panels(int64_t rows_of_z, int64_t problems) {
+    return first(max_strips(rows_of_z, problems), problems);
   }
   AWPF_HOST_DEVICE int64_t bytes(int64_t panels) const { return panels * slabs * kPanelBytes; }
 
   // Where a panel's slab begins, and in it the high half of a value; the low half lies 64 bytes from it, but for the
   // swizzling.
   AWPF_HOST_DEVICE int64_t slab(int64_t panel, int index) const { return (panel * slabs + index) * kPanelBytes; }
-  AWPF_HOST_DEVICE static int place(int row, int byte_of_row) {
+  AWPF_HOST_DEVICE static int offset(int row, int byte_of_row) {
     return row * kPanelRowBytes + swizzled(row, byte_of_row);
   }
 };

@@ -7,8 +7,8 @@
 // The statistic is a small difference of these sums, so they are found exactly: kernels are cut into parts of eleven
 // bits, whole numbers to the tensor cores, which multiply them with zeros and ones and add up to 2^17 without rounding;
 // totals are 64-bit integers. Their order of additions does not matter, so blocks may add to them as they come. Three
-// parts keep a kernel to 2^-33, five (for float64 input) to 2^-55. Launches: four for each kSplitsAtOnce splits of a
-// problem. Split 0 is the given one, so that the statistic and its null share every rounding.
+// parts keep a kernel to 2^-33, five (for float64 input) to 2^-55. Launches: four for each kBatchPermutations splits of
+// a problem. Split 0 is the given one, so that the statistic and its null share every rounding.
 #include <torch/csrc/stable/ops.h>
 
 #include "common/shuffle.h"
@@ -18,16 +18,16 @@
 namespace awpf {
 namespace {
 
-constexpr int64_t kSplitsAtOnce = 2048;
+constexpr int64_t kBatchPermutations = 2048;
 
 constexpr int kMemberThreads = 256;
 
 // One block a split: its members, and zeros where its sums are going to be.
-__global__ void __launch_bounds__(kMemberThreads) members_kernel(Splits call) {
+__global__ void __launch_bounds__(kMemberThreads) members_kernel(PermutationBatch call) {
   ShuffleKey* const key = shared_memory<ShuffleKey>();
   if (!call.valid()) return;
-  const int64_t split = blockIdx.x, number = call.first + split, size = call.size(), sample = call.sample();
-  const bool wanted = split < call.count;
+  const int64_t permutation = blockIdx.x, number = call.first + permutation, size = call.size(), sample = call.sample();
+  const bool wanted = permutation < call.count;
   if (threadIdx.x == 0) *key = shuffle_key(call.seed, uint64_t(number), uint64_t(size));
   __syncthreads();
   for (int64_t word = threadIdx.x; word < call.words; word += kMemberThreads) {
@@ -38,11 +38,11 @@ __global__ void __launch_bounds__(kMemberThreads) members_kernel(Splits call) {
       const int64_t to = number == 0 ? place : int64_t(shuffled(uint32_t(place), uint32_t(size), *key));
       bits |= uint32_t(to < sample) << k;
     }
-    call.members[split * call.words + word] = bits;
+    call.members[permutation * call.words + word] = bits;
   }
   for (int part = threadIdx.x; part < call.parts; part += kMemberThreads)
-    call.within[part * call.padded + split] = call.reaching[part * call.padded + split] = 0;
-  for (int64_t k = split * kMemberThreads + threadIdx.x; k < call.parts * call.plan.rows_of_z;
+    call.within[part * call.padded + permutation] = call.touching_part[part * call.padded + permutation] = 0;
+  for (int64_t k = permutation * kMemberThreads + threadIdx.x; k < call.parts * call.plan.rows_of_z;
        k += int64_t(gridDim.x) * kMemberThreads)
     call.row_sum[k] = 0;
 }
@@ -54,36 +54,36 @@ size_t region_bytes(int parts) {
 }
 
 template <class Gram>
-__global__ void __launch_bounds__(kGramThreads, 1) splits_kernel(Splits call, size_t region) {
+__global__ void __launch_bounds__(kGramThreads, 1) permutations_kernel(PermutationBatch call, size_t region) {
   using T = typename Gram::Value;
   char* const shared = shared_memory<char>();
-  TilePlaces<T>& places = *reinterpret_cast<TilePlaces<T>*>(shared + region);
+  TilePoints<T>& tile_points = *reinterpret_cast<TilePoints<T>*>(shared + region);
   const Plan& plan = call.plan;
   const int64_t p = call.problem;
   if (!call.valid()) return;
-  const Frame frame = plan.frame[p];
-  if (!Gram::computes(frame.mode)) return;
+  const Scaling scaling = plan.scaling[p];
+  if (!Gram::computes(scaling.precision)) return;
   const Schedule schedule = plan.schedule(p);
   const Step* const steps = plan.steps + p * plan.kernels;
-  const T unit = T(frame.unit), share = T(1.0 / call.whole);
+  const T unit = T(scaling.unit), share = T(1.0 / call.whole);
   for (int64_t item = blockIdx.x; item < schedule.items(); item += gridDim.x) {
-    const TileRun run = schedule.run(item);
-    if (run.begin >= run.end) continue;
+    const TileRange range = schedule.range(item);
+    if (range.begin >= range.end) continue;
     __syncthreads();
-    places.fill_rows(plan, 0, p, run.strip);
-    for (int tile = run.begin; tile < run.end; ++tile) {
+    tile_points.fill_rows(plan, 0, p, range.strip);
+    for (int tile = range.begin; tile < range.end; ++tile) {
       __syncthreads();
-      places.fill_columns(plan, 0, p, tile);
+      tile_points.fill_columns(plan, 0, p, tile);
       __syncthreads();
       Fragment<T> value;
-      Gram::multiply(plan, p, frame.mode, places, shared, value);
-      const Wanted wanted(schedule, run.strip, tile, true);
+      Gram::multiply(plan, p, scaling.precision, tile_points, shared, value);
+      const TileMask wanted(schedule, range.strip, tile, true);
 #pragma unroll
       for (int i = 0; i < 4; ++i)
 #pragma unroll
         for (int first = 0; first < 8; first += Gram::kAtOnce) {
           T sums[Gram::kAtOnce];
-          kernels_of<false>(plan, steps, unit, places, value, i, first, sums, sums);
+          kernel_sums<false>(plan, steps, unit, tile_points, value, i, first, sums, sums);
 #pragma unroll
           for (int k = 0; k < Gram::kAtOnce; ++k) {
             const int j = (first + k) / 2, e = k % 2;
@@ -91,9 +91,9 @@ __global__ void __launch_bounds__(kGramThreads, 1) splits_kernel(Splits call, si
             value[i][j][e] = wanted(fragment_row(i), fragment_column(j, e)) ? (part < T(1) ? part : T(1)) : T(0);
           }
         }
-      cut(call, run.strip, reinterpret_cast<uint16_t*>(shared), value);
+      extract_parts(call, range.strip, reinterpret_cast<uint16_t*>(shared), value);
       __syncthreads();
-      multiply_members(call, run.strip, tile, reinterpret_cast<const uint16_t*>(shared));
+      multiply_members(call, range.strip, tile, reinterpret_cast<const uint16_t*>(shared));
     }
   }
 }
@@ -101,10 +101,10 @@ __global__ void __launch_bounds__(kGramThreads, 1) splits_kernel(Splits call, si
 constexpr int kFinishThreads = 256;
 
 // One block a split: t = s'L1, and from q, u and t the three sums.
-__global__ void __launch_bounds__(kFinishThreads) finish_kernel(Splits call) {
+__global__ void __launch_bounds__(kFinishThreads) finish_kernel(PermutationBatch call) {
   int64_t* const scratch = shared_memory<int64_t>();
-  const int64_t split = blockIdx.x;
-  double* const out = call.sums + (call.first + split) * 3;
+  const int64_t permutation = blockIdx.x;
+  double* const out = call.sums + (call.first + permutation) * 3;
   if (!call.valid()) {
     if (threadIdx.x < 3) out[threadIdx.x] = nan("");
     return;
@@ -116,13 +116,13 @@ __global__ void __launch_bounds__(kFinishThreads) finish_kernel(Splits call) {
     for (int64_t place = threadIdx.x; place < size; place += kFinishThreads) {
       const int64_t row = int64_t(call.row_sum[part * call.plan.rows_of_z + place]);
       all += row;
-      if (call.members[split * call.words + place / 32] >> place % 32 & 1) mine += row;
+      if (call.members[permutation * call.words + place / 32] >> place % 32 & 1) mine += row;
     }
     mine = block_sum(mine, scratch);
     all = block_sum(all, scratch);
     const double unit = ldexp(call.whole, -(kLeadingBits + part * kPartBits));
-    within += double(int64_t(call.within[part * call.padded + split])) * unit;
-    touching += double(int64_t(call.reaching[part * call.padded + split]) + mine) * unit;
+    within += double(int64_t(call.within[part * call.padded + permutation])) * unit;
+    touching += double(int64_t(call.touching_part[part * call.padded + permutation]) + mine) * unit;
     total += double(all) * unit;
   }
   if (threadIdx.x > 0) return;
@@ -133,11 +133,11 @@ __global__ void __launch_bounds__(kFinishThreads) finish_kernel(Splits call) {
 }
 
 template <class Gram>
-void start_splits(const Splits& call, Stream stream) {
+void launch_permutations(const PermutationBatch& call, Stream stream) {
   const size_t region = region_bytes<Gram>(call.parts);
-  const int64_t most = most_strips(call.plan.rows_of_z, 1) * kSegments;
-  launch(splits_kernel<Gram>, dim3(unsigned(smaller(most, multiprocessors()))), dim3(kGramThreads),
-         region + sizeof(TilePlaces<typename Gram::Value>), stream, call, region);
+  const int64_t most = max_strips(call.plan.rows_of_z, 1) * kSegments;
+  launch(permutations_kernel<Gram>, dim3(unsigned(smaller(most, multiprocessors()))), dim3(kGramThreads),
+         region + sizeof(TilePoints<typename Gram::Value>), stream, call, region);
 }
 
 }  // namespace
@@ -146,37 +146,32 @@ Tensor rbf_permutation_sums(Tensor z, Tensor rows, Tensor gamma, int64_t permuta
   AWPF_CHECK(rows.dim() == 3 && rows.size(1) == 2, "rows must hold two groups a problem");
   AWPF_CHECK(permutations >= 0, "permutations must not be negative");
   AWPF_CHECK(z.size(0) < int64_t(1) << 31, "at most 2^31 - 1 pooled rows");
-  const OnDevice scope(z);
+  const DeviceScope scope(z);
   const Prepared prepared = prepare(z, rows, std::nullopt, gamma, std::nullopt, one_product, false, scope.stream);
-  Splits call{};
+  PermutationBatch call{};
   call.plan = prepared.plan;
-  const int64_t problems = call.plan.problems, splits = permutations + 1;
-  Tensor sums = torch::stable::new_empty(gamma, {problems, splits, 3}, ScalarType::Double);
+  const int64_t problems = call.plan.problems, count = permutations + 1;
+  Tensor sums = torch::stable::new_empty(gamma, {problems, count, 3}, ScalarType::Double);
   call.seed = uint64_t(seed);
-  call.parts = call.plan.type == ScalarType::Double ? kMostParts : 3;
+  call.parts = call.plan.type == ScalarType::Double ? kMaxParts : 3;
   call.whole = 1;
   while (call.whole < call.plan.kernels) call.whole *= 2;
   call.words = larger(1, pieces(call.plan.rows_of_z, kTileColumns)) * (kTileColumns / 32);
-  const int64_t most = round_up(smaller(splits, kSplitsAtOnce), int64_t(kChunk));
-  const auto carve = [&](Carver& carver) {
-    call.members = carver.take<uint32_t>(most * call.words);
-    call.within = carver.take<Total>(call.parts * most);
-    call.reaching = carver.take<Total>(call.parts * most);
-    call.row_sum = carver.take<Total>(call.parts * call.plan.rows_of_z);
-  };
-  Carver counter{nullptr};
-  carve(counter);
-  Tensor memory = new_memory(z, counter.used);
-  Carver carver{static_cast<char*>(memory.mutable_data_ptr())};
-  carve(carver);
+  const int64_t most = round_up(smaller(count, kBatchPermutations), int64_t(kChunk));
+  const Tensor memory = allocate_arena(z, [&](Arena& arena) {
+    call.members = arena.take<uint32_t>(most * call.words);
+    call.within = arena.take<Total>(call.parts * most);
+    call.touching_part = arena.take<Total>(call.parts * most);
+    call.row_sum = arena.take<Total>(call.parts * call.plan.rows_of_z);
+  });
   for (call.problem = 0; call.problem < problems; ++call.problem) {
-    call.sums = sums.mutable_data_ptr<double>() + call.problem * splits * 3;
-    for (call.first = 0; call.first < splits; call.first += kSplitsAtOnce) {
-      call.count = smaller(kSplitsAtOnce, splits - call.first);
+    call.sums = sums.mutable_data_ptr<double>() + call.problem * count * 3;
+    for (call.first = 0; call.first < count; call.first += kBatchPermutations) {
+      call.count = smaller(kBatchPermutations, count - call.first);
       call.padded = round_up(call.count, int64_t(kChunk));
       launch(members_kernel, dim3(unsigned(call.padded)), dim3(kMemberThreads), sizeof(ShuffleKey), scope.stream, call);
-      if (call.plan.type != ScalarType::Double) start_splits<SplitGram>(call, scope.stream);
-      start_splits<DoubleGram>(call, scope.stream);
+      if (call.plan.type != ScalarType::Double) launch_permutations<SplitGram>(call, scope.stream);
+      launch_permutations<DoubleGram>(call, scope.stream);
       launch(finish_kernel, dim3(unsigned(call.count)), dim3(kFinishThreads), kWarp * sizeof(int64_t), scope.stream,
              call);
     }

@@ -1,35 +1,35 @@
 // A tile of kernel values in whole numbers of eleven bits, and their products with the members of random splits.
 #pragma once
 
-#include "cuda/mmd/slots.h"
+#include "cuda/mmd/partial_sums.h"
 
 namespace awpf {
 
 constexpr int kChunk = 128;  // splits multiplied with a tile at a time: 32 a warp
-constexpr int kMostParts = 5;
+constexpr int kMaxParts = 5;
 constexpr int kLeadingBits = 10, kPartBits = 11;
 
 // A 64-bit integer in two's complement, of the type that atomicAdd takes.
 using Total = unsigned long long;
 
-struct Splits {
+struct PermutationBatch {
   Plan plan;
   int64_t problem, first, count;  // of these splits
   uint64_t seed;
   int parts;
-  double whole;       // a power of two that no sum of kernels exceeds: exact to divide by
-  int64_t words;      // of 32 places, a split
-  int64_t padded;     // splits, to whole chunks
-  uint32_t* members;  // [split][word]
-  Total* within;      // [part][split]: q
-  Total* reaching;    // [part][split]: u
-  Total* row_sum;     // [part][place]: L1
-  double* sums;       // of this problem, (permutations + 1, 3)
+  double whole;          // a power of two that no sum of kernels exceeds: exact to divide by
+  int64_t words;         // of 32 places, a split
+  int64_t padded;        // splits, to whole chunks
+  uint32_t* members;     // [split][word]
+  Total* within;         // [part][split]: q
+  Total* touching_part;  // [part][split]: u
+  Total* row_sum;        // [part][place]: L1
+  double* sums;          // of this problem, (permutations + 1, 3)
 
   __device__ int64_t size() const { return plan.size(0, problem); }
   // Of the first sample.
   __device__ int64_t sample() const { return plan.group_length(0, problem * plan.groups[0]); }
-  __device__ bool valid() const { return plan.tables_hold() && plan.frame[problem].mode != Mode::invalid; }
+  __device__ bool valid() const { return plan.tables_valid() && plan.scaling[problem].precision != Precision::invalid; }
 };
 
 // The kernels of a tile, part by part, in shared memory.
@@ -42,7 +42,8 @@ __device__ __forceinline__ void add_exactly(Total* to, float whole) { atomicAdd(
 
 // Replaces kernels between 0 and 1 by their parts, and adds up the rows of each.
 template <class T>
-__device__ __forceinline__ void cut(const Splits& call, int64_t strip, uint16_t* to, Fragment<T>& value) {
+__device__ __forceinline__ void extract_parts(const PermutationBatch& call, int64_t strip, uint16_t* to,
+                                              Fragment<T>& value) {
   for (int part = 0; part < call.parts; ++part) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -77,7 +78,7 @@ __device__ __forceinline__ uint32_t two_halves(uint32_t bits) {
 }
 
 // Multiplies the parts of a tile with the members of all splits. All threads.
-__device__ __forceinline__ void multiply_members(const Splits& call, int64_t strip, int64_t tile,
+__device__ __forceinline__ void multiply_members(const PermutationBatch& call, int64_t strip, int64_t tile,
                                                  const uint16_t* parts) {
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, top = warp / 4 * 32;
   for (int64_t chunk = warp % 4 * 32; chunk < call.padded; chunk += kChunk) {
@@ -94,8 +95,8 @@ __device__ __forceinline__ void multiply_members(const Splits& call, int64_t str
           uint32_t a[2][4];
 #pragma unroll
           for (int i = 0; i < 2; ++i)
-            load_matrix_x4(a[i], parts + part * TileParts::kSize + (top + i * 16 + lane % 16) * TileParts::kStride +
-                                     quarter * 32 + step * 16 + lane / 16 * 8);
+            ldmatrix_x4(a[i], parts + part * TileParts::kSize + (top + i * 16 + lane % 16) * TileParts::kStride +
+                                  quarter * 32 + step * 16 + lane / 16 * 8);
 #pragma unroll
           for (int n = 0; n < 4; ++n) {
             const uint32_t b0 = two_halves(word[n] >> step * 16), b1 = two_halves(word[n] >> (step * 16 + 8));
@@ -108,23 +109,23 @@ __device__ __forceinline__ void multiply_members(const Splits& call, int64_t str
       for (int n = 0; n < 4; ++n)
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
-          const int64_t split = chunk + n * 8 + lane % 4 * 2 + e;
-          const uint32_t mine = call.members[split * call.words + strip * 2 + warp / 4] >> lane / 4;
-          float within = 0, reaching = 0;
+          const int64_t permutation = chunk + n * 8 + lane % 4 * 2 + e;
+          const uint32_t mine = call.members[permutation * call.words + strip * 2 + warp / 4] >> lane / 4;
+          float within = 0, touching_part = 0;
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             const float found = sum[i / 2][n][i % 2 * 2 + e];
-            reaching += found;
+            touching_part += found;
             within += mine >> i * 8 & 1 ? found : 0.0f;
           }
 #pragma unroll
           for (int by = 4; by < kWarp; by *= 2) {
             within += __shfl_xor_sync(kWholeWarp, within, by);
-            reaching += __shfl_xor_sync(kWholeWarp, reaching, by);
+            touching_part += __shfl_xor_sync(kWholeWarp, touching_part, by);
           }
-          if (lane < 4 && split < call.count) {
-            add_exactly(call.within + part * call.padded + split, within);
-            add_exactly(call.reaching + part * call.padded + split, reaching);
+          if (lane < 4 && permutation < call.count) {
+            add_exactly(call.within + part * call.padded + permutation, within);
+            add_exactly(call.touching_part + part * call.padded + permutation, touching_part);
           }
         }
     }

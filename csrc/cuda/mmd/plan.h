@@ -1,163 +1,89 @@
-// What the kernels of one MMD call share: its arguments and the tables that small kernels make of them on the device,
-// so that the host never has to look at a value. Passed to kernels as it is.
+// The arguments and device tables of one MMD call, for each kind of kernel those that it uses. Passed to kernels by
+// value.
 #pragma once
 
-#include <optional>
-
-#include "cuda/device/elements.h"
-#include "cuda/device/memory.h"
 #include "cuda/mmd/panels.h"
+#include "cuda/mmd/problem_layout.h"
 #include "cuda/mmd/scaling.h"
-#include "cuda/mmd/schedule.h"
 
 namespace awpf {
 
-// Running totals over the problems, for rows (0) and columns (1); equal where there are no columns.
-struct ProblemStart {
-  int64_t place[2];
-  int64_t strip[2];
-  int64_t item;
-  int64_t pair_run;
-};
-
-constexpr int kMeanFeatures = 8;  // of which a block finds the means at a time
-
-// Sums over the points of a small problem, of a few features.
-struct Spread {
-  double from_origin;  // squares
-  double offset;       // from there to the squares around the centre, of a mean point
-};
-
-struct Flags {
-  int32_t crowded;  // rows of z are in more groups than the tables have room for
-  int32_t shared;   // two problems share rows of z, and may need them centred differently
-};
-
-struct Plan {
-  const void* z;
-  ScalarType type;
-  int64_t rows_of_z, problems;
-  int dim, pitch;  // pitch of packed rows
-  int groups[2];
+// What every kernel reads that computes kernel values.
+struct Plan : ProblemLayout {
   int kernels;
-  bool symmetric;
-  bool one_product;  // of halves is enough for float32
-  const int64_t* ranges[2];
+  bool one_product;  // one product of fp16 values is enough for float32
   const double *gamma, *given_centre;
 
-  int64_t* place[2];  // running total over the groups of all problems
-  ProblemStart* start;
-  Flags* flags;
-  Step* steps;
-  Frame* frame;
-  double *centre, *partial, *partial_square;
-  int32_t* owner;
-  uint16_t *hi, *lo;      // packed rows, in the order of z,
-  unsigned char* panels;  // or, if this is not null, in that of the problems
-  double* norm;           // half the squared norm of packed rows; of centred rows in double precision
-  double* slots;
+  Step* steps;       // [problem][kernel], the widest kernel first
+  Scaling* scaling;  // [problem]
+  double* centre;    // [problem][feature]
 
-  // Of small problems (small.cu).
-  Spread* spread;      // [problem][chunk of features]
-  Frame* begun;        // what the kernels of a problem say about its frame
-  uint32_t* arrivals;  // of blocks: a counter a crew, and one a problem
+  int pitch;              // of packed rows
+  uint16_t *hi, *lo;      // packed rows in the order of z,
+  unsigned char* panels;  // or, unless null, in panels in the order of the problems
+  double* half_norm;      // half the squared norm of packed rows; in double precision of centred rows
+  double* partial_sums;
 
-  __device__ int64_t size(int side, int64_t p) const { return start[p + 1].place[side] - start[p].place[side]; }
-  __device__ int64_t pooled(int64_t p) const { return size(0, p) + (symmetric ? 0 : size(1, p)); }
-  __device__ Schedule schedule(int64_t p) const { return {size(0, p), size(1, p), symmetric}; }
-  __host__ __device__ int chunks() const { return int(pieces(dim, kMeanFeatures)); }
-  __device__ PairSchedule pair_schedule(int64_t p) const { return {schedule(p)}; }
+  __device__ PartialSums partial_sum_layout() const { return {groups[0], groups[1]}; }
   __device__ int64_t first_panel(int side, int64_t p) const {
-    const bool later = side == 1 && !symmetric;
-    return (later ? Panels::most(rows_of_z, problems) : 0) + Panels::first(start[p].strip[side], p);
-  }
-  __device__ SlotTable slot_table() const { return {groups[0], groups[1]}; }
-  __device__ bool tables_hold() const { return flags->crowded == 0 && flags->shared == 0; }
-
-  // A group's first row of z, and its length: never outside of z, whatever the ranges say.
-  __device__ int64_t group_begin(int side, int64_t group) const {
-    return smaller(larger(ranges[side][2 * group], 0), rows_of_z);
-  }
-  __device__ int64_t group_length(int side, int64_t group) const {
-    return larger(0, smaller(ranges[side][2 * group + 1], rows_of_z) - group_begin(side, group));
-  }
-  // Of a group of a problem, its first place among the problem's.
-  __device__ int64_t group_start(int side, int64_t p, int64_t group) const {
-    return place[side][p * groups[side] + group] - start[p].place[side];
-  }
-
-  struct Place {
-    int64_t row;  // of z
-    int group;
-  };
-
-  // A place of the problem, which must have it.
-  __device__ Place at(int side, int64_t p, int64_t index) const {
-    const int64_t* first = place[side] + p * groups[side];
-    const int64_t wanted = start[p].place[side] + index;
-    int low = 0, high = groups[side];  // the last group that starts at or before it
-    while (high - low > 1) {
-      const int middle = (low + high) / 2;
-      if (first[middle] <= wanted)
-        low = middle;
-      else
-        high = middle;
-    }
-    return {group_begin(side, p * groups[side] + low) + wanted - first[low], low};
+    const bool behind_rows = side == 1 && !symmetric;
+    return (behind_rows ? Panels::max_panels(rows_of_z, problems) : 0) + Panels::first(start[p].strip[side], p);
   }
 };
 
-// The last p < count with start(p) <= wanted.
-template <class Start>
-__device__ __forceinline__ int64_t find_problem(int64_t count, int64_t wanted, const Start& start) {
-  int64_t low = 0, high = count;
-  while (high - low > 1) {
-    const int64_t middle = (low + high) / 2;
-    if (start(middle) <= wanted)
-      low = middle;
-    else
-      high = middle;
-  }
-  return low;
-}
+// What the four preparing launches (prepare.cu) pass to each other.
+struct PreparationBuffers {
+  double* strip_sums;     // [strip][feature], strips of both sides
+  double* strip_squares;  // [strip]: sum of squares of all features
+  int32_t* owner;         // [row of z]: a problem that has it
+};
+struct PreparationPlan : Plan, PreparationBuffers {};
 
-__device__ __forceinline__ double load_wide(const void* data, ScalarType type, int64_t index) {
-  switch (type) {
-    case ScalarType::Half: return widen(static_cast<const F16*>(data)[index]);
-    case ScalarType::BFloat16: return widen(static_cast<const BF16*>(data)[index]);
-    case ScalarType::Float: return widen(static_cast<const float*>(data)[index]);
-    default: return static_cast<const double*>(data)[index];
-  }
-}
+// What the blocks of a group share when a small problem is one launch (small.cu).
+constexpr int kMomentFeatures = 8;  // a block finds the means of so many features at a time
 
-// Checks the arguments; no tables yet.
-Plan describe(const Tensor& z, const Tensor& rows, const std::optional<Tensor>& columns);
+// Sums over the points of a problem, of kMomentFeatures features.
+struct FeatureMoments {
+  double squares;  // squared distances from the origin
+  double offset;   // what takes their mean to the mean squared distance from the centre
+};
 
-// The tables that say where groups and problems lie, and the kernel that fills them.
-void carve_layout(Plan& plan, Carver& carver);
-void start_layout(const Plan& plan, Stream stream);
+struct SmallBuffers {
+  FeatureMoments* moments;   // [problem][chunk of features]
+  Scaling* initial_scaling;  // [problem]: what follows from its kernels alone
+  uint32_t* arrivals;        // of blocks: a counter for each block group, then one for each problem
+};
+struct SmallPlan : Plan, SmallBuffers {
+  __device__ int feature_chunks() const { return int(pieces(dim, kMomentFeatures)); }
+};
 
-// A plan and the memory behind it.
+// How a call is computed, and so which tables it needs.
+enum class Route {
+  one_launch,  // small problems: preparation and sums together
+  rows,        // several launches, rows packed in the order of z
+  panels,      // several launches, rows packed in panels for Hopper's warpgroups
+};
+
+// A plan and the memory behind it. Of the buffers only those of its route have memory.
 struct Prepared {
   Plan plan;
+  PreparationBuffers preparation;
+  SmallBuffers small;
   Tensor memory;
 };
 
-enum class Packing { rows, panels };
+// Checks the arguments that check_problems has not seen, and takes memory for all tables.
+Prepared plan_for(const ProblemLayout& layout, const Tensor& z, const Tensor& gamma,
+                  const std::optional<Tensor>& centre, bool one_product, bool with_partial_sums, Route route);
 
-// Checks the arguments and finds room for all tables.
-Prepared plan_for(const Tensor& z, const Tensor& rows, const std::optional<Tensor>& columns, const Tensor& gamma,
-                  const std::optional<Tensor>& centre, bool one_product, bool with_slots,
-                  Packing packing = Packing::rows);
+// Starts the kernels that fill the tables, by several launches.
+void fill_tables(const Prepared& prepared, Stream stream);
 
-// Starts the kernels that fill them.
-void fill_tables(const Plan& plan, Stream stream);
-
-// Both.
+// Checks all arguments and starts the kernels that fill the tables, in as few launches as possible.
 Prepared prepare(const Tensor& z, const Tensor& rows, const std::optional<Tensor>& columns, const Tensor& gamma,
-                 const std::optional<Tensor>& centre, bool one_product, bool with_slots, Stream stream);
+                 const std::optional<Tensor>& centre, bool one_product, bool with_partial_sums, Stream stream);
 
-// Sums what the tile kernels left in the slots into `sums` (problems, row groups, column groups).
-void reduce_slots(const Plan& plan, double* sums, Stream stream);
+// Adds up the partial sums that the tiles left into `sums` (problems, row groups, column groups).
+void reduce_partial_sums(const Plan& plan, double* sums, Stream stream);
 
 }  // namespace awpf

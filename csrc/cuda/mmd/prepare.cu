@@ -6,19 +6,25 @@
 // norms. Bytes: the points twice, the packed copy once.
 #include "cuda/device/block.h"
 #include "cuda/device/device.h"
-#include "cuda/mmd/layout.h"
+#include "cuda/mmd/choose_precision.h"
+#include "cuda/mmd/fill_layout.h"
 #include "cuda/mmd/pack.h"
 #include "cuda/mmd/small.h"
 
 namespace awpf {
 namespace {
 
-constexpr int kPlanThreads = 1024;
+constexpr int kLayoutThreads = 1024;
 
-__global__ void __launch_bounds__(kPlanThreads) plan_kernel(Plan plan) {
-  lay_out(plan, shared_memory<int64_t>());
-  for (int64_t p = threadIdx.x; p < plan.problems && plan.kernels > 0; p += kPlanThreads)
-    order_kernels(plan.gamma + p * plan.kernels, plan.kernels, plan.steps + p * plan.kernels, plan.frame[p]);
+__global__ void __launch_bounds__(kLayoutThreads) layout_kernel(ProblemLayout layout) {
+  fill_layout(layout, shared_memory<int64_t>());
+}
+
+// The same, and the kernels of each problem in order.
+__global__ void __launch_bounds__(kLayoutThreads) plan_kernel(Plan plan) {
+  fill_layout(plan, shared_memory<int64_t>());
+  for (int64_t p = threadIdx.x; p < plan.problems; p += kLayoutThreads)
+    order_kernels(plan.gamma + p * plan.kernels, plan.kernels, plan.steps + p * plan.kernels, plan.scaling[p]);
 }
 
 constexpr int kSumThreads = 128;
@@ -47,17 +53,17 @@ __device__ int64_t strips_of_both_sides(const Plan& plan) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(kSumThreads) centre_sums_kernel(Plan plan) {
+__global__ void __launch_bounds__(kSumThreads) strip_sums_kernel(PreparationPlan plan) {
   int64_t* row = shared_memory<int64_t>();
   double* scratch = reinterpret_cast<double*>(row + kStripRows);
-  if (plan.flags->crowded) return;
+  if (plan.flags->overfull) return;
   const T* z = static_cast<const T*>(plan.z);
   for (int64_t s = blockIdx.x; s < strips_of_both_sides(plan); s += gridDim.x) {
     const Strip strip = find_strip(plan, s);
     const int count = int(strip.end - strip.begin);
     __syncthreads();
     if (int(threadIdx.x) < count) {
-      row[threadIdx.x] = plan.at(strip.side, strip.problem, strip.begin + threadIdx.x).row;
+      row[threadIdx.x] = plan.row_ref(strip.side, strip.problem, strip.begin + threadIdx.x).row;
       plan.owner[row[threadIdx.x]] = int32_t(strip.problem);
     }
     __syncthreads();
@@ -70,28 +76,28 @@ __global__ void __launch_bounds__(kSumThreads) centre_sums_kernel(Plan plan) {
         sum += value;
         squares += value * value;
       }
-      plan.partial[s * plan.dim + k] = sum;
+      plan.strip_sums[s * plan.dim + k] = sum;
     }
     squares = block_sum(squares, scratch);
-    if (threadIdx.x == 0) plan.partial_square[s] = squares;
+    if (threadIdx.x == 0) plan.strip_squares[s] = squares;
   }
 }
 
-constexpr int kFrameThreads = 512;
+constexpr int kScalingThreads = 512;
 
-__global__ void __launch_bounds__(kFrameThreads) frame_kernel(Plan plan) {
+__global__ void __launch_bounds__(kScalingThreads) scaling_kernel(PreparationPlan plan) {
   double* scratch = shared_memory<double>();
-  if (plan.flags->crowded) return;
+  if (plan.flags->overfull) return;
   for (int64_t p = blockIdx.x; p < plan.problems; p += gridDim.x) {
     const int64_t rows = plan.pooled(p);
     const int64_t first_column_strip = plan.start[plan.problems].strip[0];
     double* centre = plan.centre + p * plan.dim;
     double offset = 0, square = 0;
     const double count = rows > 0 ? double(rows) : 1.0;
-    for (int k = threadIdx.x; k < plan.dim; k += kFrameThreads) {
+    for (int k = threadIdx.x; k < plan.dim; k += kScalingThreads) {
       double sum = 0;
       for (int side = 0; side < (plan.symmetric ? 1 : 2); ++side) {
-        const double* partial = plan.partial + (side == 0 ? 0 : first_column_strip) * plan.dim + k;
+        const double* partial = plan.strip_sums + (side == 0 ? 0 : first_column_strip) * plan.dim + k;
         const int64_t end = plan.start[p + 1].strip[side];
 #pragma unroll 8
         for (int64_t s = plan.start[p].strip[side]; s < end; ++s) sum += partial[s * plan.dim];
@@ -102,18 +108,18 @@ __global__ void __launch_bounds__(kFrameThreads) frame_kernel(Plan plan) {
       offset += chosen * (chosen - 2.0 * mean);
     }
     for (int side = 0; side < (plan.symmetric ? 1 : 2); ++side) {
-      const double* partial = plan.partial_square + (side == 0 ? 0 : first_column_strip);
-      for (int64_t s = plan.start[p].strip[side] + threadIdx.x; s < plan.start[p + 1].strip[side]; s += kFrameThreads)
+      const double* partial = plan.strip_squares + (side == 0 ? 0 : first_column_strip);
+      for (int64_t s = plan.start[p].strip[side] + threadIdx.x; s < plan.start[p + 1].strip[side]; s += kScalingThreads)
         square += partial[s];
     }
     offset = block_sum(offset, scratch);
     const double from_origin = block_sum(square, scratch) / count;
     const double centred = fmax(0.0, from_origin + offset);
 
-    Frame frame = plan.frame[p];
-    choose_precision(plan, rows, from_origin, centred, frame);
+    Scaling scaling = plan.scaling[p];
+    choose_precision(plan, rows, from_origin, centred, scaling);
     __syncthreads();
-    if (threadIdx.x == 0) plan.frame[p] = frame;
+    if (threadIdx.x == 0) plan.scaling[p] = scaling;
     __syncthreads();
   }
 }
@@ -121,45 +127,45 @@ __global__ void __launch_bounds__(kFrameThreads) frame_kernel(Plan plan) {
 constexpr int kPackThreads = 256;
 
 template <class T, bool kPanels>
-__global__ void __launch_bounds__(kPackThreads, 3) pack_kernel(Plan plan) {
-  if (plan.flags->crowded) return;
+__global__ void __launch_bounds__(kPackThreads, 3) pack_kernel(PreparationPlan plan) {
+  if (plan.flags->overfull) return;
   for (int64_t s = blockIdx.x; s < strips_of_both_sides(plan); s += gridDim.x) {
     const Strip strip = find_strip(plan, s);
-    const Frame frame = plan.frame[strip.problem];
-    if (frame.mode == Mode::invalid) continue;
+    const Scaling scaling = plan.scaling[strip.problem];
+    if (scaling.precision == Precision::invalid) continue;
     const double* centre = plan.centre + strip.problem * plan.dim;
-    const bool in_panels = kPanels && frame.mode != Mode::in_double;
+    const bool in_panels = kPanels && scaling.precision != Precision::fp64;
     const int warp = threadIdx.x / kWarp;
     for (int64_t i = strip.begin + warp; i < strip.end; i += kPackThreads / kWarp) {
-      const int64_t row = plan.at(strip.side, strip.problem, i).row;
+      const int64_t row = plan.row_ref(strip.side, strip.problem, i).row;
       if (in_panels)
-        pack_row<T>(plan, frame, centre, row, PanelRow(plan, frame.mode, strip.side, strip.problem, i));
+        pack_row<T>(plan, scaling, centre, row, PanelRow(plan, scaling.precision, strip.side, strip.problem, i));
       else
-        pack_row<T>(plan, frame, centre, row);
-      if (threadIdx.x % kWarp == 0 && plan.owner[row] != int32_t(strip.problem)) plan.flags->shared = 1;
+        pack_row<T>(plan, scaling, centre, row);
+      if (threadIdx.x % kWarp == 0 && plan.owner[row] != int32_t(strip.problem)) plan.flags->shared_rows = 1;
     }
     if (in_panels && strip.end == plan.size(strip.side, strip.problem))
       for (int64_t i = strip.end + warp; i < round_up(strip.end, int64_t(kPanelRows)); i += kPackThreads / kWarp)
-        PanelRow(plan, frame.mode, strip.side, strip.problem, i).put_zeros();
+        PanelRow(plan, scaling.precision, strip.side, strip.problem, i).store_zeros();
   }
 }
 
 }  // namespace
 
-void start_layout(const Plan& plan, Stream stream) {
-  launch(plan_kernel, dim3(1), dim3(kPlanThreads), kWarp * sizeof(int64_t), stream, plan);
+void launch_layout(const ProblemLayout& layout, Stream stream) {
+  launch(layout_kernel, dim3(1), dim3(kLayoutThreads), kWarp * sizeof(int64_t), stream, layout);
 }
 
-void fill_tables(const Plan& plan, Stream stream) {
+void fill_tables(const Prepared& prepared, Stream stream) {
+  const PreparationPlan plan{prepared.plan, prepared.preparation};
   if (plan.problems == 0) return;
-  const int sides = plan.symmetric ? 1 : 2;
-  const unsigned strips = unsigned(smaller(sides * most_strips(plan.rows_of_z, plan.problems), 32 * multiprocessors()));
-  start_layout(plan, stream);
+  const int64_t all_strips = plan.sides() * max_strips(plan.rows_of_z, plan.problems);
+  const unsigned strips = unsigned(smaller(all_strips, 32 * multiprocessors()));
+  launch(plan_kernel, dim3(1), dim3(kLayoutThreads), kWarp * sizeof(int64_t), stream, prepared.plan);
   with_element_type(plan.type, "z", [&](auto element) {
     using T = decltype(element);
-    launch(centre_sums_kernel<T>, dim3(strips), dim3(kSumThreads), (kStripRows + kWarp) * sizeof(int64_t), stream,
-           plan);
-    launch(frame_kernel, dim3(unsigned(smaller(plan.problems, 4 * multiprocessors()))), dim3(kFrameThreads),
+    launch(strip_sums_kernel<T>, dim3(strips), dim3(kSumThreads), (kStripRows + kWarp) * sizeof(int64_t), stream, plan);
+    launch(scaling_kernel, dim3(unsigned(smaller(plan.problems, 4 * multiprocessors()))), dim3(kScalingThreads),
            kWarp * sizeof(double), stream, plan);
     const auto pack = plan.panels != nullptr ? pack_kernel<T, true> : pack_kernel<T, false>;
     launch(pack, dim3(strips), dim3(kPackThreads), size_t(0), stream, plan);
@@ -167,14 +173,15 @@ void fill_tables(const Plan& plan, Stream stream) {
 }
 
 Prepared prepare(const Tensor& z, const Tensor& rows, const std::optional<Tensor>& columns, const Tensor& gamma,
-                 const std::optional<Tensor>& centre, bool one_product, bool with_slots, Stream stream) {
-  const Prepared prepared = plan_for(z, rows, columns, gamma, centre, one_product, with_slots);
-  const Plan& plan = prepared.plan;
-  const Crews crews = small_crews(plan);
-  if (crews.count > 0)
-    fill_small_tables(plan, crews, stream);
+                 const std::optional<Tensor>& centre, bool one_product, bool with_partial_sums, Stream stream) {
+  const ProblemLayout layout = check_problems(z, rows, columns);
+  const BlockGroups block_groups = block_groups_for(layout);
+  const Route route = block_groups.count > 0 ? Route::one_launch : Route::rows;
+  const Prepared prepared = plan_for(layout, z, gamma, centre, one_product, with_partial_sums, route);
+  if (route == Route::one_launch)
+    fill_small_tables(prepared, block_groups, stream);
   else
-    fill_tables(plan, stream);
+    fill_tables(prepared, stream);
   return prepared;
 }
 

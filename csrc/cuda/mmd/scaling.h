@@ -7,19 +7,19 @@
 
 namespace awpf {
 
-enum class Mode : int32_t {
-  single = 1,  // one product of halves: 16-bit input near the origin as it is, or float32 where that was asked for
-  split = 2,   // centred, two halves a value, three products
-  in_double = 3,
-  invalid = 4,  // NaN or infinity among the points, or a bandwidth that is none: results are NaN
+enum class Precision : int32_t {
+  fp16 = 1,        // one product of fp16 values: 16-bit input near the origin as it is, or float32 where that was asked
+  fp16_split = 2,  // centred, every value the sum of two fp16 halves, three products
+  fp64 = 3,
+  invalid = 4,  // NaN or infinity among the points, or a bandwidth that is not positive: results are NaN
 };
 
-struct Frame {
+struct Scaling {
   double mean_square;  // squared distance from the centre
   double scale;        // of packed values, a power of two
   double unit;    // exponent of the widest kernel: 2^(unit (z_i . z_j - |z_i|^2 / 2 - |z_j|^2 / 2)) of packed values
   double weight;  // 2 mean_s gamma_s: what the weights of the steps are relative to
-  Mode mode;
+  Precision precision;
   bool centred;  // whether packed values are relative to the centre
 };
 

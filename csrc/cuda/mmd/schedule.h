@@ -22,7 +22,7 @@ AWPF_HOST_DEVICE inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a
 AWPF_HOST_DEVICE inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // Tiles [begin, end) of one strip.
-struct TileRun {
+struct TileRange {
   int32_t strip, segment, begin, end;
 };
 
@@ -42,17 +42,17 @@ struct Schedule {
   }
 
   // The longest strips come first; a run may be empty.
-  AWPF_HOST_DEVICE TileRun run(int64_t item) const {
-    return run_of(strips() - 1 - item / segments(), item % segments());
+  AWPF_HOST_DEVICE TileRange range(int64_t item) const {
+    return range_of(strips() - 1 - item / segments(), item % segments());
   }
-  AWPF_HOST_DEVICE TileRun run_of(int64_t strip, int64_t segment) const {
+  AWPF_HOST_DEVICE TileRange range_of(int64_t strip, int64_t segment) const {
     const int64_t begin = segment * tiles_each();
     return {int32_t(strip), int32_t(segment), int32_t(begin), int32_t(smaller(begin + tiles_each(), tiles_of(strip)))};
   }
 };
 
 // Tiles [begin, end) for two neighbouring strips, 2 pair and 2 pair + 1, which want the same ones.
-struct PairRun {
+struct PairRange {
   int32_t pair, segment, begin, end;
 };
 
@@ -63,14 +63,14 @@ struct PairSchedule : Schedule {
   AWPF_HOST_DEVICE int64_t pairs() const { return pieces(rows, 2 * kStripRows); }
 
   // Pair k of a symmetric problem has k + 1 tiles, in as many runs as other pairs of its level, 1, 2, ... segments().
-  AWPF_HOST_DEVICE int64_t runs() const {
+  AWPF_HOST_DEVICE int64_t ranges() const {
     if (!symmetric) return pairs() * segments();
     const int64_t whole = pairs() / tiles_each();
     return tiles_each() * (whole * (whole + 1) / 2) + pairs() % tiles_each() * (whole + 1);
   }
 
   // The longest pairs come first.
-  AWPF_HOST_DEVICE PairRun run(int64_t index) const {
+  AWPF_HOST_DEVICE PairRange range(int64_t index) const {
     const int64_t each = tiles_each();
     int64_t level = segments(), first = 0, count = pairs();  // pairs of a level
     if (symmetric) {
@@ -87,18 +87,18 @@ struct PairSchedule : Schedule {
 };
 
 // The sums of all problems: those of a problem begin at row `strips before it + problem * row groups`.
-struct SlotTable {
+struct PartialSums {
   int64_t row_groups, column_groups;
 
   AWPF_HOST_DEVICE int64_t width() const { return kSegments + column_groups; }
-  AWPF_HOST_DEVICE int64_t slot(int64_t first_strip, int64_t problem, int64_t strip, int64_t group, int64_t segment,
-                                int64_t column_group) const {
+  AWPF_HOST_DEVICE int64_t index(int64_t first_strip, int64_t problem, int64_t strip, int64_t group, int64_t segment,
+                                 int64_t column_group) const {
     return (first_strip + problem * row_groups + strip + group) * width() + segment + column_group;
   }
 };
 
 // Strips of all problems, if no row of z is in two groups.
-AWPF_HOST_DEVICE inline int64_t most_strips(int64_t rows_of_z, int64_t problems) {
+AWPF_HOST_DEVICE inline int64_t max_strips(int64_t rows_of_z, int64_t problems) {
   return rows_of_z / kStripRows + problems;
 }
 

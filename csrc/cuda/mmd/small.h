@@ -2,20 +2,23 @@
 #pragma once
 
 #include "cuda/mmd/plan.h"
-#include "cuda/mmd/values.h"
+#include "cuda/mmd/weighted_sums.h"
 
 namespace awpf {
 
-struct Crews {
-  int count, size;  // of blocks; no crews: not to be computed in one launch
+struct BlockGroups {
+  int count;  // 0: the problems are not to be computed in one launch
+  int size;   // blocks of a group
 };
 
-Crews small_crews(const Plan& plan);
+BlockGroups block_groups_for(const ProblemLayout& layout);
 
-// `sums` (problems, row groups, column groups) and, if wanted, values of them, by a plan that no kernel has seen.
-void sum_small(const Plan& plan, const Crews& crews, double* sums, const Values& values, Stream stream);
+// Finds `sums` (problems, row groups, column groups) and, if wanted, weighted sums of them. No kernel has to have
+// filled the tables.
+void sum_small(const Prepared& prepared, const BlockGroups& block_groups, double* sums, const WeightedSums& weighted,
+               Stream stream);
 
-// The tables alone, in one launch.
-void fill_small_tables(const Plan& plan, const Crews& crews, Stream stream);
+// Fills the tables alone, in one launch.
+void fill_small_tables(const Prepared& prepared, const BlockGroups& block_groups, Stream stream);
 
 }  // namespace awpf

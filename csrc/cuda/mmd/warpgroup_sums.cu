@@ -11,7 +11,7 @@
 // that, or is busy with exponentials, the other has the tensor cores. Two sets of sums need more than the 168 registers
 // of 384 threads: the warpgroup of the thread that copies gives most of its own away.
 #include "cuda/device/hopper.h"
-#include "cuda/mmd/run.h"
+#include "cuda/mmd/tile_sums.h"
 #include "cuda/mmd/warpgroup_sums.h"
 
 namespace awpf {
@@ -34,12 +34,12 @@ struct Warpgroup {
   __device__ __forceinline__ static int row(int i) { return rank() / kWarp * 16 + i * 8 + rank() % kWarp / 4; }
   __device__ __forceinline__ static int column(int j, int e) { return j * 8 + rank() % 4 * 2 + e; }
 };
-static_assert(Warpgroup::kRows * Warpgroup::kColumns * 2 == kProductValues, "a thread's share of a product");
+static_assert(Warpgroup::kRows * Warpgroup::kColumns * 2 == kWgmmaValues, "a thread's share of a product");
 
 struct Shared {
   unsigned char stage[kStages][kStageBytes];  // first: it must lie on a multiple of 1,024
-  MemoryBarrier full[kStages], empty[kStages];
-  TilePlaces<float> places[kConsumers];
+  Mbarrier full[kStages], empty[kStages];
+  TilePoints<float> tile_points[kConsumers];
 };
 static_assert(sizeof(Shared) <= 227 << 10, "of a multiprocessor");
 
@@ -56,12 +56,12 @@ struct RingPlace {
 
 // f(problem, mode, run) for the runs of this block.
 template <class F>
-__device__ __forceinline__ void for_each_run(const Plan& plan, const F& f) {
-  const int64_t runs = plan.start[plan.problems].pair_run;
-  for (int64_t index = blockIdx.x; index < runs; index += gridDim.x) {
-    const int p = int(find_problem(plan.problems, index, [&](int64_t q) { return plan.start[q].pair_run; }));
-    const Mode mode = plan.frame[p].mode;
-    if (SplitGram::computes(mode)) f(p, mode, plan.pair_schedule(p).run(index - plan.start[p].pair_run));
+__device__ __forceinline__ void for_each_range(const Plan& plan, const F& f) {
+  const int64_t ranges = plan.start[plan.problems].pair_range;
+  for (int64_t index = blockIdx.x; index < ranges; index += gridDim.x) {
+    const int p = int(find_problem(plan.problems, index, [&](int64_t q) { return plan.start[q].pair_range; }));
+    const Precision precision = plan.scaling[p].precision;
+    if (SplitGram::computes(precision)) f(p, precision, plan.pair_schedule(p).range(index - plan.start[p].pair_range));
   }
 }
 
@@ -70,17 +70,17 @@ __device__ __forceinline__ void copy_slabs(const Plan& plan, Shared& shared) {
   const Panels panels(plan.dim);
   RingPlace at;
   at.parity = 1;  // of the phase before the first: stages are empty
-  for_each_run(plan, [&](int p, Mode mode, const PairRun& run) {
-    const int64_t rows = plan.first_panel(0, p) + run.pair, columns = plan.first_panel(1, p);
-    const int slabs = Panels::slabs_of(mode, plan.dim);
-    for (int tile = run.begin; tile < run.end; ++tile)
+  for_each_range(plan, [&](int p, Precision precision, const PairRange& range) {
+    const int64_t rows = plan.first_panel(0, p) + range.pair, columns = plan.first_panel(1, p);
+    const int slabs = Panels::slabs_of(precision, plan.dim);
+    for (int tile = range.begin; tile < range.end; ++tile)
       for (int slab = 0; slab < slabs; ++slab, at.advance()) {
-        barrier_wait(&shared.empty[at.stage], at.parity);
-        barrier_expect(&shared.full[at.stage], kStageBytes);
+        mbarrier_wait(&shared.empty[at.stage], at.parity);
+        mbarrier_arrive_expect_tx(&shared.full[at.stage], kStageBytes);
         unsigned char* const stage = shared.stage[at.stage];
-        copy_bulk(stage, plan.panels + panels.slab(rows, slab), kPanelBytes, &shared.full[at.stage]);
-        copy_bulk(stage + kPanelBytes, plan.panels + panels.slab(columns + tile, slab), kPanelBytes,
-                  &shared.full[at.stage]);
+        cp_async_bulk(stage, plan.panels + panels.slab(rows, slab), kPanelBytes, &shared.full[at.stage]);
+        cp_async_bulk(stage + kPanelBytes, plan.panels + panels.slab(columns + tile, slab), kPanelBytes,
+                      &shared.full[at.stage]);
       }
   });
 }
@@ -88,84 +88,86 @@ __device__ __forceinline__ void copy_slabs(const Plan& plan, Shared& shared) {
 // Inner products of a strip and a tile, from the next slabs of the ring.
 template <bool kSplit>
 __device__ __forceinline__ void multiply(Shared& shared, RingPlace& at, int slabs, Fragment<float, Warpgroup>& sum) {
-  constexpr int kDepthStep = kProductDepth * int(sizeof(uint16_t)), kLow = kPanelRowBytes / 2;
+  constexpr int kDepthStep = kWgmmaDepth * int(sizeof(uint16_t)), kLow = kPanelRowBytes / 2;
   const uint32_t first = shared_address(shared.stage) + uint32_t(Warpgroup::index() * kStripRows * kPanelRowBytes);
   const auto rows = [=](uint32_t stage, int offset) { return matrix_descriptor(stage + offset); };
   const uint32_t to_columns = kPanelBytes - uint32_t(Warpgroup::index() * kStripRows * kPanelRowBytes);
   const auto columns = [=](uint32_t stage, int offset) { return matrix_descriptor(stage + to_columns + offset); };
-  float part[kProductValues];
+  float part[kWgmmaValues];
 #pragma unroll
-  for (int v = 0; v < kProductValues; ++v) part[v] = sum[v / 2 % 2][v / 4][v % 2] = 0;
+  for (int v = 0; v < kWgmmaValues; ++v) part[v] = sum[v / 2 % 2][v / 4][v % 2] = 0;
 #pragma unroll 1
   for (int slab = 0; slab < slabs; ++slab, at.advance()) {
     const uint32_t stage = first + uint32_t(at.stage * kStageBytes);
-    barrier_wait(&shared.full[at.stage], at.parity);
-    products_begin();
+    mbarrier_wait(&shared.full[at.stage], at.parity);
+    wgmma_fence();
     if (kSplit) {
 #pragma unroll
-      for (int k = 0; k < kLow; k += kDepthStep) multiply_64x128(part, rows(stage, kLow + k), columns(stage, k), k > 0);
+      for (int k = 0; k < kLow; k += kDepthStep)
+        wgmma_m64n128k16(part, rows(stage, kLow + k), columns(stage, k), k > 0);
 #pragma unroll
-      for (int k = 0; k < kLow; k += kDepthStep) multiply_64x128(part, rows(stage, k), columns(stage, kLow + k), true);
+      for (int k = 0; k < kLow; k += kDepthStep) wgmma_m64n128k16(part, rows(stage, k), columns(stage, kLow + k), true);
 #pragma unroll
-      for (int k = 0; k < kLow; k += kDepthStep) multiply_64x128(part, rows(stage, k), columns(stage, k), true);
+      for (int k = 0; k < kLow; k += kDepthStep) wgmma_m64n128k16(part, rows(stage, k), columns(stage, k), true);
     } else {
 #pragma unroll
       for (int k = 0; k < kPanelRowBytes; k += kDepthStep)
-        multiply_64x128(part, rows(stage, k), columns(stage, k), k > 0);
+        wgmma_m64n128k16(part, rows(stage, k), columns(stage, k), k > 0);
     }
-    products_commit();
-    products_wait<0>(part);
+    wgmma_commit();
+    wgmma_wait<0>(part);
     // Each warp for itself: its own part of the products has ended.
-    if (threadIdx.x % kWarp == 0) barrier_arrive(&shared.empty[at.stage]);
+    if (threadIdx.x % kWarp == 0) mbarrier_arrive(&shared.empty[at.stage]);
 #pragma unroll
-    for (int v = 0; v < kProductValues; ++v) sum[v / 2 % 2][v / 4][v % 2] += part[v];
+    for (int v = 0; v < kWgmmaValues; ++v) sum[v / 2 % 2][v / 4][v % 2] += part[v];
   }
 }
 
 // A warpgroup: the tiles of its strip.
 __device__ __forceinline__ void sum_strips(const Plan& plan, Shared& shared) {
-  TilePlaces<float>& places = shared.places[Warpgroup::index()];
+  TilePoints<float>& tile_points = shared.tile_points[Warpgroup::index()];
   RingPlace at;
-  for_each_run(plan, [&](int p, Mode mode, const PairRun& pair_run) {
-    const TileRun run{kConsumers * pair_run.pair + Warpgroup::index(), pair_run.segment, pair_run.begin, pair_run.end};
-    const bool has_rows = run.strip < plan.schedule(p).strips();  // the last pair may have one strip only
-    const int slabs = Panels::slabs_of(mode, plan.dim);
+  for_each_range(plan, [&](int p, Precision precision, const PairRange& pair_range) {
+    const TileRange range{kConsumers * pair_range.pair + Warpgroup::index(), pair_range.segment, pair_range.begin,
+                          pair_range.end};
+    const bool has_rows = range.strip < plan.schedule(p).strips();  // the last pair may have one strip only
+    const int slabs = Panels::slabs_of(precision, plan.dim);
     if (has_rows) {
       Warpgroup::sync();
-      places.fill_rows<Warpgroup>(plan, 0, p, run.strip);
+      tile_points.fill_rows<Warpgroup>(plan, 0, p, range.strip);
     }
-    for (int tile = run.begin; tile < run.end; ++tile) {
+    for (int tile = range.begin; tile < range.end; ++tile) {
       if (has_rows) {
         Warpgroup::sync();
-        places.fill_columns<Warpgroup>(plan, 1, p, tile);
+        tile_points.fill_columns<Warpgroup>(plan, 1, p, tile);
         Warpgroup::sync();
       }
       Fragment<float, Warpgroup> value;
-      if (mode == Mode::split)
+      if (precision == Precision::fp16_split)
         multiply<true>(shared, at, slabs, value);
       else
         multiply<false>(shared, at, slabs, value);
-      if (has_rows) sum_tile<Warpgroup, kAtOnce>(plan, p, run, tile, places, value);
+      if (has_rows) sum_tile<Warpgroup, kAtOnce>(plan, p, range, tile, tile_points, value);
     }
   });
 }
 
 __global__ void __launch_bounds__(kThreads, 1) warpgroup_sums_kernel(Plan plan) {
   Shared& shared = *shared_memory<Shared>();
-  if (!plan.tables_hold()) return;
+  if (!plan.tables_valid()) return;
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < kStages; ++stage) {
-      barrier_init(&shared.full[stage], 1);
-      barrier_init(&shared.empty[stage], kConsumers * kWarpgroup / kWarp);
+      mbarrier_init(&shared.full[stage], 1);
+      mbarrier_init(&shared.empty[stage], kConsumers * kWarpgroup / kWarp);
     }
-    barriers_are_ready();
+    mbarrier_init_fence();
   }
   __syncthreads();
   if (threadIdx.x < kConsumers * kWarpgroup) {
-    registers_take<kConsumerRegisters>();
+    setmaxnreg_inc<kConsumerRegisters>();
     sum_strips(plan, shared);
   } else {
-    registers_give<kProducerRegisters>();
+    setmaxnreg_dec<kProducerRegisters>();
     if (threadIdx.x == kConsumers * kWarpgroup) copy_slabs(plan, shared);
   }
 }
@@ -184,8 +186,8 @@ bool has_warpgroup_sums() {
 }
 #endif
 
-void start_warpgroup_sums(const Plan& plan, Stream stream) {
-  const int64_t most = Panels::most(plan.rows_of_z, plan.problems) * kSegments;
+void launch_warpgroup_sums(const Plan& plan, Stream stream) {
+  const int64_t most = Panels::max_panels(plan.rows_of_z, plan.problems) * kSegments;
   launch(warpgroup_sums_kernel, dim3(unsigned(smaller(most, multiprocessors()))), dim3(kThreads), sizeof(Shared),
          stream, plan);
 }

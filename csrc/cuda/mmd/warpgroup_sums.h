@@ -8,10 +8,10 @@ namespace awpf {
 #if defined(AWPF_SM90A) || defined(AWPF_EMULATE)
 bool has_warpgroup_sums();
 // Of the problems in halves; the plan's rows are packed in panels.
-void start_warpgroup_sums(const Plan& plan, Stream stream);
+void launch_warpgroup_sums(const Plan& plan, Stream stream);
 #else
 inline bool has_warpgroup_sums() { return false; }
-inline void start_warpgroup_sums(const Plan&, Stream) {}
+inline void launch_warpgroup_sums(const Plan&, Stream) {}
 #endif
 
 }  // namespace awpf

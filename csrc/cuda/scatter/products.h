@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cuda/device/elements.h"
-#include "cuda/scatter/scatter.h"
+#include "cuda/scatter/batch.h"
 
 namespace awpf {
 
@@ -43,11 +43,11 @@ struct Features {
     };
     Four hi{}, lo{};
     if (label >= 0) {
-      const Two* means = p.split_means + int64_t(label) * dim + first;
+      const FloatPair* means = p.split_means + int64_t(label) * dim + first;
       const float* scale = scales + int(threadIdx.x) % kWarp * 4;
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
-        const Two mean = first + k < dim ? means[k] : Two{0, 0};
+        const FloatPair mean = first + k < dim ? means[k] : FloatPair{0, 0};
         const Split parts = split((value[k] - mean.first - mean.second) * scale[k]);
         hi.value[k] = parts.hi;
         lo.value[k] = parts.lo;
@@ -65,25 +65,25 @@ constexpr size_t kStageHalves = 4 * DepthSlab::kSize;
 constexpr size_t kSharedBytes = 2 * kStageHalves * sizeof(uint16_t) + 2 * kSplitTile * sizeof(float);
 
 template <class T>
-static __global__ void __launch_bounds__(kSplitThreads) multiply_split(Wave wave, bool aligned) {
+static __global__ void __launch_bounds__(kSplitThreads) multiply_split(ScatterBatch batch, bool aligned) {
   uint16_t* shared = shared_memory<uint16_t>();
   float* scales = reinterpret_cast<float*>(shared + 2 * kStageHalves);
-  const Problem p = wave.problem(blockIdx.z);
-  const Cut cut = wave.s.split;
+  const Problem p = batch.problem(blockIdx.z);
+  const SplitK split_k = batch.s.split;
   const Tile place = lower_tile(blockIdx.x);
   const bool diagonal = place.row == place.column;
   if (threadIdx.x < 2 * kSplitTile) {
     const int tile = threadIdx.x < kSplitTile ? place.row : place.column;
     const int feature = tile * kSplitTile + int(threadIdx.x) % kSplitTile;
-    scales[threadIdx.x] = feature < wave.s.dim ? power_of_two(split_exponent(p.ranges[feature])) : 0.0f;
+    scales[threadIdx.x] = feature < batch.s.dim ? power_of_two(split_exponent(p.feature_ranges[feature])) : 0.0f;
   }
   __syncthreads();
-  const Features left(wave.s.dim, place.row, aligned, scales);
-  const Features right(wave.s.dim, place.column, aligned, scales + kSplitTile);
-  const int placed = p.placed(wave.s), warp = threadIdx.x / kWarp;
-  const int64_t first = int64_t(blockIdx.y) * cut.rows;
-  const int begin = first < placed ? int(first) : placed;
-  const int end = placed - begin < cut.rows ? placed : begin + cut.rows;
+  const Features left(batch.s.dim, place.row, aligned, scales);
+  const Features right(batch.s.dim, place.column, aligned, scales + kSplitTile);
+  const int valid_rows = p.valid_rows(batch.s), warp = threadIdx.x / kWarp;
+  const int64_t first = int64_t(blockIdx.y) * split_k.rows;
+  const int begin = first < valid_rows ? int(first) : valid_rows;
+  const int end = valid_rows - begin < split_k.rows ? valid_rows : begin + split_k.rows;
   const int slabs = ceil_div(end - begin, kSplitSlab);
 
   // A slab is fetched in halves, so that less of it waits in registers.
@@ -91,7 +91,7 @@ static __global__ void __launch_bounds__(kSplitThreads) multiply_split(Wave wave
   int label = -1;
   const auto fetch = [&](int slab, int half) {
     const int at = begin + slab * kSplitSlab + half * kWarps + warp;
-    const Placed row = at < end ? p.order[at] : Placed{0, -1};
+    const SortedRow row = at < end ? p.sorted_rows[at] : SortedRow{0, -1};
     label = row.label;
     if (label >= 0) {
       left.template load<T>(a, p, row.row);
@@ -109,8 +109,8 @@ static __global__ void __launch_bounds__(kSplitThreads) multiply_split(Wave wave
 
   // Found anew where it is written, rather than kept in registers through the loop.
   const auto flush = [&](const SplitTile& tile, bool anew) {
-    const int64_t index = int64_t(blockIdx.y) * cut.tiles + blockIdx.x;
-    double* sums = wave.problem(blockIdx.z).split_tiles + index * (kSplitTile * kSplitTile);
+    const int64_t index = int64_t(blockIdx.y) * split_k.tiles + blockIdx.x;
+    double* sums = batch.problem(blockIdx.z).split_tiles + index * (kSplitTile * kSplitTile);
     tile.for_pairs([&](int r, int c, float one, float two) {
       double* to = sums + r * kSplitTile + c;
       to[0] = anew ? double(one) : to[0] + double(one);
@@ -151,44 +151,44 @@ static __global__ void __launch_bounds__(kSplitThreads) multiply_split(Wave wave
 
 // Rows less their class's mean...
 template <class T>
-struct Centred {
-  static __device__ __forceinline__ int count(const Problem& p, const Sizes& s) { return p.placed(s); }
+struct WithinRows {
+  static __device__ __forceinline__ int count(const Problem& p, const Sizes& s) { return p.valid_rows(s); }
   static __device__ __forceinline__ double at(const Problem& p, const Sizes& s, int place, int column) {
-    const Placed row = p.order[place];
+    const SortedRow row = p.sorted_rows[place];
     return double(widen(static_cast<const T*>(p.x)[int64_t(row.row) * s.dim + column])) -
            p.means[int64_t(row.label) * s.dim + column];
   }
-  static __device__ __forceinline__ Cut cut(const Sizes& s) { return s.exact; }
-  static __device__ __forceinline__ double* tiles(const Problem& p) { return p.exact_tiles; }
+  static __device__ __forceinline__ SplitK split_k(const Sizes& s) { return s.fp64; }
+  static __device__ __forceinline__ double* tiles(const Problem& p) { return p.fp64_tiles; }
 };
 
 // ... and class means less the mean of all, weighted by the root of their counts.
-struct Spread {
+struct BetweenRows {
   static __device__ __forceinline__ int count(const Problem&, const Sizes& s) { return s.classes; }
   static __device__ __forceinline__ double at(const Problem& p, const Sizes& s, int label, int column) {
     const int64_t rows = p.counts[label];
-    return rows > 0 ? sqrt(double(rows)) * (p.means[int64_t(label) * s.dim + column] - p.grand[column]) : 0.0;
+    return rows > 0 ? sqrt(double(rows)) * (p.means[int64_t(label) * s.dim + column] - p.grand_mean[column]) : 0.0;
   }
-  static __device__ __forceinline__ Cut cut(const Sizes& s) { return s.spread; }
-  static __device__ __forceinline__ double* tiles(const Problem& p) { return p.spread_tiles; }
+  static __device__ __forceinline__ SplitK split_k(const Sizes& s) { return s.between; }
+  static __device__ __forceinline__ double* tiles(const Problem& p) { return p.between_tiles; }
 };
 
 template <class Rows>
-static __global__ void __launch_bounds__(kDoubleThreads, 2) multiply_exact(Wave wave, bool only_if_needed) {
+static __global__ void __launch_bounds__(kDoubleThreads, 2) multiply_fp64(ScatterBatch batch, bool only_if_needed) {
   double* shared = shared_memory<double>();
   const DoubleSlab left{shared}, right{shared + DoubleSlab::kSize};
-  const Problem p = wave.problem(blockIdx.z);
-  if (only_if_needed && *p.inexact == 0) return;
-  const Cut cut = Rows::cut(wave.s);
+  const Problem p = batch.problem(blockIdx.z);
+  if (only_if_needed && *p.needs_fp64 == 0) return;
+  const SplitK split_k = Rows::split_k(batch.s);
   const Tile place = lower_tile(blockIdx.x);
-  const int count = Rows::count(p, wave.s), dim = wave.s.dim;
-  const int64_t first = int64_t(blockIdx.y) * cut.rows;
+  const int count = Rows::count(p, batch.s), dim = batch.s.dim;
+  const int64_t first = int64_t(blockIdx.y) * split_k.rows;
   const int begin = first < count ? int(first) : count;
-  const int end = count - begin < cut.rows ? count : begin + cut.rows;
+  const int end = count - begin < split_k.rows ? count : begin + split_k.rows;
   const auto fill = [&](const DoubleSlab& side, int tile, int at) {
     side.fill<false>([&](int row, int depth) {
       const int column = tile * kDoubleTile + row;
-      return at + depth < end && column < dim ? Rows::at(p, wave.s, at + depth, column) : 0.0;
+      return at + depth < end && column < dim ? Rows::at(p, batch.s, at + depth, column) : 0.0;
     });
   };
   DoubleTile tile;
@@ -200,7 +200,7 @@ static __global__ void __launch_bounds__(kDoubleThreads, 2) multiply_exact(Wave 
     tile.add(left, right);
     __syncthreads();
   }
-  double* sums = Rows::tiles(p) + (int64_t(blockIdx.y) * cut.tiles + blockIdx.x) * (kDoubleTile * kDoubleTile);
+  double* sums = Rows::tiles(p) + (int64_t(blockIdx.y) * split_k.tiles + blockIdx.x) * (kDoubleTile * kDoubleTile);
   tile.for_each([&](int r, int c, double value) { sums[r * kDoubleTile + c] = value; });
 }
 

@@ -7,7 +7,7 @@ namespace awpf {
 
 // The number of ranges of `slabs` that finishes first: every block of threads takes a tile and a range, as many blocks
 // as there are multiprocessors run at once, and a range costs `overhead` slabs beside its own.
-inline int64_t best_splits(int64_t tiles, int64_t slabs, int64_t multiprocessors, int64_t overhead) {
+inline int64_t choose_split_k(int64_t tiles, int64_t slabs, int64_t multiprocessors, int64_t overhead) {
   int64_t best = 1, least = INT64_MAX;
   for (int64_t splits = 1; splits <= 128 && (splits == 1 || splits * overhead <= slabs); ++splits) {
     const int64_t rounds = (tiles * splits + multiprocessors - 1) / multiprocessors;

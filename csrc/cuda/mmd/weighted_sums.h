@@ -6,25 +6,26 @@
 
 namespace awpf {
 
-struct Values {
+struct WeightedSums {
   const double *coefficients, *constant;  // (problems, cells), (problems,)
   void* out;                              // (problems,); null where only sums are wanted
   bool wide;
 };
 
 // One warp. Its sums are written, by it or before a barrier.
-__device__ __forceinline__ void write_value(const Values& values, int64_t p, const double* sums, int64_t cells) {
+__device__ __forceinline__ void write_weighted_sum(const WeightedSums& weighted, int64_t p, const double* sums,
+                                                   int64_t group_pairs) {
   double value = 0;
   __syncwarp();
-  for (int64_t k = threadIdx.x % kWarp; k < cells; k += kWarp)
-    value += values.coefficients[p * cells + k] * sums[p * cells + k];
+  for (int64_t k = threadIdx.x % kWarp; k < group_pairs; k += kWarp)
+    value += weighted.coefficients[p * group_pairs + k] * sums[p * group_pairs + k];
   value = warp_sum(value);
   if (threadIdx.x % kWarp > 0) return;
-  value += values.constant[p];
-  if (values.wide)
-    static_cast<double*>(values.out)[p] = value;
+  value += weighted.constant[p];
+  if (weighted.wide)
+    static_cast<double*>(weighted.out)[p] = value;
   else
-    static_cast<float*>(values.out)[p] = float(value);
+    static_cast<float*>(weighted.out)[p] = float(value);
 }
 
 }  // namespace awpf

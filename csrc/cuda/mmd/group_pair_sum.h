@@ -1,4 +1,4 @@
-// One block sum from the slots that tiles left behind, in an order that follows from the sizes.
+// One block sum from the partial sums that tiles left behind, in an order that follows from the sizes.
 #pragma once
 
 #include "cuda/device/block.h"
@@ -17,8 +17,8 @@ __device__ __forceinline__ double direct_sum(const Plan& plan, int64_t p, int g,
     for (int64_t j = threadIdx.x; j < columns; j += int(blockDim.x)) {
       double square = 0;
       for (int k = 0; k < plan.dim; ++k) {
-        const double difference = load_wide(plan.z, plan.type, (first_row + i) * plan.dim + k) -
-                                  load_wide(plan.z, plan.type, (first_column + j) * plan.dim + k);
+        const double difference = load_double(plan.z, plan.type, (first_row + i) * plan.dim + k) -
+                                  load_double(plan.z, plan.type, (first_column + j) * plan.dim + k);
         square += difference * difference;
       }
       for (int s = 0; s < plan.kernels; ++s) sum += exp(-gamma[s] * square);
@@ -26,33 +26,34 @@ __device__ __forceinline__ double direct_sum(const Plan& plan, int64_t p, int g,
   return block_sum(sum, scratch) / plan.kernels;
 }
 
-__device__ __forceinline__ double slot_sum(const Plan& plan, int64_t p, int g, int h, double* scratch) {
+__device__ __forceinline__ double sum_partials(const Plan& plan, int64_t p, int g, int h, double* scratch) {
   const Schedule schedule = plan.schedule(p);
   const int64_t rows = plan.group_length(0, p * plan.groups[0] + g);
   const int64_t columns = plan.group_length(1, p * plan.groups[1] + h);
   double sum = 0;
   if (rows > 0 && columns > 0) {
-    const int64_t row_begin = plan.group_start(0, p, g), column_begin = plan.group_start(1, p, h);
+    const int64_t row_begin = plan.group_offset(0, p, g), column_begin = plan.group_offset(1, p, h);
     const int64_t first_strip = row_begin / kStripRows, strips = (row_begin + rows - 1) / kStripRows - first_strip + 1;
     const int64_t first_tile = column_begin / kTileColumns, last_tile = (column_begin + columns - 1) / kTileColumns;
     const int64_t each = schedule.tiles_each(), first_segment = first_tile / each;
     const int64_t segments = last_tile / each - first_segment + 1;
-    const SlotTable table = plan.slot_table();
+    const PartialSums table = plan.partial_sum_layout();
     for (int64_t k = threadIdx.x; k < strips * segments; k += int(blockDim.x)) {
       const int64_t strip = first_strip + k / segments, segment = first_segment + k % segments;
       // The first tile of the segment that meets the group must be one of the strip's.
       if (larger(first_tile, segment * each) >= schedule.tiles_of(strip)) continue;
-      sum += plan.slots[table.slot(plan.start[p].strip[0], p, strip, g, segment, h)];
+      sum += plan.partial_sums[table.index(plan.start[p].strip[0], p, strip, g, segment, h)];
     }
   }
   return block_sum(sum, scratch) / plan.kernels;
 }
 
 // All threads of a block. `directly`: the tables do not hold. `scratch` has a place a warp.
-__device__ __forceinline__ double cell_sum(const Plan& plan, int64_t p, int g, int h, bool directly, double* scratch) {
-  if (plan.frame[p].mode == Mode::invalid) return nan("");
+__device__ __forceinline__ double group_pair_sum(const Plan& plan, int64_t p, int g, int h, bool directly,
+                                                 double* scratch) {
+  if (plan.scaling[p].precision == Precision::invalid) return nan("");
   if (directly) return direct_sum(plan, p, g, h, scratch);
-  const double sum = slot_sum(plan, p, g, h, scratch);
+  const double sum = sum_partials(plan, p, g, h, scratch);
   // The strict lower triangle was summed; on the diagonal every kernel is 1.
   return plan.symmetric && g == h ? 2 * sum + double(plan.group_length(0, p * plan.groups[0] + g)) : sum;
 }

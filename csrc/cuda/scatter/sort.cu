@@ -4,7 +4,7 @@
 // a class block by block; then a warp a block of rows puts each row where it belongs. Bytes: the labels twice, the
 // order once.
 #include "cuda/device/device.h"
-#include "cuda/scatter/scatter.h"
+#include "cuda/scatter/batch.h"
 
 namespace awpf {
 namespace {
@@ -14,19 +14,19 @@ constexpr int kScanThreads = 1024;
 constexpr int kAhead = 8;  // counts read before any is replaced
 constexpr unsigned kAll = 0xffffffffu;
 
-__global__ void __launch_bounds__(kCountThreads) count_labels(Wave wave) {
-  const Problem p = wave.problem(blockIdx.y);
-  const int begin = int(blockIdx.x) * wave.s.block_rows;
-  const int end = wave.s.rows - begin < wave.s.block_rows ? wave.s.rows : begin + wave.s.block_rows;
-  int* counts = p.offsets + int64_t(blockIdx.x) * wave.s.classes;
+__global__ void __launch_bounds__(kCountThreads) count_labels(ScatterBatch batch) {
+  const Problem p = batch.problem(blockIdx.y);
+  const int begin = int(blockIdx.x) * batch.s.block_rows;
+  const int end = batch.s.rows - begin < batch.s.block_rows ? batch.s.rows : begin + batch.s.block_rows;
+  int* counts = p.offsets + int64_t(blockIdx.x) * batch.s.classes;
   for (int row = begin + int(threadIdx.x); row < end; row += kCountThreads) {
     const int64_t label = p.labels[row];
-    if (label >= 0 && label < wave.s.classes) atomicAdd(counts + label, 1);
+    if (label >= 0 && label < batch.s.classes) atomicAdd(counts + label, 1);
   }
 }
 
 struct Pair {
-  int rows, pieces;
+  int rows, class_pieces;
 };
 
 // Sums over the threads before this one; `total` over all. `shared`: 2 x 32 numbers.
@@ -39,24 +39,24 @@ __device__ Pair sum_before(Pair mine, Pair* total, Pair* shared) {
     }
     return value;
   };
-  const Pair within{up_to(mine.rows), up_to(mine.pieces)};
+  const Pair within{up_to(mine.rows), up_to(mine.class_pieces)};
   if (lane == kWarp - 1) shared[warp] = within;
   __syncthreads();
   if (warp == 0) {
     const Pair theirs = shared[lane];
-    shared[lane] = {up_to(theirs.rows), up_to(theirs.pieces)};
+    shared[lane] = {up_to(theirs.rows), up_to(theirs.class_pieces)};
   }
   __syncthreads();
   const Pair before = warp == 0 ? Pair{0, 0} : shared[warp - 1];
   *total = shared[kScanThreads / kWarp - 1];
   __syncthreads();
-  return {before.rows + within.rows - mine.rows, before.pieces + within.pieces - mine.pieces};
+  return {before.rows + within.rows - mine.rows, before.class_pieces + within.class_pieces - mine.class_pieces};
 }
 
-__global__ void __launch_bounds__(kScanThreads) find_places(Wave wave) {
+__global__ void __launch_bounds__(kScanThreads) find_places(ScatterBatch batch) {
   Pair* shared = shared_memory<Pair>();
-  const Problem p = wave.problem(blockIdx.x);
-  const int classes = wave.s.classes, blocks = wave.s.blocks;
+  const Problem p = batch.problem(blockIdx.x);
+  const int classes = batch.s.classes, blocks = batch.s.blocks;
   Pair done{0, 0};
   for (int first = 0; first < classes; first += kScanThreads) {
     const int label = first + int(threadIdx.x);
@@ -69,8 +69,8 @@ __global__ void __launch_bounds__(kScanThreads) find_places(Wave wave) {
     if (label < classes) {
       int place = done.rows + before.rows;
       p.counts[label] = count;
-      p.starts[label] = place;
-      p.pieces[label] = done.pieces + before.pieces;
+      p.class_starts[label] = place;
+      p.class_pieces[label] = done.class_pieces + before.class_pieces;
       for (int block = 0; block < blocks; block += kAhead) {
         int counts[kAhead];
 #pragma unroll
@@ -82,23 +82,23 @@ __global__ void __launch_bounds__(kScanThreads) find_places(Wave wave) {
         }
       }
     }
-    done = {done.rows + total.rows, done.pieces + total.pieces};
+    done = {done.rows + total.rows, done.class_pieces + total.class_pieces};
   }
   if (threadIdx.x == 0) {
-    p.starts[classes] = done.rows;
-    p.pieces[classes] = done.pieces;
+    p.class_starts[classes] = done.rows;
+    p.class_pieces[classes] = done.class_pieces;
   }
 }
 
-__global__ void __launch_bounds__(kWarp) place_rows(Wave wave) {
-  const Problem p = wave.problem(blockIdx.y);
-  const int lane = threadIdx.x, begin = int(blockIdx.x) * wave.s.block_rows;
-  const int count = wave.s.rows - begin < wave.s.block_rows ? wave.s.rows - begin : wave.s.block_rows;
-  int* next = p.offsets + int64_t(blockIdx.x) * wave.s.classes;
+__global__ void __launch_bounds__(kWarp) place_rows(ScatterBatch batch) {
+  const Problem p = batch.problem(blockIdx.y);
+  const int lane = threadIdx.x, begin = int(blockIdx.x) * batch.s.block_rows;
+  const int count = batch.s.rows - begin < batch.s.block_rows ? batch.s.rows - begin : batch.s.block_rows;
+  int* next = p.offsets + int64_t(blockIdx.x) * batch.s.classes;
   for (int done = 0; done < count; done += kWarp) {
     const int row = begin + done + lane;
     const int64_t given = done + lane < count ? p.labels[row] : -1;
-    const int label = given >= 0 && given < wave.s.classes ? int(given) : -1;
+    const int label = given >= 0 && given < batch.s.classes ? int(given) : -1;
     int before = 0, alike = 0;
 #pragma unroll
     for (int other = 0; other < kWarp; ++other) {
@@ -109,7 +109,7 @@ __global__ void __launch_bounds__(kWarp) place_rows(Wave wave) {
     const int place = label < 0 ? 0 : next[label] + before;
     __syncwarp();
     if (label >= 0) {
-      p.order[place] = {row, label};
+      p.sorted_rows[place] = {row, label};
       if (before == alike - 1) next[label] = place + 1;
     }
     __syncwarp();
@@ -118,11 +118,11 @@ __global__ void __launch_bounds__(kWarp) place_rows(Wave wave) {
 
 }  // namespace
 
-void order_by_class(const Wave& wave, int problems, Stream stream) {
-  const dim3 blocks(unsigned(wave.s.blocks), unsigned(problems));
-  launch(count_labels, blocks, dim3(kCountThreads), 0, stream, wave);
-  launch(find_places, dim3(unsigned(problems)), dim3(kScanThreads), kWarp * sizeof(Pair), stream, wave);
-  launch(place_rows, blocks, dim3(kWarp), 0, stream, wave);
+void sort_by_class(const ScatterBatch& batch, int problems, Stream stream) {
+  const dim3 blocks(unsigned(batch.s.blocks), unsigned(problems));
+  launch(count_labels, blocks, dim3(kCountThreads), 0, stream, batch);
+  launch(find_places, dim3(unsigned(problems)), dim3(kScanThreads), kWarp * sizeof(Pair), stream, batch);
+  launch(place_rows, blocks, dim3(kWarp), 0, stream, batch);
 }
 
 }  // namespace awpf

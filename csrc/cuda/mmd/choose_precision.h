@@ -1,0 +1,49 @@
+// Decides how a problem is computed: in one product of fp16 values, in three of split ones, or in double precision.
+#pragma once
+
+#include "cuda/mmd/plan.h"
+
+namespace awpf {
+
+// Sorts the kernels of a problem, the widest first, and fills what of its scaling follows from them alone: weight, unit
+// (of points that are not scaled), and whether the bandwidths are valid. One thread.
+__device__ __forceinline__ void order_kernels(const double* gamma, int kernels, Step* steps, Scaling& scaling) {
+  for (int s = 0; s < kernels; ++s) {  // insertion: there are few
+    int to = s;
+    for (; to > 0 && steps[to - 1].rate > gamma[s]; --to) steps[to].rate = steps[to - 1].rate;
+    steps[to].rate = gamma[s];
+  }
+  const double widest = steps[0].rate;
+  double sum;
+  const bool valid = fill_steps(steps, kernels, &sum);
+  scaling.weight = 2.0 * sum / kernels;
+  scaling.precision = valid ? Precision::fp64 : Precision::invalid;
+  scaling.unit = 2.0 * widest / 0.69314718055994530942;
+}
+
+// Completes the scaling that order_kernels began. `from_origin` and `from_centre` are the mean squared distances of the
+// points from the origin and from the centre.
+__device__ __forceinline__ void choose_precision(const Plan& plan, int64_t rows, double from_origin, double from_centre,
+                                                 Scaling& scaling) {
+  const bool narrow_input = plan.type == ScalarType::Half || plan.type == ScalarType::BFloat16;
+  const double mean_gamma = 0.5 * scaling.weight;
+  // Where the origin is nearly as good a centre, 16-bit input is multiplied as it is: products are exact then.
+  const bool as_it_is = narrow_input && plan.given_centre == nullptr && from_origin <= 8 * from_centre &&
+                        float_is_enough(mean_gamma * from_origin, rows);
+  scaling.mean_square = as_it_is ? from_origin : from_centre;
+  scaling.centred = !as_it_is;
+  if (scaling.precision != Precision::invalid) {
+    // A difference, since fmax, by which from_centre was found, returns the other operand of a NaN.
+    if (!(from_origin - from_origin == 0))
+      scaling.precision = Precision::invalid;
+    else if (as_it_is || (plan.one_product && plan.type == ScalarType::Float))
+      scaling.precision = Precision::fp16;
+    else if (plan.type != ScalarType::Double && float_is_enough(mean_gamma * from_centre, rows))
+      scaling.precision = Precision::fp16_split;
+  }
+  const bool packed = scaling.precision == Precision::fp16 || scaling.precision == Precision::fp16_split;
+  scaling.scale = packed ? packing_scale(scaling.mean_square, rows) : 1.0;
+  scaling.unit = scaling.unit / (scaling.scale * scaling.scale);
+}
+
+}  // namespace awpf
