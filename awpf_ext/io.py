@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from awpf_ext.errors import DataError, UserError
+from awpf_ext.errors import DataError, UserError, reason
 
 PathLike = str | os.PathLike[str]
 Buffer = bytes | memoryview
@@ -101,7 +101,7 @@ def read_json(path: PathLike) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {path}: {_reason(error)}") from error
+        raise DataError(f"cannot read {path}: {reason(error)}") from error
 
 
 def save_tensors(
@@ -149,7 +149,7 @@ def load_tensors(path: PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
             metadata = dict(opened.metadata() or {})
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise DataError(f"cannot read {path}: {_reason(error)}") from error
+        raise DataError(f"cannot read {path}: {reason(error)}") from error
     checksum = metadata.pop(_CHECKSUM, None)
     if checksum is None:
         raise DataError(f"cannot read {path}: it has no checksum, so awpf_ext did not write it")
@@ -175,7 +175,7 @@ def lock(
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        raise DataError(f"cannot lock {path}: {_reason(error)}") from error
+        raise DataError(f"cannot lock {path}: {reason(error)}") from error
     try:
         told = False
         while True:
@@ -191,7 +191,7 @@ def lock(
                 told = True
                 time.sleep(0.1)
             except OSError as error:
-                raise DataError(f"cannot lock {path}: {_reason(error)}") from error
+                raise DataError(f"cannot lock {path}: {reason(error)}") from error
         with suppress(OSError):  # a full disk: the name is a courtesy, the lock holds without it
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
@@ -247,10 +247,4 @@ def _write_failure(path: Path, error: OSError) -> str:
             f"cannot write {path}: the disk is full; what was written before is intact, "
             "so free some space and run the same again"
         )
-    return f"cannot write {path}: {_reason(error)}"
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error) or type(error).__name__
+    return f"cannot write {path}: {reason(error)}"

@@ -13,7 +13,7 @@ import typer
 
 from awpf_ext._library import MISSING_CPU, __version__
 from awpf_ext.cli.progress import messages, print_error
-from awpf_ext.errors import AwpfError, UserError
+from awpf_ext.errors import AwpfError, UserError, not_installed
 
 EXIT_CODES = """Exit codes: 0 done; 1 a bug, with a traceback; 2 arguments or configuration; 3 data;
 4 checkpoint; 5 offline; 130 interrupted."""
@@ -61,7 +61,7 @@ def handle_errors(command: Callable[Parameters, None]) -> Callable[Parameters, N
         except ModuleNotFoundError as error:
             if (error.name or "").split(".")[0] == "awpf_ext":
                 raise
-            print_error(f'{error.name} is not installed; get it with pip install "awpf_ext[clip]"')
+            print_error(not_installed(error.name))
             raise typer.Exit(UserError.exit_code) from None
         except (typer.Exit, BrokenPipeError):
             raise

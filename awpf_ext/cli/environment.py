@@ -17,23 +17,10 @@ from typing import Any
 import torch
 
 from awpf_ext._library import MISSING_CUDA, build_info
+from awpf_ext.errors import EXTRAS, install_command
 from awpf_ext.ops.low_rank import low_rank_sum
 from awpf_ext.ops.mmd import mmd
 from awpf_ext.ops.scatter import scatter
-
-# package -> the extra of awpf_ext that brings it
-OPTIONAL = {
-    "open_clip_torch": "clip",
-    "torchvision": "clip",
-    "jinja2": "clip",
-    "matplotlib": "clip",
-    "pydantic": "clip",
-    "pyyaml": "clip",
-    "rich": "clip",
-    "safetensors": "clip",
-    "typer": "clip",
-    "tensorboard": "tensorboard",
-}
 
 
 def main(arguments: Sequence[str] = ()) -> int:
@@ -60,7 +47,7 @@ def examine() -> dict[str, Any]:
         "failure": failure,
         "build": build_info(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "packages": {name: _version(name) for name in OPTIONAL},
+        "packages": {name: _version(name) for name in EXTRAS},
         "folders": {name: _folder(path) for name, path in _caches().items()},
         "weights": _weights(),
     }
@@ -150,8 +137,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
         ("", ""),
     ]
     for name, version in packages.items():
-        missing = f'missing: pip install "awpf_ext[{OPTIONAL[name]}]"'
-        rows.append((name, version or missing))
+        rows.append((name, version or f"missing: {install_command(name)}"))
     rows.append(("", ""))
     for name, folder in report["folders"].items():
         used = "not there yet" if folder["bytes"] is None else _size(folder["bytes"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from awpf_ext.errors import not_installed
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; ends in SystemExit with its exit code."""
@@ -18,10 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "awpf_ext":
             raise
-        print(
-            f'awpf: {error.name} is not installed; get it with pip install "awpf_ext[clip]"',
-            file=sys.stderr,
-        )
+        print(f"awpf: {not_installed(error.name)}", file=sys.stderr)
         raise SystemExit(2) from None
     app(given, prog_name="awpf")
 

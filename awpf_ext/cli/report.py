@@ -11,7 +11,7 @@ from awpf_ext.cli import options as o
 from awpf_ext.cli.app import handle_errors, print_json
 from awpf_ext.cli.progress import Reporter
 from awpf_ext.cli.tables import print_line
-from awpf_ext.errors import AwpfError
+from awpf_ext.errors import AwpfError, not_installed
 from awpf_ext.report import write_report
 
 SEVERAL = Path("runs/report")  # where the report of several folders goes
@@ -62,8 +62,7 @@ def closing_report(folder: Path, reporter: Reporter) -> Path | None:
         told = f": all is run; `awpf report {folder}` makes its report"
         raise KeyboardInterrupt(told) from None
     except ModuleNotFoundError as error:
-        missing = f'{error.name} is not installed; get it with pip install "awpf_ext[clip]"'
-        reporter.note(f"there is no report: {missing}")
+        reporter.note(f"there is no report: {not_installed(error.name)}")
     except AwpfError as error:
         reporter.note(f"there is no report: {error}")
     except Exception as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import urllib.error
 import urllib.request
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from awpf_ext.clip import embedded
-from awpf_ext.errors import OfflineError, UserError
+from awpf_ext.errors import OfflineError, UserError, reason, suggestion
 
 PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 
@@ -39,7 +38,7 @@ def resolve_weights(model: str, pretrained: str | None, cache_dir: Path | None) 
     embedded.register()
     known = open_clip.list_models()
     if model not in known:
-        raise UserError(f"model {model!r} is not known to open_clip{_did_you_mean(model, known)}")
+        raise UserError(f"model {model!r} is not known to open_clip; {suggestion(model, known)}")
     if pretrained is None or pretrained.startswith("random:"):
         return _random_weights(pretrained or "random:0")
     if (model, pretrained) == (embedded.MODEL, embedded.TAG):
@@ -59,8 +58,8 @@ def resolve_weights(model: str, pretrained: str | None, cache_dir: Path | None) 
     if model == embedded.MODEL:
         tags = [embedded.TAG]
     raise UserError(
-        f"pretrained {pretrained!r} is neither a file nor a tag of {model}"
-        f"{_did_you_mean(pretrained, tags)}; its tags are {', '.join(tags) or '(none)'}"
+        f"pretrained {pretrained!r} is neither a file nor a tag of {model}; "
+        + (suggestion(pretrained, tags) if tags else "open_clip has no weights for this model")
     )
 
 
@@ -126,11 +125,5 @@ def _unreachable(url: str, timeout: float = 10.0) -> str | None:
     except urllib.error.HTTPError:
         return None  # it answers; what it says is for the downloader to judge
     except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        return f"no connection: {getattr(reason, 'strerror', None) or reason}"
+        return f"no connection: {reason(getattr(error, 'reason', error))}"
     return None
-
-
-def _did_you_mean(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""

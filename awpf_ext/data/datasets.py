@@ -7,7 +7,6 @@ folder:PATH, csv:FILE or features:FILE.npz. A new one is a function with the `da
 from __future__ import annotations
 
 import csv
-import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from awpf_ext.data.images import (
     folder_files,
     held_out,
 )
-from awpf_ext.errors import DataError, OfflineError, UserError
+from awpf_ext.errors import DataError, OfflineError, UserError, suggestion
 
 Loader = Callable[[Path | None], ImageDataset | FeatureSet]
 Where = Literal["path", "new path", "word"]
@@ -67,12 +66,7 @@ def load_dataset(spec: str, *, class_names: str | Path | None = None) -> ImageDa
     """
     name, _, where = spec.partition(":")
     if name not in DATASETS:
-        close = difflib.get_close_matches(name, DATASETS, n=1, cutoff=0.5)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise UserError(
-            f"dataset {spec!r} is not known{hint}; expected one of {', '.join(DATASETS)}, with "
-            ":PATH where the data is"
-        )
+        raise UserError(f"there is no data set {name!r}; {suggestion(name, DATASETS)}")
     path = Path(where).expanduser() if where else None
     if path is not None and _WHERE[name] == "path" and not path.exists():
         raise UserError(f"dataset {spec!r}: there is no {path}")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from awpf_ext.clip.prompted import PromptedClip
 from awpf_ext.distributed import World
-from awpf_ext.errors import UserError
+from awpf_ext.errors import UserError, install_command
 from awpf_ext.finetuning.config import TuningConfig
 from awpf_ext.finetuning.form import Tuned, seeded
 from awpf_ext.finetuning.towers import Towers, called_layers, copied, reached, set_checkpointing
@@ -94,8 +94,8 @@ def _peft() -> Any:
         import peft
     except ImportError as error:
         raise UserError(
-            f"train=lora needs PEFT, which cannot be imported ({error}): pip install "
-            '"awpf_ext[lora]"'
+            f"train=lora needs PEFT, which cannot be imported ({error}); get it with "
+            f"{install_command('peft')}"
         ) from None
     return peft
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from awpf_ext.errors import DataError, UserError
+from awpf_ext.errors import DataError, UserError, reason
 from awpf_ext.io import DTYPES
 from awpf_ext.lora.config import FILE as CONFIG
 from awpf_ext.lora.config import AdapterConfig, read_config
@@ -107,7 +107,7 @@ class Adapter:
             self._file.seek(entry.start)
             found = self._file.readinto(buffer.numpy().data)
         except OSError as error:
-            raise DataError(f"cannot read {path}: {error.strerror or error}") from None
+            raise DataError(f"cannot read {path}: {reason(error)}") from None
         if found != buffer.numel():
             raise DataError(f"cannot read {path}: it has changed while it was read")
         if entry.dtype not in _CARRIED:
@@ -131,8 +131,7 @@ def open_adapter(folder: str | Path) -> Iterator[Adapter]:
             pass
         file = path.open("rb")
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"cannot read {path}: {reason}") from None
+        raise DataError(f"cannot read {path}: {reason(error)}") from None
     with file:
         try:
             entries = _entries(file)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from awpf_ext.errors import UserError
+from awpf_ext.errors import UserError, suggestion
 from awpf_ext.lora.adapter import Adapter
 from awpf_ext.lora.config import check_agreement
 from awpf_ext.lora.methods import METHODS, Method, Settings
@@ -24,9 +23,7 @@ _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 def checked_method(name: str) -> Method:
     if name not in METHODS:
-        near = difflib.get_close_matches(name, METHODS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(METHODS)}"
-        raise UserError(f"there is no merge method {name!r}; {hint}")
+        raise UserError(f"there is no merge method {name!r}; {suggestion(name, METHODS)}")
     return METHODS[name]
 
 

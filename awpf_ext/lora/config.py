@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from awpf_ext.errors import DataError, UserError
+from awpf_ext.errors import DataError, UserError, reason
 
 FILE = "adapter_config.json"
 _LARGEST = 1 << 20  # bytes; a real one has a few thousand
@@ -69,8 +69,7 @@ def read_config(folder: Path) -> AdapterConfig:
     except RecursionError:
         raise DataError(f"cannot read {path}: its JSON is nested too deeply") from None
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"cannot read {path}: {reason}") from None
+        raise DataError(f"cannot read {path}: {reason(error)}") from None
     if not isinstance(raw, dict):
         raise DataError(f"cannot read {path}: it holds a {type(raw).__name__}, not a JSON object")
     _check_kind(path, raw)

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 from torch import Tensor
 
 from awpf_ext import io
-from awpf_ext.errors import DataError, UserError
+from awpf_ext.errors import DataError, UserError, reason
 from awpf_ext.lora.adapter import WEIGHTS
 from awpf_ext.lora.config import FILE as CONFIG
 
@@ -97,7 +97,7 @@ def new_folder(out: Path, replace: bool) -> Iterator[Path]:
             _check_free(out, replace)  # it may have appeared meanwhile
             _take_name(temporary, out)
     except OSError as error:
-        raise DataError(f"cannot write {out}: {error.strerror or error}") from error
+        raise DataError(f"cannot write {out}: {reason(error)}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from awpf_ext.data.stream import Protocol, TaskStream
 from awpf_ext.distributed import SINGLE_PROCESS, World
-from awpf_ext.errors import UserError
+from awpf_ext.errors import UserError, first_validation_error, suggestion
 from awpf_ext.methods._base.method import Method, MethodConfig
 from awpf_ext.methods._base.presets import preset_settings
 
@@ -53,9 +52,7 @@ def method_config(
     try:
         return config(**{**published, **settings})
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "settings"
-        raise UserError(f"{name}: {where} is {first['input']!r}; {first['msg']}") from None
+        raise UserError(f"{name}: {first_validation_error(error)}") from None
 
 
 def create_method(
@@ -105,10 +102,3 @@ def check_able(name: str, protocol: Protocol, world: World) -> None:
             f"{name} learns in one process; under torchrun share the encoding with "
             "`awpf features`, then run it without torchrun"
         )
-
-
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """What to write instead of a name that is not known."""
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"

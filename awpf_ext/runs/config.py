@@ -25,9 +25,8 @@ from awpf_ext.clip import embedded
 from awpf_ext.clip.prompts import DEFAULT_PROMPT
 from awpf_ext.data.datasets import absolute
 from awpf_ext.data.stream import Protocol
-from awpf_ext.errors import UserError
+from awpf_ext.errors import UserError, first_validation_error, reason, suggestion
 from awpf_ext.methods import METHODS, MethodConfig, method_class, method_config
-from awpf_ext.methods.registry import suggestion
 
 
 class RunConfig(BaseModel):
@@ -154,7 +153,7 @@ def resolve_config(layers: Sequence[ConfigLayer]) -> ResolvedConfig:
     try:
         config = RunConfig(**own, settings=chosen)
     except ValidationError as error:
-        raise UserError(_first_error(error)) from None
+        raise UserError(first_validation_error(error)) from None
     return ResolvedConfig(config, tuple(dict.fromkeys(unused)))
 
 
@@ -163,10 +162,9 @@ def read_config_file(path: Path) -> ConfigLayer:
     try:
         values = yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"cannot read the configuration {path}: {error.strerror}") from None
+        raise UserError(f"cannot read the configuration {path}: {reason(error)}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is not YAML: {reason}") from None
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if values is None:
         values = {}
     if not isinstance(values, dict):
@@ -214,10 +212,3 @@ def _check_key(key: str, layer: ConfigLayer, chosen: Mapping[str, Any]) -> None:
     elif key not in RUN_KEYS and not any(key in m.Config.model_fields for m in METHODS.values()):
         hint = suggestion(key, [*RUN_KEYS, *chosen, *METHODS])
         raise UserError(f"{layer.source}: there is no key {key!r}; {hint}")
-
-
-def _first_error(error: ValidationError) -> str:
-    """The first complaint in the words of the other messages."""
-    first = error.errors()[0]
-    said = first["msg"].replace("Input should be", "expected").replace("String should", "it should")
-    return f"{first['loc'][0]} is {first['input']!r}; {said}"

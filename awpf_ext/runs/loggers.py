@@ -6,7 +6,7 @@ import math
 from importlib.util import find_spec
 from pathlib import Path
 
-from awpf_ext.errors import UserError
+from awpf_ext.errors import UserError, not_installed
 from awpf_ext.runs.result import Result
 
 
@@ -15,9 +15,7 @@ def check_tensorboard(folder: Path | None) -> None:
     if folder is None:
         raise UserError("tensorboard is asked for, but out is not: it writes to the run's folder")
     if find_spec("tensorboard") is None:
-        raise UserError(
-            'tensorboard is not installed; get it with pip install "awpf_ext[tensorboard]"'
-        )
+        raise UserError(not_installed("tensorboard"))
 
 
 def write_tensorboard(folder: Path, result: Result) -> None:

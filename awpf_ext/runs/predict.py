@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from awpf_ext.clip import Backbone
-from awpf_ext.errors import UserError
+from awpf_ext.errors import UserError, reason
 from awpf_ext.runs.export import LearnedModel
 
 
@@ -91,7 +91,5 @@ def _prepared(backbone: Backbone, name: str) -> np.ndarray[Any, np.dtype[np.uint
     try:
         with Image.open(Path(name).expanduser()) as image:
             return backbone.prepare(image)
-    except OSError as error:
-        return error.strerror or str(error)
-    except Exception as error:  # a decoder fed with rubbish raises nearly anything
-        return str(error) or type(error).__name__
+    except Exception as error:  # a decoder raises nearly anything on damaged files
+        return reason(error)

@@ -213,11 +213,11 @@ def test_doctor_says_that_the_cpu_works(awpf):
 
 
 def test_doctor_says_what_is_broken(awpf, monkeypatch):
-    monkeypatch.setattr(awpf_ext, "mmd", lambda *_, **__: torch.zeros(()))
+    monkeypatch.setattr("awpf_ext.cli.environment.mmd", lambda *_, **__: torch.zeros(()))
     done = awpf("doctor")
     assert done.code == 1
     assert done.out.splitlines()[-1] == "broken: awpf_ext.mmd gives a wrong result on cpu"
-    monkeypatch.setattr(awpf_ext, "mmd", None)
+    monkeypatch.setattr("awpf_ext.cli.environment.mmd", None)
     assert awpf("doctor").out.splitlines()[-1].startswith("broken: TypeError")
 
 

@@ -75,7 +75,7 @@ def test_a_folder_with_another_layout_is_refused(tmp_path, save_png, layout, mes
         ("folder", "folder:PATH"),
         ("imagenet100", "imagenet100:PATH"),
         ("folder:/no/such/place", "there is no /no/such/place"),
-        ("", "not known"),
+        ("", "there is no data set ''; expected one of demo, "),
     ],
 )
 def test_an_unknown_or_unplaced_data_set(spec, message):

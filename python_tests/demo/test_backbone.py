@@ -58,7 +58,7 @@ def test_its_tokenizer_has_a_token_a_word(backbone):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("demo", "openai"), "neither a file nor a tag of demo; its tags are embedded"),
+        (("demo", "openai"), "neither a file nor a tag of demo; expected one of embedded"),
         (("demo", "embeded"), "did you mean 'embedded'"),
         (("RN50", "embedded"), "neither a file nor a tag of RN50"),
         (("dmo", "embedded"), "did you mean 'demo'"),
