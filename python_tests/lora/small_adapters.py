@@ -1,14 +1,35 @@
-"""What small adapters say in numbers, read without PEFT."""
+"""What small adapters say in numbers, read without PEFT, and what rounding may change of it."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from error_bounds import backward_error
 from safetensors.torch import load_file
+
+ROUNDING = backward_error(torch.float32, 1, 30)
+"""Relative size of what factorizations in float32 may do to matrices of this size."""
+_noise: list[torch.Generator] = []
+
+
+@contextmanager
+def noise(seed: int) -> Iterator[None]:
+    """Meanwhile `rounded` changes what it is given as rounding in float32 may."""
+    _noise.append(torch.Generator().manual_seed(seed))
+    yield
+    _noise.clear()
+
+
+def rounded(matrix: torch.Tensor) -> torch.Tensor:
+    if not _noise:
+        return matrix
+    change = torch.randn(matrix.shape, generator=_noise[0], dtype=matrix.dtype)
+    return matrix + ROUNDING * float(matrix.norm() / change.norm()) * change
 
 
 def deltas(folder: Path) -> dict[str, torch.Tensor]:
@@ -28,7 +49,7 @@ def deltas(folder: Path) -> dict[str, torch.Tensor]:
                 if pattern in (module, f"^{module.replace('.', chr(92) + '.')}$"):
                     alpha = value
             divisor = math.sqrt(rank) if config.get("use_rslora") else rank
-            found[module] = alpha / divisor * (b.flatten(1) @ a.flatten(1))
+            found[module] = alpha / divisor * (rounded(b.flatten(1)) @ rounded(a.flatten(1)))
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_adapters import deltas, distance
+from small_adapters import ROUNDING, deltas, distance, noise, rounded
 
 from awpf_ext.lora import METHODS, merge
 from awpf_ext.lora.methods import dense, entries
@@ -36,6 +36,22 @@ def per_layer(folders, weights, combine):
     return {name: combine([one[name] for one in found], weights) for name in found[0]}
 
 
+def agrees(out, folders, weights, combine):
+    """The adapter in `out` is `combine` of the deltas in `folders`, up to rounding in float32.
+
+    A factorization is exact for a matrix that differs by ROUNDING. How far that moves the result
+    depends on gaps of singular values and the like, so `combine` itself is asked, in double.
+    """
+    expected = per_layer(folders, weights, combine)
+    bound = 0.0
+    for seed in range(4):
+        with noise(seed):
+            bound = max(bound, distance(per_layer(folders, weights, combine), expected))
+    assert bound < 2e-3, "too ill-conditioned for a comparison in float32"
+    assert distance(deltas(out), expected) <= bound
+    return expected
+
+
 def weighted_sum(parts, weights):
     return sum(weight * part for weight, part in zip(weights, parts, strict=True))
 
@@ -62,6 +78,7 @@ def elected(parts, weights):
 
 def polar(columns):
     """By the inverse root of the Gram matrix, not by an SVD."""
+    columns = rounded(columns)
     values, vectors = torch.linalg.eigh(columns.mT @ columns)
     return columns @ (vectors / values.sqrt()) @ vectors.mT
 
@@ -69,7 +86,7 @@ def polar(columns):
 @pytest.mark.parametrize("method", ["linear", "stack"])
 def test_exact_methods_are_the_weighted_sum(method, three, tmp_path):
     report = merge(three, tmp_path / "out", method=method, weights=WEIGHTS)
-    assert distance(deltas(report.out), per_layer(three, WEIGHTS, weighted_sum)) < 2e-6
+    agrees(report.out, three, WEIGHTS, weighted_sum)
     assert {layer.ranks for layer in report.layers} == {(4, 2, 3)}
     assert {layer.rank for layer in report.layers} == {9}
     assert report.kept == 1
@@ -79,18 +96,20 @@ def test_linear_needs_no_more_factors_than_the_sum_has(write, tmp_path):
     one = write("one", 4)
     twice = merge([one, one], tmp_path / "out", method="linear", weights=[2, 1])
     assert {layer.rank for layer in twice.layers} == {4}
-    assert distance(deltas(twice.out), {k: 3 * d for k, d in deltas(one).items()}) < 2e-6
+    agrees(twice.out, [one], [3], weighted_sum)
     nothing = merge([one, one], tmp_path / "none", method="linear", weights=[1, -1])
     assert {layer.rank for layer in nothing.layers} == {1}  # PEFT has no rank 0
-    assert all(float(delta.norm()) < 1e-5 for delta in deltas(nothing.out).values())
+    left, whole = deltas(nothing.out), deltas(one)
+    assert all(left[name].norm() <= ROUNDING * whole[name].norm() for name in whole)
 
 
 @pytest.mark.parametrize("rank", [None, 1, 6, 50])
 def test_svd_is_the_best_approximation_and_says_what_it_loses(rank, three, tmp_path):
     report = merge(three, tmp_path / "out", method="svd", weights=WEIGHTS, rank=rank)
     total = per_layer(three, WEIGHTS, weighted_sum)
-    expected = {name: best(matrix, rank or 4) for name, matrix in total.items()}
-    assert distance(deltas(report.out), expected) < 5e-6
+    expected = agrees(
+        report.out, three, WEIGHTS, lambda *given: best(weighted_sum(*given), rank or 4)
+    )
     assert {layer.rank for layer in report.layers} == {min(rank or 4, 9)}
     for layer in report.layers:
         share = expected[layer.name].norm() ** 2 / total[layer.name].norm() ** 2
@@ -101,7 +120,7 @@ def test_svd_is_the_best_approximation_and_says_what_it_loses(rank, three, tmp_p
     )
 
 
-@pytest.mark.parametrize("density", [0.3, 1.0])
+@pytest.mark.parametrize("density", [0.31, 1.0])
 @pytest.mark.parametrize("method", ["ties", "magnitude_prune"])
 def test_trimming_on_deltas(method, density, three, tmp_path):
     def expected(parts, weights):
@@ -111,11 +130,10 @@ def test_trimming_on_deltas(method, density, three, tmp_path):
     report = merge(
         three, tmp_path / "out", method=method, weights=WEIGHTS, density=density, rank=20
     )
-    assert distance(deltas(report.out), per_layer(three, WEIGHTS, expected)) < 1e-5
+    agrees(report.out, three, WEIGHTS, expected)
     assert report.kept == pytest.approx(1)
     cut = merge(three, tmp_path / "cut", method=method, weights=WEIGHTS, density=density, rank=5)
-    whole = per_layer(three, WEIGHTS, expected)
-    assert distance(deltas(cut.out), {k: best(m, 5) for k, m in whole.items()}) < 1e-5
+    agrees(cut.out, three, WEIGHTS, lambda *given: best(expected(*given), 5))
     assert cut.kept < 1
 
 
@@ -145,13 +163,15 @@ def test_dare_ties_elects_among_what_dare_keeps(equal, tmp_path):
 def test_dare_depends_on_seed_layer_and_adapter_and_on_no_order(equal, tmp_path, monkeypatch):
     def run(folders, name, seed=0):
         out = tmp_path / name
-        return deltas(merge(folders, out, method="dare_linear", density=0.5, rank=9, seed=seed).out)
+        return deltas(
+            merge(folders, out, method="dare_linear", density=0.5, rank=20, seed=seed).out
+        )
 
     first = run(equal, "first")
     assert distance(run(equal, "other", seed=1), first) > 0.1
-    assert distance(run(equal[::-1], "reversed"), first) < 1e-4
+    assert distance(run(equal[::-1], "reversed"), first) < 2 * ROUNDING
     monkeypatch.setattr(entries, "_BLOCK", 50)  # other pieces of the same matrices
-    assert distance(run(equal, "blocks"), first) < 1e-4
+    assert distance(run(equal, "blocks"), first) < 2 * ROUNDING
     same = deltas(equal[0])
     assert first["layers.0.q"].shape == first["layers.1.q"].shape
     assert float((first["layers.0.q"] - first["layers.1.q"]).norm()) > 0.1 * float(
@@ -167,11 +187,10 @@ def test_knots_is_ties_in_the_common_basis(three, tmp_path):
         return u[:, kept] @ elected([trimmed(part, 0.4) for part in aligned], weights)
 
     report = merge(three, tmp_path / "out", method="knots", weights=WEIGHTS, density=0.4)
-    assert distance(deltas(report.out), per_layer(three, WEIGHTS, expected)) < 1e-4
+    agrees(report.out, three, WEIGHTS, expected)
     assert {layer.rank for layer in report.layers} == {9}
     cut = merge(three, tmp_path / "cut", method="knots", weights=WEIGHTS, density=0.4, rank=3)
-    whole = per_layer(three, WEIGHTS, expected)
-    assert distance(deltas(cut.out), {k: best(m, 3) for k, m in whole.items()}) < 1e-4
+    agrees(cut.out, three, WEIGHTS, lambda *given: best(expected(*given), 3))
 
 
 def test_tsv_makes_the_singular_vectors_orthogonal(three, tmp_path):
@@ -184,7 +203,7 @@ def test_tsv_makes_the_singular_vectors_orthogonal(three, tmp_path):
         return polar(torch.cat(us, 1)) @ torch.cat(ss).diag() @ polar(torch.cat(vs, 1)).mT
 
     report = merge(three, tmp_path / "out", method="tsv", weights=WEIGHTS)
-    assert distance(deltas(report.out), per_layer(three, WEIGHTS, expected)) < 1e-4
+    agrees(report.out, three, WEIGHTS, expected)
     assert {layer.name: layer.rank for layer in report.layers} == {
         "layers.0.q": 9, "layers.1.q": 9, "layers.0.up": 8
     }  # fmt: skip
@@ -193,7 +212,7 @@ def test_tsv_makes_the_singular_vectors_orthogonal(three, tmp_path):
 def test_tsv_of_one_adapter_twice_is_that_adapter(write, tmp_path):
     one = write("one", 3)
     report = merge([one, one], tmp_path / "out", method="tsv", weights=[0.25, 0.75])
-    assert distance(deltas(report.out), {k: d / 2 for k, d in deltas(one).items()}) < 1e-5
+    agrees(report.out, [one], [0.5], weighted_sum)
 
 
 def test_iso_c_has_a_flat_spectrum(three, tmp_path):
@@ -202,7 +221,7 @@ def test_iso_c_has_a_flat_spectrum(three, tmp_path):
         return s[:9].mean() * u[:, :9] @ vh[:9]
 
     report = merge(three, tmp_path / "out", method="iso", weights=WEIGHTS)
-    assert distance(deltas(report.out), per_layer(three, WEIGHTS, expected)) < 1e-4
+    agrees(report.out, three, WEIGHTS, expected)
     cut = merge(three, tmp_path / "cut", method="iso", weights=WEIGHTS, rank=3)
     assert cut.kept == pytest.approx(1 / 3, rel=1e-4)
 
@@ -217,8 +236,9 @@ def test_iso_cts_adds_what_each_task_has_alone(three, tmp_path):
             us, ss, vs = [*us, left[:, :2]], [*ss, middle[:2]], [*vs, right[:2].mT]
         return torch.cat(ss).mean() * polar(torch.cat(us, 1)) @ polar(torch.cat(vs, 1)).mT
 
-    report = merge(three, tmp_path / "out", method="iso", weights=WEIGHTS, common=0.5)
-    assert distance(deltas(report.out), per_layer(three, WEIGHTS, expected)) < 1e-4
+    weights = [1.5, -0.5, -1.0]  # of the collected vectors none nearly depends on the others
+    report = merge(three, tmp_path / "out", method="iso", weights=weights, common=0.5)
+    agrees(report.out, three, weights, expected)
 
 
 def test_iso_cts_of_equal_adapters_stays_finite(write, tmp_path):
