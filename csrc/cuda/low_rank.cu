@@ -1,11 +1,11 @@
 // W = W_0 + sum_t U_t diag(c_t) V_t', for a batch.
 //
-// One product of depth K = sum_t r_t: FLOPs 2 m n K (three times that on tensor cores for float32, twice for half
-// precision), bytes (m + n) K read and written once more, and m n. No delta of a single term ever exists. A first
-// kernel lays the terms of a row side by side, folds c into U, scales every row by a power of two and splits it into
-// halves (split_tile.h); the second multiplies, and adds W_0 to the tile it holds. The error of an entry is at most a
-// few 2^-22 of |u_i| |v_j|. Half precision needs no low halves of V: it has at most eleven bits. float64 goes by
-// multiply-adds.
+// One product of depth K = sum_t r_t. FLOPs: 2 m n K (on tensor cores three times that for float32, twice for 16-bit
+// input); bytes: (m + n) K read and written once more, and m n. The delta of a single term is never formed. The first
+// kernel lays the terms of a row side by side, multiplies U by c, scales every row by a power of two and splits it into
+// fp16 halves (split_tile.h). The second one multiplies, and adds W_0 to the tile in registers. The error of an entry
+// is at most a few 2^-22 of |u_i| |v_j|. 16-bit input needs no low halves of V, since it has at most eleven bits.
+// float64 input is multiplied in double precision.
 #include <algorithm>
 
 #include "common/low_rank.h"
@@ -20,15 +20,15 @@ namespace awpf {
 namespace {
 
 constexpr int kPackThreads = 256;
-constexpr int64_t kMaxBlocks = 65535;  // in y and z
+constexpr int64_t kMaxBlocks = 65535;  // of a grid in y and z
 
-// A side of the product: rows of `pitch` halves, zero from the depth on, scaled by 2^exponent.
+// One operand: rows of `pitch` fp16 values, zero beyond the depth, scaled by 2^exponent.
 struct PackedOperand {
   uint16_t *hi, *lo;
   int* exponents;
 };
 
-// A warp a row of one side. Coefficients only for U, low halves not for V of half precision.
+// Each warp packs a row of one operand. Only U has coefficients; V of 16-bit input has no low halves.
 template <class T>
 __global__ void __launch_bounds__(kPackThreads)
     pack_rows(const T* from, const double* coefficients, int64_t all_rows, int64_t rows, int terms, int rank, int pitch,
@@ -51,14 +51,15 @@ __global__ void __launch_bounds__(kPackThreads)
   for (int k = lane; k < pitch; k += kWarp) {
     const float element = k < depth ? value(k) * scale : 0.0f;
     Split parts = split(element);
-    if (fabsf(element) > 3.4e38f) parts.lo = 0;  // infinity less infinity would hide it
+    if (fabsf(element) > 3.4e38f) parts.lo = 0;  // infinity minus infinity is NaN
     to.hi[row * pitch + k] = parts.hi;
     if (to.lo != nullptr) to.lo[row * pitch + k] = parts.lo;
   }
   if (lane == 0) to.exponents[row] = exponent;
 }
 
-// One slab of both sides, and where it goes; two of them are in flight.
+// One slab of both operands in shared memory. There are two stages, so that one is copied while the other is
+// multiplied.
 template <bool kLow>
 struct Stage {
   static constexpr int kParts = kLow ? 4 : 3;
@@ -119,21 +120,21 @@ __global__ void __launch_bounds__(kSplitThreads)
     const bool both = column + 1 < columns;
     const int exponent = u.exponents[item * rows + row];
     const int* right = v.exponents + item * columns + column;
-    const int64_t place = (item * rows + row) * columns + column;
+    const int64_t index = (item * rows + row) * columns + column;
     first = scaled(first, -exponent - right[0]);
     second = both ? scaled(second, -exponent - right[1]) : 0.0f;
     if (base != nullptr) {
-      first += widen(base[place]);
-      if (both) second += widen(base[place + 1]);
+      first += widen(base[index]);
+      if (both) second += widen(base[index + 1]);
     }
     Pair pair;
     narrow(first, &pair.first);
     narrow(second, &pair.second);
     if (paired) {
-      *reinterpret_cast<Pair*>(out + place) = pair;
+      *reinterpret_cast<Pair*>(out + index) = pair;
     } else {
-      out[place] = pair.first;
-      if (both) out[place + 1] = pair.second;
+      out[index] = pair.first;
+      if (both) out[index + 1] = pair.second;
     }
   });
 }
@@ -165,12 +166,12 @@ __global__ void __launch_bounds__(kDoubleThreads, 2)
   tile.for_each([&](int r, int c, double value) {
     const int64_t row = first_row + r, column = first_column + c;
     if (row >= rows || column >= columns) return;
-    const int64_t place = (item * rows + row) * columns + column;
-    out[place] = base == nullptr ? value : value + base[place];
+    const int64_t index = (item * rows + row) * columns + column;
+    out[index] = base == nullptr ? value : value + base[index];
   });
 }
 
-// f(first item, grid) for as many items at a time as a grid holds.
+// Calls f(first item, grid) for as many items at a time as fit into a grid.
 template <class F>
 void for_tiles(const LowRankShape& shape, int tile, F f) {
   const int64_t down = ceil_div<int64_t>(shape.rows, tile), across = ceil_div<int64_t>(shape.columns, tile);

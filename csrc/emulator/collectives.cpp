@@ -1,4 +1,4 @@
-// What threads do together: barriers, warp instructions, shared memory and the copies that fill it.
+// What threads do together: barriers, warp instructions, and asynchronous copies to shared memory.
 #include "emulator/machine.h"
 
 namespace awpf::emulator {

@@ -30,7 +30,7 @@ void switch_context(Context& from, Context& to) { awpf_emulator_switch(&from.sta
 
 void prepare_context(Context& context, char* stack, void (*entry)()) {
   void** top = reinterpret_cast<void**>(stack + kStackBytes);
-  *--top = nullptr;  // keeps the entry's frame aligned as after a call
+  *--top = nullptr;  // aligns the stack of `entry` as after a call
   *--top = reinterpret_cast<void*>(entry);
   for (int r = 0; r < 6; ++r) *--top = nullptr;
   context.stack_pointer = top;

@@ -1,4 +1,4 @@
-// A thread of control with a stack of its own, switched by hand.
+// Fibers: threads with stacks of their own that are switched explicitly.
 #pragma once
 
 #include <stddef.h>
@@ -21,7 +21,7 @@ using Context = ucontext_t;
 
 void switch_context(Context& from, Context& to);
 
-// The context runs `entry`, which must not return, when it is switched to for the first time.
+// When the context is switched to for the first time, it runs `entry`, which must not return.
 void prepare_context(Context& context, char* stack, void (*entry)());
 
 }  // namespace awpf::emulator

@@ -1,4 +1,4 @@
-// Barriers that count bytes, bulk copies and products of warpgroups, as the PTX ISA describes them.
+// mbarrier, cp.async.bulk, wgmma and setmaxnreg as the PTX ISA describes them.
 #include "cuda/device/hopper.h"
 
 #include <array>
@@ -12,7 +12,7 @@ namespace emulator {
 namespace {
 
 constexpr int kWarps = kWarpgroup / kWarp;
-constexpr uint32_t kSharedStart = 1024;  // what the system keeps for itself
+constexpr uint32_t kSharedStart = 1024;  // shared memory below it is reserved by the system
 
 struct BulkCopy {
   void* to;
@@ -22,7 +22,7 @@ struct BulkCopy {
 
 struct PhaseBarrier {
   int arrivals, pending, phase = 0;
-  bool ready = false;  // for bulk copies
+  bool ready = false;  // visible to bulk copies
   int64_t expected = 0;
   std::vector<BulkCopy> copies;
 
@@ -42,13 +42,13 @@ struct PhaseBarrier {
 
 using Values = std::array<float, kWgmmaValues>;
 
-// The registers of a warp that products add to, and what they will hold when all that was started has ended.
+// The accumulators of a warp, and the values that they will hold when all products started so far have ended.
 struct Registers {
   std::array<float*, kWarp> place;
   std::array<Values, kWarp> value;
 };
 
-// What a warp does of a product of its group.
+// A product that the warpgroup of a warp has started.
 struct Product {
   float* c;  // of lane 0
   uint64_t a, b;
@@ -56,10 +56,10 @@ struct Product {
 };
 
 struct WarpProducts {
-  bool initial_scaling = false;
+  bool fenced = false;
   std::vector<Product> open;
   std::deque<std::vector<Product>> committed;
-  std::map<float*, Registers> registers;  // by those of lane 0
+  std::map<float*, Registers> registers;  // by the address of lane 0's
   size_t started = 0;
 
   bool busy(float* c) const {
@@ -75,11 +75,11 @@ struct WarpProducts {
 constexpr int kRegisters = 65536;
 
 struct Hopper {
-  std::vector<int> registers;  // a thread of each warp has
+  std::vector<int> registers;  // of a thread, for each warp
   int free_registers = 0;
   std::map<const Mbarrier*, PhaseBarrier> barriers;
   std::map<int, WarpProducts> warps;
-  std::map<int, std::vector<std::array<uint64_t, 3>>> started;  // by the first warp of a group to do so
+  std::map<int, std::vector<std::array<uint64_t, 3>>> started;  // for each warpgroup, as its first warp started them
 };
 
 namespace {
@@ -102,7 +102,7 @@ void arrive(PhaseBarrier& barrier) {
   if (barrier.expected == 0 && barrier.all_here()) barrier.end_phase();
 }
 
-// Where element `depth` of a row of an operand lies.
+// The address of element `depth` of a row of an operand.
 const void* element(uint64_t descriptor, int row, int depth) {
   const uint32_t start = uint32_t(descriptor & 0x3fff) << 4, leading = uint32_t(descriptor >> 16 & 0x3fff) << 4,
                  stride = uint32_t(descriptor >> 32 & 0x3fff) << 4, layout = uint32_t(descriptor >> 62);
@@ -144,25 +144,25 @@ int this_warp() { return machine.running->index / kWarp; }
 
 struct Nothing {};
 
-struct Wish {
+struct RegisterRequest {
   int registers;
   bool give;
 };
 
-struct ChangeRegisters {
-  void operator()(const Wish* const* in, Nothing* const*) const {
+struct SetMaxRegisters {
+  void operator()(const RegisterRequest* const* in, Nothing* const*) const {
     int& mine = hopper().registers[this_warp()];
-    const Wish wish = *in[0];
-    if (wish.registers % 8 != 0 || wish.registers < 24 || wish.registers > 256)
+    const RegisterRequest request = *in[0];
+    if (request.registers % 8 != 0 || request.registers < 24 || request.registers > 256)
       fail("registers: a multiple of 8 from 24 to 256");
-    if (wish.give ? wish.registers > mine : wish.registers < mine)
+    if (request.give ? request.registers > mine : request.registers < mine)
       fail("registers are taken where they were to be given, or the reverse");
-    mine = wish.registers;
+    mine = request.registers;
   }
 };
 
-struct Begin {
-  void operator()(Nothing* const*, Nothing* const*) const { hopper().warps[this_warp()].initial_scaling = true; }
+struct Fence {
+  void operator()(Nothing* const*, Nothing* const*) const { hopper().warps[this_warp()].fenced = true; }
 };
 
 struct Started {
@@ -183,7 +183,7 @@ struct Start {
     if (mine.started == of_group.size()) of_group.push_back(what);
     if (of_group[mine.started++] != what) fail("warps of a group start different products");
     if (mine.registers.count(product.c) == 0) {
-      if (!mine.initial_scaling) fail("a product into registers that were in use, without wgmma_fence");
+      if (!mine.fenced) fail("a product into registers that were in use, without wgmma_fence");
       Registers& registers = mine.registers[product.c];
       for (int l = 0; l < kWarp; ++l) {
         registers.place[l] = in[l]->c;
@@ -203,7 +203,7 @@ struct Commit {
   }
 };
 
-struct Finish {
+struct Wait {
   void operator()(const int* const* in, Nothing* const*) const {
     WarpProducts& mine = hopper().warps[this_warp()];
     for (; int(mine.committed.size()) > *in[0]; mine.committed.pop_front())
@@ -217,14 +217,14 @@ struct Finish {
       const Registers& done = at->second;
       for (int l = 0; l < kWarp; ++l) std::memcpy(done.place[l], done.value[l].data(), sizeof(Values));
       at = mine.registers.erase(at);
-      mine.initial_scaling = false;
+      mine.fenced = false;
     }
   }
 };
 
 }  // namespace
 
-void change_registers(int each, bool give) {
+void set_max_registers(int each, bool give) {
   Hopper& block = hopper();
   if (block.registers.empty()) {
     const int threads = int(round_up(machine.running->block->fibers.size(), size_t(kWarpgroup)));
@@ -237,16 +237,16 @@ void change_registers(int each, bool give) {
     if (!there()) suspend_until("setmaxnreg_inc", there);
     block.free_registers -= cost;
   }
-  collective<Wish, Nothing>("setmaxnreg_dec or _take", Wish{each, give}, ChangeRegisters{});
+  collective<RegisterRequest, Nothing>("setmaxnreg_dec or _take", RegisterRequest{each, give}, SetMaxRegisters{});
 }
 
-void wait_for_wgmma(int newest_allowed) { collective<int, Nothing>("wgmma_wait", newest_allowed, Finish{}); }
+void wait_for_wgmma(int newest_allowed) { collective<int, Nothing>("wgmma_wait", newest_allowed, Wait{}); }
 
 }  // namespace emulator
 
 using namespace emulator;
 
-int emulated_capability() { return machine.capability; }
+bool has_hopper() { return machine.capability == 90; }
 
 uint32_t shared_address(const void* p) {
   return uint32_t(static_cast<const unsigned char*>(p) - static_cast<unsigned char*>(shared_base())) + kSharedStart;
@@ -288,7 +288,7 @@ void cp_async_bulk(void* to, const void* from, int bytes, Mbarrier* barrier) {
   found.copies.push_back({to, from, bytes});
 }
 
-void wgmma_fence() { collective<Nothing, Nothing>("wgmma_fence", Nothing{}, Begin{}); }
+void wgmma_fence() { collective<Nothing, Nothing>("wgmma_fence", Nothing{}, Fence{}); }
 
 void wgmma_m64n128k16(float (&c)[kWgmmaValues], uint64_t a, uint64_t b, bool add) {
   collective<Started, Nothing>("wgmma_m64n128k16", Started{c, a, b, add}, Start{});

@@ -1,16 +1,19 @@
-// The names of cuda/device/hopper.h on the emulator. Beyond what hopper.h there says:
-// - bulk copies leave NaNs until somebody waits for their barrier, and arrive only if it was told of as many bytes;
-// - products happen when they are waited for: operands that were overwritten too early are, and until then the results
-//   are NaN; all four warps of a group must start the same ones;
-// - registers that a warpgroup takes must have been given by another one.
+// The names of cuda/device/hopper.h on the emulator, which is stricter than the hardware:
+// - the destination of a bulk copy holds NaNs until a thread has waited for its barrier, and the copy only arrives if
+// the
+//   barrier expects exactly its bytes;
+// - a product is computed when it is waited for, from what its operands hold then: overwriting them too early shows.
+// Until
+//   then its results are NaN. All four warps of a warpgroup must start the same products;
+// - registers that a warpgroup takes must have been given up by another one.
 #pragma once
 
 namespace awpf {
 
-// Of the device that is emulated, times ten: 80 or 90.
-int emulated_capability();
+// Whether tests have chosen the compute capability 9.0 (awpf_emulator_capability).
+bool has_hopper();
 
-// As the hardware counts: from the start of the block's shared memory, which is not at zero.
+// Relative to the start of the shared memory window, as on the hardware, where that of a block does not begin at zero.
 uint32_t shared_address(const void* p);
 
 void mbarrier_init(Mbarrier* barrier, int arrivals);
@@ -27,17 +30,17 @@ void wgmma_m64n128k16(float (&c)[kWgmmaValues], uint64_t a, uint64_t b, bool add
 void wgmma_commit();
 
 namespace emulator {
-void change_registers(int each, bool give);
+void set_max_registers(int each, bool give);
 void wait_for_wgmma(int newest_allowed);
 }  // namespace emulator
 
 template <int N>
 void setmaxnreg_dec() {
-  emulator::change_registers(N, true);
+  emulator::set_max_registers(N, true);
 }
 template <int N>
 void setmaxnreg_inc() {
-  emulator::change_registers(N, false);
+  emulator::set_max_registers(N, false);
 }
 template <int N>
 void wgmma_wait(float (&)[kWgmmaValues]) {

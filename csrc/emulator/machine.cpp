@@ -1,5 +1,4 @@
-// Launches of the emulator: blocks one after the other, or at once where they wait for each other, and whose turn it
-// is.
+// Launches and the scheduler. Blocks run one after the other; only those of a cooperative launch run at once.
 #include "emulator/machine.h"
 
 #include <cstdlib>
@@ -44,8 +43,8 @@ std::string who_waits() {
 
 void wake_sleepers() {
   std::vector<Fiber*> awake;
-  std::vector<Sleeper> asleep;
-  for (Sleeper& sleeper : machine.sleeping) {
+  std::vector<SleepingFiber> asleep;
+  for (SleepingFiber& sleeper : machine.sleeping) {
     if (sleeper.holds())
       awake.push_back(sleeper.fiber);
     else
@@ -107,7 +106,7 @@ void fill(Block& block, dim3 grid, dim3 size, dim3 at, std::vector<Fiber*>& all)
   }
 }
 
-// Runs these blocks at once.
+// Runs the given blocks at once.
 void run_blocks(dim3 grid, dim3 size, const std::vector<dim3>& places) {
   std::vector<Fiber*> all;
   machine.blocks.resize(places.size());
@@ -194,17 +193,17 @@ extern "C" __attribute__((visibility("default"))) void awpf_emulator_order(int k
   awpf::emulator::machine.order = {kind, seed};
 }
 
-// How many blocks of a cooperative launch run at once; 0: as on a device that has not enough shared memory for one.
+// How many blocks of a cooperative launch may run at once; 0 is a device with too little shared memory for one.
 extern "C" __attribute__((visibility("default"))) void awpf_emulator_resident(int blocks) {
   awpf::emulator::machine.resident = blocks;
 }
 
-// The compute capability, times ten, of the device that is emulated: 80, or 90 with what Hopper has.
+// The compute capability of the emulated device, times ten: 80, or 90 for Hopper.
 extern "C" __attribute__((visibility("default"))) void awpf_emulator_capability(int value) {
   awpf::emulator::machine.capability = value;
 }
 
-// Launches so far.
+// The number of launches so far.
 extern "C" __attribute__((visibility("default"))) int64_t awpf_emulator_launches() {
   return awpf::emulator::machine.launches;
 }

@@ -1,4 +1,4 @@
-// The emulator's own parts: threads as fibers, the blocks they form, and who runs next. Kernels see simt.h only.
+// The state of the emulator: threads as fibers, their blocks, and the scheduler's queues. Kernels only see simt.h.
 #pragma once
 
 #include <deque>
@@ -60,11 +60,11 @@ struct Block {
   Barrier barriers[kBarriers];
   std::vector<unsigned char> arena;  // shared memory between two guards
   unsigned char* shared = nullptr;
-  std::shared_ptr<Hopper> hopper;  // what hopper.cpp keeps
+  std::shared_ptr<Hopper> hopper;  // the state of hopper.cpp
 };
 
-// A fiber that runs on when `holds` does.
-struct Sleeper {
+// A fiber that sleeps until `holds` returns true.
+struct SleepingFiber {
   Fiber* fiber;
   std::function<bool()> holds;
 };
@@ -79,10 +79,10 @@ struct Machine {
   Order order;
   std::mt19937_64 random;
   std::vector<std::unique_ptr<char[]>> stacks;
-  std::vector<Block> blocks;  // those that run at once: one, or all of a cooperative launch
+  std::vector<Block> blocks;  // that run at once: one, or all of a cooperative launch
   Barrier grid_barrier;
   std::deque<Fiber*> ready;
-  std::vector<Sleeper> sleeping;
+  std::vector<SleepingFiber> sleeping;
   size_t shared_bytes = 0;
   bool cooperative = false;
   const std::function<void()>* kernel = nullptr;
@@ -91,25 +91,25 @@ struct Machine {
   int live = 0;
   int64_t launches = 0;
   int capability = 80;
-  int resident = 6;  // blocks of a cooperative launch
+  int resident = 6;  // most blocks of a cooperative launch
   std::string error;
 };
 
 extern Machine machine;
 
-// In the order that tests choose.
+// Puts fibers or blocks in the order that tests have chosen.
 template <class T>
 void arrange(std::vector<T>& items) {
   if (machine.order.kind == 1) std::reverse(items.begin(), items.end());
   if (machine.order.kind == 2) std::shuffle(items.begin(), items.end(), machine.random);
 }
 
-// Lets others run until somebody releases this fiber.
+// Lets other fibers run until one of them releases this one.
 void suspend(const char* what);
-// Lets others run until `holds` does: for what other threads write to memory.
+// Lets other fibers run until `holds` returns true, which depends on what they write to memory.
 void suspend_until(const char* what, std::function<bool()> holds);
 void release(std::vector<Fiber*> fibers);
-// Lets others run first.
+// Lets the other fibers run first.
 void yield();
 
 }  // namespace awpf::emulator

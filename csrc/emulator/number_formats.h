@@ -1,4 +1,4 @@
-// float16 and bfloat16 as their bits, rounding to nearest even.
+// Conversions of float16 and bfloat16, held as their bits; they round to nearest even.
 #pragma once
 
 #include <stdint.h>

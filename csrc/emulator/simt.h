@@ -1,16 +1,20 @@
 // The names of cuda/device/simt.h on a CPU: a small SIMT machine for tests.
 //
-// Every thread of a block is a fiber with its own stack. A barrier or warp instruction suspends the fiber until all it
-// waits for have come; blocks run one after the other, or those of a cooperative launch at once. Device memory is host
-// memory. What a GPU would not forgive is an error or shows in the results:
-// - blocks that wait for each other without a cooperative launch, or more of them than run at once: an error;
-// - a barrier that some threads never reach, lanes of a warp at different instructions: an error that says who waits;
-// - shared memory starts as NaNs; zones around it are checked for stray writes after every block, and the addresses
-//   given to copies and matrix loads at once;
-// - asynchronous copies arrive only when they are waited for, and leave NaNs until then;
-// - blocks, and threads between barriers, run in an order that tests choose (awpf_emulator_order): results must not
-//   depend on it;
-// - tensor cores add products as coarsely as any hardware in use does, and exp2_approx is off by as much as it may be.
+// Every thread of a block is a fiber with its own stack. A barrier or warp instruction suspends the fiber until all
+// threads that it waits for have arrived. Blocks run one after the other, those of a cooperative launch at once. Device
+// memory is host memory. What would be a bug on a GPU is an error or shows in the results:
+// - It is an error if blocks wait for each other without a cooperative launch, or if more of them do than run at once.
+// - It is an error, which names the waiting threads, if some threads never reach a barrier or if lanes of a warp are at
+//   different instructions.
+// - Shared memory starts as NaNs. Zones around it are checked for stray writes after every block; the addresses given
+// to
+//   copies and matrix loads are checked at once.
+// - Asynchronous copies arrive only when they are waited for, and their destinations hold NaNs until then.
+// - Blocks, and threads between barriers, run in an order that tests choose (awpf_emulator_order). Results must not
+// depend
+//   on it.
+// - Tensor cores add products as coarsely as any hardware in use, and exp2_approx is as inaccurate as it may be.
+// Not modelled: memory ordering, launch limits of registers and shared memory, FMA contraction, bank conflicts, time.
 #pragma once
 
 #include <algorithm>
@@ -44,10 +48,10 @@ struct Position {
   dim3 thread, block, block_size, grid_size;
 };
 
-// Of the fiber that runs.
+// The indices of the running fiber.
 extern Position* current;
 int lane();
-// The lane `by` further on, or this one where there is none.
+// The lane `by` further on, or this one if there is none.
 inline int neighbour(int by) {
   const int other = lane() + by;
   return other < 0 || other > 31 ? lane() : other;
@@ -61,7 +65,7 @@ void check_shared(const void* p, size_t bytes, size_t alignment, const char* wha
 void block_barrier(int id, int count, const char* what);
 void barrier_of_grid(const char* what);
 void wait_until_at_least(const uint32_t* counter, uint32_t target, const char* what);
-// Suspends the lane until all 32 have come with the same `what`; the last one calls `compute`.
+// Suspends the lane until all 32 have called it with the same `what`; the last one calls `compute`.
 using WarpWork = void (*)(void* const* in, void* const* out);
 void warp_collective(const char* what, void* in, void* out, WarpWork compute);
 
@@ -119,9 +123,9 @@ void launch_cooperative(void (*kernel)(Parameters...), dim3 grid, dim3 block, si
   emulator::run_grid(grid, block, shared_bytes, true, [&] { std::apply(kernel, bound); });
 }
 
-// Few, so that grids stay small and loops over tiles are really walked.
+// Few, so that grids are small and blocks loop over several work items.
 inline int multiprocessors() { return 3; }
-// Tests choose (awpf_emulator_resident).
+// Tests choose it (awpf_emulator_resident).
 int resident_blocks(const void*, int, size_t);
 
 template <class T>

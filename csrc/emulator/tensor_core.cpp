@@ -137,7 +137,7 @@ void mma_f64(double (&c)[2], double a, double b) {
   c[1] = sum.c[1];
 }
 
-// Off by up to 2^-22 of the value, without any pattern a test could average away.
+// Its error is up to 2^-22 of the value, without any pattern that a test could average away.
 float exp2_approx(float x) {
   uint32_t noise = bit_cast<uint32_t>(x) * 0x9e3779b1u;
   noise ^= noise >> 15;

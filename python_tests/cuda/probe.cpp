@@ -4,9 +4,9 @@
 #include <tuple>
 #include <vector>
 
+#include "cuda/device/simt.h"
 #include "cuda/mmd/scaling.h"
 #include "cuda/mmd/schedule.h"
-#include "cuda/device/simt.h"
 
 using namespace awpf;
 
@@ -175,7 +175,7 @@ EXPORT const char* mistake(const char* name, float* out) {
   return said.c_str();
 }
 
-// Whether runs cover each strip's tiles once, and no others. Counts the wanted tiles not covered and the others.
+// Counts tiles that ranges should cover once but do not, and others that they cover.
 EXPORT int64_t schedule_errors(int64_t rows, int64_t columns, int symmetric) {
   const Schedule schedule{rows, columns, symmetric != 0};
   std::set<std::pair<int64_t, int64_t>> covered;
@@ -195,7 +195,8 @@ EXPORT int64_t schedule_errors(int64_t rows, int64_t columns, int symmetric) {
   return errors + int64_t(covered.size());
 }
 
-// Problems of a few groups each (sizes: problems x groups): partial sums that two sums would share, or beyond the table.
+// Problems of a few groups each (sizes: problems x groups): counts partial sums that two items would share, and those
+// beyond the table.
 EXPORT int64_t partial_sum_errors(const int64_t* sizes, int64_t problems, int64_t groups) {
   const PartialSums table{groups, groups};
   std::set<int64_t> taken;

@@ -3,9 +3,9 @@
 #include <string>
 #include <utility>
 
+#include "cuda/device/hopper.h"
 #include "cuda/mmd/panels.h"
 #include "cuda/mmd/schedule.h"
-#include "cuda/device/hopper.h"
 
 using namespace awpf;
 
@@ -202,7 +202,7 @@ EXPORT const char* on_hopper(const char* name, const uint16_t* a, const uint16_t
   return said.c_str();
 }
 
-// Whether runs of pairs cover what runs of strips do, once, and whether none is empty.
+// Counts tiles that ranges of pairs and of strips do not both cover once, and empty ranges of pairs.
 EXPORT int64_t pair_schedule_errors(int64_t rows, int64_t columns, int symmetric) {
   const PairSchedule pairs{{rows, columns, symmetric != 0}};
   const Schedule& strips = pairs;
@@ -210,7 +210,8 @@ EXPORT int64_t pair_schedule_errors(int64_t rows, int64_t columns, int symmetric
   int64_t errors = 0, longest = INT64_MAX;
   for (int64_t index = 0; index < pairs.ranges(); ++index) {
     const PairRange range = pairs.range(index);
-    errors += range.segment >= kSegments || range.begin >= range.end || range.begin != range.segment * strips.tiles_each();
+    errors +=
+        range.segment >= kSegments || range.begin >= range.end || range.begin != range.segment * strips.tiles_each();
     errors += symmetric != 0 && range.pair > longest;
     longest = range.pair;
     for (int64_t tile = range.begin; tile < range.end; ++tile)
@@ -224,14 +225,14 @@ EXPORT int64_t pair_schedule_errors(int64_t rows, int64_t columns, int symmetric
   return errors + int64_t(covered.size());
 }
 
-// Problems with so many rows: panels that two of them would share, or beyond the room there is.
+// Problems with so many rows: counts panels that two of them would share, and those beyond the memory for them.
 EXPORT int64_t panel_errors(const int64_t* sizes, int64_t problems) {
   int64_t strips = 0, rows = 0, end = 0, errors = 0;
   for (int64_t p = 0; p < problems; ++p) {
     const int64_t first = Panels::first(strips, p);
     errors += first < end;
-    end = first + pieces(sizes[p], kPanelRows);
-    strips += pieces(sizes[p], kStripRows);
+    end = first + ceil_div(sizes[p], kPanelRows);
+    strips += ceil_div(sizes[p], kStripRows);
     rows += sizes[p];
   }
   return errors + (end > Panels::max_panels(rows, problems));

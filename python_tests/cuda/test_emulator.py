@@ -117,19 +117,19 @@ def test_tensor_cores_multiply_doubles(probe):
     np.testing.assert_allclose(c, a @ b, rtol=1e-14)
 
 
-# ---- schedules, slots, scaling: the code that kernels run ----
+# ---- schedules, partial sums, scaling: the code that kernels run ----
 
 SIZES = [*range(0, 131), 191, 192, 193, 255, 256, 257, 300, 4095, 4096, 4097, 4160, 8300, 20_000]
 
 
-def test_every_pair_is_in_one_tile_of_one_run(probe):
+def test_every_pair_is_in_one_tile_of_one_range(probe):
     for rows in SIZES:
         assert probe.schedule_errors(ctypes.c_int64(rows), ctypes.c_int64(rows), 1) == 0, rows
     for rows, columns in product((0, 1, 63, 64, 65, 200), SIZES):
         assert probe.schedule_errors(ctypes.c_int64(rows), ctypes.c_int64(columns), 0) == 0
 
 
-def test_every_sum_has_a_slot_of_its_own(probe):
+def test_every_partial_sum_has_memory_of_its_own(probe):
     generator = np.random.default_rng(0)
     for groups in (1, 2, 3, 9):
         for largest in (1, 5, 70, 200):

@@ -14,8 +14,8 @@ __device__ __forceinline__ T warp_sum(T value) {
   return value;
 }
 
-// The sum over some warps, to all their threads. `scratch` has a place a warp; `sync`, their barrier, stands before and
-// after its use.
+// Returns the sum over some warps to all their threads. `scratch` has an element for each warp; `sync` is their barrier
+// and is called before and after its use.
 template <class T, class Sync>
 __device__ __forceinline__ T sum_over_warps(T value, T* scratch, int warp, int warps, const Sync& sync) {
   value = warp_sum(value);
@@ -32,7 +32,8 @@ __device__ __forceinline__ T block_sum(T value, T* scratch) {
   return sum_over_warps(value, scratch, threadIdx.x / kWarp, blockDim.x / kWarp, [] { __syncthreads(); });
 }
 
-// Calls write(i, sum of value(k) for k < i) for every i < count, and returns the total, all threads together.
+// Exclusive prefix sum: calls write(i, sum of value(k) for k < i) for every i < count and returns the total. All
+// threads of the block take part; `scratch` has an element for each warp.
 template <class Value, class Write>
 __device__ __forceinline__ int64_t block_scan(int64_t count, int64_t* scratch, const Value& value, const Write& write) {
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;

@@ -1,4 +1,4 @@
-// Where an operation runs: the device of its tensors and torch's current stream there.
+// The device that an operation runs on, which is that of its tensors, and torch's current stream there.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -13,7 +13,7 @@
 
 namespace awpf {
 
-// While it lives, the tensor's device is the current one.
+// Makes the tensor's device the current one for as long as it lives.
 class DeviceScope {
  public:
 #if defined(AWPF_EMULATE)

@@ -1,4 +1,5 @@
-// A 64 x 64 tile of A B' in double precision by m8n8k4 products: on tensor cores, where a GPU has them for doubles.
+// A 64 x 64 tile of A B' in double precision by m8n8k4 products, which run on tensor cores where a GPU has them for
+// doubles.
 #pragma once
 
 #include "cuda/device/simt.h"
@@ -10,11 +11,12 @@ constexpr int kDoubleSlab = 16;  // depth of a slab
 constexpr int kDoubleThreads = 256;
 
 struct DoubleSlab {
-  static constexpr int kStride = kDoubleTile + 4;  // four depths of four rows lie in different banks
+  static constexpr int kStride = kDoubleTile + 4;  // no bank conflicts: four depths of four rows lie in different banks
   static constexpr int kSize = kDoubleSlab * kStride;
   double* data;
 
-  // Fills it with value(row, depth). kAlongDepth: neighbouring threads ask for neighbouring depths, else rows.
+  // Stores value(row, depth). Neighbouring threads ask for neighbouring depths if kAlongDepth, otherwise for
+  // neighbouring rows.
   template <bool kAlongDepth, class F>
   __device__ __forceinline__ void fill(F value) const {
     constexpr int kAcross = kAlongDepth ? kDoubleSlab : kDoubleTile;
@@ -28,7 +30,8 @@ struct DoubleSlab {
   }
 };
 
-// 2 x 4 warps of 32 x 16; a thread has two neighbours of a row of each of eight squares, 8 x 8.
+// 2 x 4 warps compute 32 x 16 values each, as eight squares of 8 x 8; of each square a thread holds two neighbours of a
+// row.
 struct DoubleTile {
   double sum[4][2][2];
 
@@ -62,7 +65,7 @@ struct DoubleTile {
     }
   }
 
-  // f(row, column, value)
+  // Calls f(row, column, value).
   template <class F>
   __device__ __forceinline__ void for_each(F f) const {
 #pragma unroll

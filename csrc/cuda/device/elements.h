@@ -1,4 +1,4 @@
-// The element types of tensors in kernels: 16-bit numbers are their bits.
+// The element types of tensors in kernels. A 16-bit number is held as its bits.
 #pragma once
 
 #include "common/checks.h"
@@ -23,7 +23,7 @@ __device__ __forceinline__ void narrow(float value, BF16* to) { to->bits = bfloa
 __device__ __forceinline__ void narrow(float value, float* to) { *to = value; }
 __device__ __forceinline__ void narrow(double value, double* to) { *to = value; }
 
-// Calls f with a value of the tensor's element type.
+// Calls f with a value of the tensor's element type, so that f may be instantiated for it.
 template <class F>
 void with_element_type(ScalarType type, const char* name, F f) {
   switch (type) {
@@ -40,8 +40,8 @@ void with_element_type(const Tensor& tensor, const char* name, F f) {
   with_element_type(tensor.scalar_type(), name, f);
 }
 
-// Four elements that lie side by side, those beyond `count` as zero. `aligned`: they are there and lie on a multiple of
-// their size.
+// Loads four neighbouring elements; those from `count` on are zero. `aligned` promises that all four exist and that
+// their address is a multiple of their size together: then it is one load.
 template <class T>
 __device__ __forceinline__ void load_four(float (&to)[4], const T* from, int64_t count, bool aligned) {
   struct alignas(4 * sizeof(T)) Four {

@@ -1,5 +1,5 @@
-// The names of simt.h on a GPU. Every line of PTX of the package is here or in hopper_device.h; what each means, the
-// emulator spells out.
+// The names of simt.h on a GPU. All PTX of the package is here and in hopper_device.h; the emulator spells out what
+// each instruction does.
 #pragma once
 
 #include <cooperative_groups.h>
@@ -21,11 +21,11 @@ inline void check_cuda(cudaError_t error, const char* what) {
   AWPF_CHECK(error == cudaSuccess, what, ": ", cudaGetErrorString(error));
 }
 
-// More shared memory than every device grants unasked has to be asked for.
-constexpr size_t kFreeSharedBytes = 48 << 10;
+// A kernel has to opt in to more dynamic shared memory than this.
+constexpr size_t kDefaultSharedBytes = 48 << 10;
 
 inline void allow_shared(const void* kernel, size_t bytes) {
-  if (bytes > kFreeSharedBytes)
+  if (bytes > kDefaultSharedBytes)
     check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)),
                "asking for shared memory");
 }
@@ -71,8 +71,8 @@ inline int device_attribute(cudaDeviceAttr attribute) {
 
 inline int multiprocessors() { return device_attribute(cudaDevAttrMultiProcessorCount); }
 
-// The most blocks of a cooperative launch; 0 where the device has too little shared memory. Asked once for each device
-// and size.
+// The most blocks that a cooperative launch may have; 0 if the device has too little shared memory for one. The driver
+// is asked once for each kernel, device and size.
 inline int resident_blocks(const void* kernel, int threads, size_t shared_bytes) {
   static std::mutex mutex;
   static std::map<std::tuple<const void*, int, int, size_t>, int> known;
@@ -90,18 +90,18 @@ inline int resident_blocks(const void* kernel, int threads, size_t shared_bytes)
 
 template <class T>
 __device__ __forceinline__ T* shared_memory() {
-  extern __shared__ __align__(1024) unsigned char awpf_shared[];  // as swizzled operands must lie
+  extern __shared__ __align__(1024) unsigned char awpf_shared[];  // swizzled operands of wgmma need it
   return reinterpret_cast<T*>(awpf_shared);
 }
 
 __device__ __forceinline__ uint32_t shared_address(const void* p) { return uint32_t(__cvta_generic_to_shared(p)); }
 
-// Every thread of a cooperative launch, exactly once each time: what any wrote before, all see afterwards.
+// A barrier of all threads of a cooperative launch: what any of them wrote before it, all see after it.
 __device__ __forceinline__ void grid_barrier() { cooperative_groups::this_grid().sync(); }
 
-// One thread of a block, after a barrier of the block: adds one to a counter in global memory and returns what was
-// there. What the block wrote before is seen by whoever sees the counter, and what those before it wrote by this
-// thread.
+// Adds one to a counter in global memory and returns its old value; for one thread of a block, after a barrier of the
+// block. Whoever sees the counter sees what the block wrote before (release), and this thread sees what earlier
+// arrivals wrote (acquire).
 __device__ __forceinline__ uint32_t arrive(uint32_t* counter) {
   __threadfence();
   const uint32_t before = atomicAdd(counter, 1u);
@@ -109,7 +109,8 @@ __device__ __forceinline__ uint32_t arrive(uint32_t* counter) {
   return before;
 }
 
-// One thread, before a barrier of its block: until the counter, which may wrap around, is at `target` or beyond.
+// Waits until the counter, which may wrap around, is at `target` or beyond; for one thread, before a barrier of its
+// block.
 __device__ __forceinline__ void wait_for_arrivals(const uint32_t* counter, uint32_t target) {
   uint32_t found;
   do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];\n" : "=r"(found) : "l"(counter) : "memory");
@@ -117,7 +118,8 @@ __device__ __forceinline__ void wait_for_arrivals(const uint32_t* counter, uint3
   __threadfence();
 }
 
-// 16 bytes to shared memory, both sides aligned to 16; zeros where not `valid` (then `from` is not read).
+// Copies 16 bytes to shared memory; both addresses are multiples of 16. If not `valid`, `from` is not read and zeros
+// are stored.
 __device__ __forceinline__ void cp_async_16(void* to, const void* from, bool valid) {
   const int bytes = valid ? 16 : 0;
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared_address(to)), "l"(from), "r"(bytes)
@@ -126,14 +128,14 @@ __device__ __forceinline__ void cp_async_16(void* to, const void* from, bool val
 
 __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
 
-// All but the newest N groups of this thread have arrived.
+// Waits until all but the newest N groups of this thread have arrived.
 template <int N>
 __device__ __forceinline__ void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;\n" ::"n"(N) : "memory");
 }
 
-// Four 8 x 8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8 and receives the
-// elements 2 (l % 4) and 2 (l % 4) + 1 of row l / 4 of each.
+// Loads four 8 x 8 matrices of 16-bit elements. Lane l gives the address of row l % 8 of matrix l / 8 and receives the
+// elements 2 (l % 4) and 2 (l % 4) + 1 of row l / 4 of each matrix.
 __device__ __forceinline__ void ldmatrix_x4(uint32_t (&to)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
@@ -141,7 +143,7 @@ __device__ __forceinline__ void ldmatrix_x4(uint32_t (&to)[4], const void* row) 
                : "memory");
 }
 
-// The same of the transposed matrices: rows 2 (l % 4) and 2 (l % 4) + 1 at column l / 4.
+// The same, but each matrix is transposed: lane l receives rows 2 (l % 4) and 2 (l % 4) + 1 at column l / 4.
 __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&to)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];\n"
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
@@ -176,10 +178,10 @@ __device__ __forceinline__ void mma_f64(double (&c)[2], double a, double b) {
                : "d"(a), "d"(b));
 }
 
-// Values are not read ahead of here: what would be read early would have to be kept in registers.
+// Keeps the compiler from moving loads up across this line, where their values would occupy registers for longer.
 __device__ __forceinline__ void compiler_barrier() { asm volatile("" ::: "memory"); }
 
-// 2^x within two units in the last place; results below the normal numbers are zero.
+// 2^x within two units in the last place; subnormal results are flushed to zero.
 __device__ __forceinline__ float exp2_approx(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));

@@ -1,11 +1,11 @@
-// Products in single precision on tensor cores of half precision: a 128 x 128 tile of A B'.
+// Products in single precision on fp16 tensor cores: a 128 x 128 tile of A B'.
 //
-// A value is the sum of two halves, hi + lo, which keep 22 of its bits; a product takes hi hi' + hi lo' + lo hi'.
-// Values are scaled by a power of two so that the largest lies below 2^15: whatever is above 2^-18 of that keeps all 22
-// bits, what is smaller an absolute error of 2^-40 of the largest.
+// Each value is split into the sum of two fp16 numbers, hi + lo, which keep 22 of its bits; the product is
+// hi hi' + hi lo' + lo hi'. Values are scaled by a power of two so that the largest lies below 2^15. Values above 2^-18
+// of the largest keep all 22 bits; smaller ones have an absolute error of 2^-40 of the largest.
 //
-// Tensor cores cut off, rather than round, when they add to a sum, which would bias long sums by 1e-6: every 16 of the
-// depth have a sum of their own, small products first, and those are added by ordinary, rounded additions.
+// Tensor cores truncate instead of rounding when they accumulate, which would bias long sums by 1e-6. Therefore every
+// 16 of the depth are accumulated on their own, small products first, and ordinary, rounded additions add them up.
 #pragma once
 
 #include "cuda/device/simt.h"
@@ -17,7 +17,8 @@ constexpr int kSplitSlab = 32;        // depth of a slab
 constexpr int kSplitThreads = 512;    // 4 x 4 warps of 32 x 32
 constexpr int kLargestExponent = 14;  // scaled values lie below 2^(this + 1)
 
-// Power of two by which values up to `largest` in magnitude are scaled; 1 where that says nothing.
+// The exponent of the power of two that scales values up to `largest` in magnitude; 0 if `largest` is zero or not
+// finite.
 __device__ __forceinline__ int split_exponent(float largest) {
   const uint32_t bits = __float_as_uint(largest);
   const int biased = int(bits >> 23 & 255);
@@ -30,7 +31,7 @@ __device__ __forceinline__ float power_of_two(int exponent) {  // -126 to 127
   return __uint_as_float(uint32_t(exponent + 127) << 23);
 }
 
-// value 2^exponent for any exponent, without overflow on the way.
+// Returns value 2^exponent for any exponent, without intermediate overflow.
 __device__ __forceinline__ float scaled(float value, int exponent) {
   const int first = exponent < -126 ? -126 : exponent > 127 ? 127 : exponent;
   const int rest = exponent - first, second = rest < -126 ? -126 : rest > 127 ? 127 : rest;
@@ -46,9 +47,9 @@ __device__ __forceinline__ Split split(float value) {
   return {hi, half_bits(value - half_value(hi))};
 }
 
-// Where a slab of one side lies in shared memory, and how its fragments are read: depth by depth for a row...
+// A slab of one operand in shared memory, and how its fragments are read. Here the depths of a row are contiguous;
 struct RowSlab {
-  static constexpr int kStride = kSplitSlab + 8;  // rows of eight matrices in different banks
+  static constexpr int kStride = kSplitSlab + 8;  // no bank conflicts among the rows of a matrix
   static constexpr int kSize = kSplitTile * kStride;
   const uint16_t* data;
 
@@ -56,14 +57,14 @@ struct RowSlab {
     const int lane = threadIdx.x % kWarp;
     ldmatrix_x4(to, data + (row + lane % 16) * kStride + depth + lane / 16 * 8);
   }
-  // Of 16 columns of B: two of eight.
+  // The fragments of 16 columns of B, two of eight.
   __device__ __forceinline__ void b(uint32_t (&to)[4], int row, int depth) const {
     const int lane = threadIdx.x % kWarp;
     ldmatrix_x4(to, data + (row + lane / 16 * 8 + lane % 8) * kStride + depth + lane / 8 % 2 * 8);
   }
 };
 
-// ... or row by row for a depth.
+// here the rows of a depth are.
 struct DepthSlab {
   static constexpr int kStride = kSplitTile + 8;
   static constexpr int kSize = kSplitSlab * kStride;
@@ -84,7 +85,7 @@ struct SplitSlab {
   Slab hi, lo;
 };
 
-// The part of a tile that one thread holds.
+// The accumulators of a tile that one thread holds.
 struct SplitTile {
   float sum[2][4][4];
 
@@ -100,7 +101,7 @@ struct SplitTile {
         for (int k = 0; k < 4; ++k) sum[i][j][k] = 0;
   }
 
-  // f(row, column, value, value of the next column); rows and columns of the tile.
+  // Calls f(row, column, value, value of the next column) with rows and columns of the tile.
   template <class F>
   __device__ __forceinline__ void for_pairs(F f) const {
     const int lane = threadIdx.x % kWarp;
@@ -114,8 +115,8 @@ struct SplitTile {
             sum[i][j][half * 2 + 1]);
   }
 
-  // Adds the product of one slab. kLow: whether B has low halves too. Half way it calls `meanwhile`, for loads that are
-  // on their way.
+  // Adds the product of one slab. kLow says whether B has low halves, too. `meanwhile` is called halfway, so that loads
+  // in flight can be stored and new ones issued.
   template <bool kLow, class Slab, class F>
   __device__ __forceinline__ void add(const SplitSlab<Slab>& a, const SplitSlab<Slab>& b, F meanwhile) {
 #pragma unroll

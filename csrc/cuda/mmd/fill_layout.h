@@ -24,7 +24,7 @@ __device__ __forceinline__ void fill_layout(const ProblemLayout& layout, int64_t
   for (int side = 0; side < 2; ++side) {
     const int from = layout.symmetric ? 0 : side;
     const int64_t strips = block_scan(
-        problems, scratch, [&](int64_t p) { return pieces(size_of(from, p), kStripRows); },
+        problems, scratch, [&](int64_t p) { return ceil_div(size_of(from, p), kStripRows); },
         [&](int64_t p, int64_t before) {
           layout.start[p].strip[side] = before;
           layout.start[p].row[side] = first_row(from, p);

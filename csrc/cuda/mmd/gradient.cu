@@ -1,9 +1,9 @@
-// The gradient of a weighted sum of kernel block sums, and with it, if wanted, the sums themselves.
+// The gradient of a weighted sum of block sums and, if wanted, the sums themselves in the same pass.
 //
 // With P_ij = c_gh mean_s 2 gamma_s k_s(z_i, z_j): dz_i = sum_j P_ij z_j - (sum_j P_ij) z_i. A block owns a strip of
-// rows and a chunk of features, walks over all tiles of columns, finds P a tile at a time, and multiplies it with the
-// points before it is forgotten: no n x n memory, one writer for every value, no atomics. FLOPs for n rows: 2 n^2 d for
-// each chunk of 256 features (P is found anew for each) and 2 n^2 d for the second product, in halves three times that.
+// rows and a chunk of features. It loops over all tiles of columns, computes P one tile at a time and multiplies it
+// with the points at once: no n x n memory, one writer for every value, no atomics. FLOPs for n rows: 2 n^2 d for each
+// chunk of 256 features (each computes P anew) and 2 n^2 d for the second product; three times that with split halves.
 #include <type_traits>
 
 #include "cuda/device/device.h"
@@ -13,17 +13,16 @@
 namespace awpf {
 namespace {
 
-// What the gradient is of, and where it goes.
+// The sum whose gradient is computed, and the output.
 struct GradientCall {
   const double* coefficients;
   void* gradient;
   ScalarType type;
   int side;        // whose rows are owned: 0 rows, 1 columns
-  bool with_sums;  // of a symmetric problem
+  bool with_sums;  // only with a symmetric problem
 };
 
-// What the kernel of a pair is multiplied with; `g` is a group of the owned side. A symmetric sum holds every pair
-// twice.
+// The coefficient of a pair of groups, of which `g` is on the owned side. A symmetric sum holds every pair twice.
 __device__ __forceinline__ double coefficient(const Plan& plan, const GradientCall& call, int64_t p, int g, int h) {
   const double* c = call.coefficients + p * plan.groups[0] * plan.groups[1];
   if (call.side == 1) return c[int64_t(h) * plan.groups[1] + g];
@@ -31,11 +30,11 @@ __device__ __forceinline__ double coefficient(const Plan& plan, const GradientCa
   return plan.symmetric ? value + c[int64_t(h) * plan.groups[1] + g] : value;
 }
 
-// Of the owned rows, in shared memory.
+// The owned rows, in shared memory.
 struct Owned {
-  double power[kStripRows];   // of two: weights are multiplied with it, so that the largest is below 2^15
-  double factor[kStripRows];  // of the result
-  double weight[kStripRows];  // sum_j P_ij, multiplied with the power
+  double power[kStripRows];   // a power of two that scales weights so that the largest is below 2^15
+  double factor[kStripRows];  // that scales the result
+  double weight[kStripRows];  // sum_j P_ij, scaled by the power
   double part[4][kStripRows];
 };
 
@@ -54,7 +53,7 @@ __device__ __forceinline__ void store(void* to, ScalarType type, int64_t index, 
   }
 }
 
-// Rows of z that no table names: NaN for every group.
+// Stores NaN for the rows of all groups, from the ranges alone.
 __device__ void fill_with_nan(const Plan& plan, const GradientCall& call) {
   const int64_t groups = plan.problems * plan.groups[call.side];
   for (int64_t group = blockIdx.x; group < groups; group += gridDim.x) {
@@ -64,7 +63,7 @@ __device__ void fill_with_nan(const Plan& plan, const GradientCall& call) {
   }
 }
 
-// NaN for the owned rows of a problem that is not computed.
+// Stores NaN for the owned rows of a problem that cannot be computed.
 __device__ void fill_rows_with_nan(const Plan& plan, const GradientCall& call, int64_t p, int strip) {
   const int64_t end = smaller(plan.size(call.side, p), (strip + 1) * int64_t(kStripRows));
   for (int64_t i = strip * int64_t(kStripRows) + threadIdx.x / kWarp; i < end; i += kGramThreads / kWarp) {
@@ -86,15 +85,15 @@ __global__ void __launch_bounds__(kGramThreads, 1) gradient_kernel(Plan plan, Gr
   char* const shared = shared_memory<char>();
   TilePoints<T>& tile_points = *reinterpret_cast<TilePoints<T>*>(shared + region_bytes<Gradient>());
   Owned& owned = *reinterpret_cast<Owned*>(&tile_points + 1);
-  const bool refused = !plan.tables_valid();  // groups that share rows have no gradient
-  // The double form runs last, and always.
+  const bool invalid = !plan.tables_valid();  // groups that share rows: the gradient is not defined
+  // The kernel in double precision is launched last, and always.
   constexpr bool kFillsNan = std::is_same<Gradient, DoubleGradient>::value;
-  if (refused && plan.flags->overfull) {
+  if (invalid && plan.flags->overfull) {
     if (kFillsNan) fill_with_nan(plan, call);
     return;
   }
   const int side = call.side, other = plan.symmetric ? 0 : 1 - side;
-  const int64_t feature_chunks = larger(1, pieces(plan.dim, Gradient::kFeatures));
+  const int64_t feature_chunks = larger(1, ceil_div(plan.dim, Gradient::kFeatures));
   const int64_t items = plan.start[plan.problems].strip[side] * feature_chunks;
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
     const int64_t all_strips = item / feature_chunks;
@@ -113,7 +112,7 @@ __global__ void __launch_bounds__(kGramThreads, 1) gradient_kernel(Plan plan, Gr
       const int g = tile_points.group[threadIdx.x];
       const double power = g < 0 ? 1.0 : weight_scale(plan, call, p, g);
       owned.power[threadIdx.x] = power;
-      owned.factor[threadIdx.x] = refused ? nan("") : plan.scaling[p].weight / plan.scaling[p].scale / power;
+      owned.factor[threadIdx.x] = invalid ? nan("") : plan.scaling[p].weight / plan.scaling[p].scale / power;
     }
 
     Gradient gradient;
@@ -130,7 +129,7 @@ __global__ void __launch_bounds__(kGramThreads, 1) gradient_kernel(Plan plan, Gr
       const T unit = T(plan.scaling[p].unit);
       const Schedule schedule = schedule_of();
       const TileMask in_range(schedule, strip, tile, false), below(schedule, strip, tile, true);
-      // Weights go to shared memory, and the fragment keeps what the sums are made of.
+      // Weights go to shared memory; the fragment keeps the kernel values for the sums.
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int row = fragment_row(i), g = tile_points.group[row];
@@ -152,7 +151,7 @@ __global__ void __launch_bounds__(kGramThreads, 1) gradient_kernel(Plan plan, Gr
           for (int k = 0; k < Gram::kAtOnce; k += 2)
             total += Gradient::store(shared, row, fragment_column((first + k) / 2, 0), weights[k], weights[k + 1]);
         }
-        // Four lanes share a row with those of three more warps.
+        // Four lanes of each of four warps share a row.
         double row_weight = double(total);
         row_weight += __shfl_xor_sync(kWholeWarp, row_weight, 1);
         row_weight += __shfl_xor_sync(kWholeWarp, row_weight, 2);
@@ -184,7 +183,7 @@ __global__ void __launch_bounds__(kGramThreads, 1) gradient_kernel(Plan plan, Gr
 
 template <class Gradient>
 void launch_gradient(const Plan& plan, const GradientCall& call, Stream stream) {
-  const int64_t feature_chunks = larger(1, pieces(plan.dim, Gradient::kFeatures));
+  const int64_t feature_chunks = larger(1, ceil_div(plan.dim, Gradient::kFeatures));
   const int64_t most = max_strips(plan.rows_of_z, plan.problems) * feature_chunks;
   const size_t shared = region_bytes<Gradient>() + sizeof(TilePoints<typename Gradient::Gram::Value>) + sizeof(Owned);
   launch(gradient_kernel<Gradient>, dim3(unsigned(smaller(most, multiprocessors()))), dim3(kGramThreads), shared,

@@ -1,23 +1,24 @@
-// The second product of a gradient: weights of a tile's pairs times the points of its columns, for 64 rows of one chunk
-// of the features. The weights never leave the multiprocessor.
+// The second product of a gradient: the weights of the pairs of a tile times the points of its columns, for 64 rows and
+// one chunk of the features. The weights never leave the multiprocessor.
 #pragma once
 
 #include "cuda/mmd/gram.h"
 
 namespace awpf {
 
-// Weights in two halves, points in two halves, three products, each slab summed on its own and added with rounding.
+// Weights and points are split in two fp16 halves and multiplied in three products. Each slab is accumulated on its own
+// and added with rounding.
 struct SplitGradient {
   using Gram = SplitGram;
-  static constexpr int kFeatures = 256;  // of a chunk; a warp has 64
-  static constexpr int kSlab = 16;       // columns of the tile multiplied at a time
+  static constexpr int kFeatures = 256;  // of a chunk; a warp computes 64
+  static constexpr int kSlab = 16;       // columns of the tile multiplied at a time: the depth
   static constexpr int kStages = 3;
   static constexpr int kWeightStride = kTileColumns + 8;
-  static constexpr int kWeightSize = kStripRows * kWeightStride;  // high or low halves
+  static constexpr int kWeightSize = kStripRows * kWeightStride;  // of the high or the low halves
   static constexpr int kPointStride = kFeatures + 8;
   static constexpr int kPointSize = kSlab * kPointStride;
   static constexpr size_t kSharedBytes = (2 * kWeightSize + kStages * 2 * kPointSize) * sizeof(uint16_t);
-  static_assert(kSharedBytes <= Gram::kSharedBytes, "it takes the place of the first product's stages");
+  static_assert(kSharedBytes <= Gram::kSharedBytes, "it reuses the shared memory of the first product");
 
   float sum[2][8][4];
 
@@ -30,7 +31,7 @@ struct SplitGradient {
         for (int k = 0; k < 4; ++k) sum[i][j][k] = 0;
   }
 
-  // Keeps the weights of two neighbouring pairs for `add`, and returns the sum of what is kept of them.
+  // Stores the weights of two neighbouring pairs for `add`, and returns the sum of the stored, rounded weights.
   __device__ __forceinline__ static float store(void* shared, int row, int column, float first, float second) {
     const Split a = split(first), b = split(second);
     uint16_t* const to = static_cast<uint16_t*>(shared) + row * kWeightStride + column;
@@ -39,7 +40,7 @@ struct SplitGradient {
     return (half_value(a.hi) + half_value(a.lo)) + (half_value(b.hi) + half_value(b.lo));
   }
 
-  // All threads; ends with a barrier.
+  // For all threads; ends with a barrier.
   __device__ __forceinline__ void add(const Plan& plan, int64_t, Precision precision,
                                       const TilePoints<float>& tile_points, int first_feature, void* shared) {
     const uint16_t* const high = static_cast<uint16_t*>(shared);
@@ -49,15 +50,15 @@ struct SplitGradient {
     const auto load = [&](int slab) {
       if (slab < kTileColumns / kSlab) {
         uint16_t* const stage = points + slab % kStages * 2 * kPointSize;
-        constexpr int kPieces = kFeatures / 8;
+        constexpr int kChunks = kFeatures / 8;
 #pragma unroll
-        for (int k = 0; k < kSlab * kPieces / kGramThreads; ++k) {
-          const int line = threadIdx.x / kPieces + k * (kGramThreads / kPieces), piece = threadIdx.x % kPieces * 8;
+        for (int k = 0; k < kSlab * kChunks / kGramThreads; ++k) {
+          const int line = threadIdx.x / kChunks + k * (kGramThreads / kChunks), chunk = threadIdx.x % kChunks * 8;
           const int64_t row = tile_points.row[kStripRows + slab * kSlab + line];
-          const bool valid = row >= 0 && first_feature + piece < plan.pitch;
-          const int64_t at = valid ? row * plan.pitch + first_feature + piece : 0;
-          cp_async_16(stage + line * kPointStride + piece, plan.hi + at, valid);
-          if (split_points) cp_async_16(stage + kPointSize + line * kPointStride + piece, plan.lo + at, valid);
+          const bool valid = row >= 0 && first_feature + chunk < plan.pitch;
+          const int64_t at = valid ? row * plan.pitch + first_feature + chunk : 0;
+          cp_async_16(stage + line * kPointStride + chunk, plan.hi + at, valid);
+          if (split_points) cp_async_16(stage + kPointSize + line * kPointStride + chunk, plan.lo + at, valid);
         }
       }
       cp_async_commit();
@@ -65,7 +66,7 @@ struct SplitGradient {
 #pragma unroll
     for (int s = 0; s < kStages - 1; ++s) load(s);
     const int warp = threadIdx.x / kWarp, row = warp / 4 * 32, feature = warp % 4 * (kFeatures / 4);
-    const int features = plan.pitch - first_feature - feature;  // those this warp has to do
+    const int features = plan.pitch - first_feature - feature;  // that are left for this warp
 #pragma unroll 1
     for (int slab = 0; slab < kTileColumns / kSlab; ++slab) {
       cp_async_wait<kStages - 2>();
@@ -112,7 +113,7 @@ struct SplitGradient {
     __syncthreads();
   }
 
-  // f(row of the strip, feature of the chunk, value)
+  // Calls f(row of the strip, feature of the chunk, value).
   template <class F>
   __device__ __forceinline__ void for_each(const F& f) const {
     const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
@@ -126,7 +127,7 @@ struct SplitGradient {
             double(sum[i][j][k]));
   }
 
-  // A centred, scaled value as the products saw it.
+  // A value as the products read it: centred, scaled and rounded.
   __device__ __forceinline__ static double point(const Plan& plan, int64_t, Precision precision, int64_t row,
                                                  int feature) {
     const int64_t at = row * plan.pitch + feature;

@@ -1,7 +1,7 @@
-// A tile of 64 x 128 inner products between pooled points, in halves on tensor cores or in double precision.
+// A tile of 64 x 128 inner products between pooled points, on fp16 tensor cores or in double precision.
 //
-// Both forms leave the same fragment in a thread: value(i, j, e) belongs to row fragment_row(i) and column
-// fragment_column(j, e), 4 x 4 x 2 of them, so that everything after the product is written once.
+// Both forms leave the same fragment of 4 x 4 x 2 values in a thread: value[i][j][e] belongs to row fragment_row(i) and
+// column fragment_column(j, e). So everything after the product is written once.
 #pragma once
 
 #include "cuda/device/block.h"
@@ -20,7 +20,8 @@ __device__ __forceinline__ int fragment_column(int j, int e) {
   return int(threadIdx.x) / kWarp % 4 * 32 + j * 8 + int(threadIdx.x) % 4 * 2 + e;
 }
 
-// Who works on a tile, and which of its values a thread has: value[i][j][e] of row(i), column(j, e).
+// The threads that compute a tile together, and which of its values each one holds: value[i][j][e] belongs to row(i)
+// and column(j, e). Here all threads of a block; warpgroup_sums.cu has another one.
 struct ThreadBlock {
   static constexpr int kThreads = kGramThreads, kRows = 4, kColumns = 4;
   __device__ __forceinline__ static int rank() { return threadIdx.x; }
@@ -35,7 +36,7 @@ using Fragment = T[ThreadGroup::kRows][ThreadGroup::kColumns][2];
 // The points of a tile, in shared memory: its rows first, then its columns.
 template <class T>
 struct TilePoints {
-  int64_t row[kTilePoints];  // of z; -1 where the tile reaches beyond the problem
+  int64_t row[kTilePoints];  // of z; -1 beyond the end of the problem
   T norm[kTilePoints], rest[kTilePoints];
   int group[kTilePoints];
   double scratch[kGramThreads / kWarp];
@@ -66,35 +67,35 @@ struct TilePoints {
   }
 };
 
-// Inner products of packed points: fp16 halves by cp.async in three stages, fragments by ldmatrix.
+// Inner products of packed points: cp.async copies fp16 halves in three stages, ldmatrix loads the fragments.
 struct SplitGram {
   using Value = float;
   static constexpr int kStages = 3;
   static constexpr int kPartSize = kTilePoints * RowSlab::kStride;  // one slab of high or of low halves
   static constexpr size_t kSharedBytes = kStages * 2 * kPartSize * sizeof(uint16_t);
-  static constexpr int kBlocksEach = 1;  // on a multiprocessor: two would spill a few registers
-  static constexpr int kAtOnce = 4;      // kernels found side by side
+  static constexpr int kBlocksEach = 1;  // blocks of a multiprocessor: two would spill a few registers
+  static constexpr int kAtOnce = 4;      // kernel values computed side by side: instruction-level parallelism
 
   __device__ __forceinline__ static bool computes(Precision precision) {
     return precision == Precision::fp16 || precision == Precision::fp16_split;
   }
 
-  // All threads; `shared` is free again afterwards. The caller has filled `places` and passed a barrier.
+  // For all threads. The caller has filled `tile_points` and passed a barrier; `shared` is free again afterwards.
   __device__ __forceinline__ static void multiply(const Plan& plan, int64_t, Precision precision,
                                                   const TilePoints<float>& tile_points, void* shared,
                                                   Fragment<float>& value) {
-    constexpr int kEach = kTilePoints * 4 / kGramThreads;  // pieces of 16 bytes a thread copies of each part
+    constexpr int kEach = kTilePoints * 4 / kGramThreads;  // chunks of 16 bytes that a thread copies of each half
     uint16_t* const stage = static_cast<uint16_t*>(shared);
     const bool split = precision == Precision::fp16_split;
-    const int piece = threadIdx.x % 4 * 8, slabs = plan.pitch / kPackedSlab;
+    const int chunk = threadIdx.x % 4 * 8, slabs = plan.pitch / kPackedSlab;
     const auto load = [&](int slab) {
       if (slab < slabs) {
-        uint16_t* const to = stage + slab % kStages * 2 * kPartSize + threadIdx.x / 4 * RowSlab::kStride + piece;
+        uint16_t* const to = stage + slab % kStages * 2 * kPartSize + threadIdx.x / 4 * RowSlab::kStride + chunk;
 #pragma unroll
         for (int k = 0; k < kEach; ++k) {
           const int64_t row = tile_points.row[threadIdx.x / 4 + k * (kGramThreads / 4)];
           const bool valid = row >= 0;
-          const int64_t at = valid ? row * plan.pitch + slab * kPackedSlab + piece : 0;
+          const int64_t at = valid ? row * plan.pitch + slab * kPackedSlab + chunk : 0;
           const int offset = k * (kGramThreads / 4) * RowSlab::kStride;
           cp_async_16(to + offset, plan.hi + at, valid);
           if (split) cp_async_16(to + kPartSize + offset, plan.lo + at, valid);
@@ -130,7 +131,7 @@ struct SplitGram {
         for (int e = 0; e < 2; ++e) value[i][j][e] = tile.sum[i / 2][j][i % 2 * 2 + e];
   }
 
-  // The product of high halves alone.
+  // Adds the product of the high halves alone.
   __device__ __forceinline__ static void add_high(SplitTile& tile, const RowSlab& rows, const RowSlab& columns) {
 #pragma unroll
     for (int depth = 0; depth < kPackedSlab; depth += 16) {
@@ -153,11 +154,11 @@ struct SplitGram {
   }
 };
 
-// Inner products in double precision, of points centred as they are read: no packed copy.
+// Inner products in double precision. Points are centred as they are read, without a packed copy.
 struct DoubleGram {
   using Value = double;
   static constexpr int kSlab = 16;
-  static constexpr int kStride = kSlab + 4;  // four rows of four depths lie in different banks
+  static constexpr int kStride = kSlab + 4;  // no bank conflicts: four rows of four depths lie in different banks
   static constexpr size_t kSharedBytes = kTilePoints * kStride * sizeof(double);
   static constexpr int kBlocksEach = 1;
   static constexpr int kAtOnce = 2;

@@ -1,4 +1,4 @@
-// One block sum from the partial sums that tiles left behind, in an order that follows from the sizes.
+// The sum of one pair of groups from the partial sums that the tiles left, in an order that follows from the sizes.
 #pragma once
 
 #include "cuda/device/block.h"
@@ -6,7 +6,7 @@
 
 namespace awpf {
 
-// The sum by differences, without any table: slow, and right even where groups share rows.
+// The sum by differences, without any table: slow, but right even where groups share rows.
 __device__ __forceinline__ double direct_sum(const Plan& plan, int64_t p, int g, int h, double* scratch) {
   const double* gamma = plan.gamma + p * plan.kernels;
   const int64_t row_group = p * plan.groups[0] + g, column_group = p * plan.groups[1] + h;
@@ -40,7 +40,7 @@ __device__ __forceinline__ double sum_partials(const Plan& plan, int64_t p, int 
     const PartialSums table = plan.partial_sum_layout();
     for (int64_t k = threadIdx.x; k < strips * segments; k += int(blockDim.x)) {
       const int64_t strip = first_strip + k / segments, segment = first_segment + k % segments;
-      // The first tile of the segment that meets the group must be one of the strip's.
+      // A strip of a symmetric problem has no tiles beyond the diagonal.
       if (larger(first_tile, segment * each) >= schedule.tiles_of(strip)) continue;
       sum += plan.partial_sums[table.index(plan.start[p].strip[0], p, strip, g, segment, h)];
     }
@@ -48,13 +48,13 @@ __device__ __forceinline__ double sum_partials(const Plan& plan, int64_t p, int 
   return block_sum(sum, scratch) / plan.kernels;
 }
 
-// All threads of a block. `directly`: the tables do not hold. `scratch` has a place a warp.
+// For all threads of a block. `directly` says that the tables do not hold. `scratch` has an element for each warp.
 __device__ __forceinline__ double group_pair_sum(const Plan& plan, int64_t p, int g, int h, bool directly,
                                                  double* scratch) {
   if (plan.scaling[p].precision == Precision::invalid) return nan("");
   if (directly) return direct_sum(plan, p, g, h, scratch);
   const double sum = sum_partials(plan, p, g, h, scratch);
-  // The strict lower triangle was summed; on the diagonal every kernel is 1.
+  // Only the strict lower triangle was summed; on the diagonal every kernel is 1.
   return plan.symmetric && g == h ? 2 * sum + double(plan.group_length(0, p * plan.groups[0] + g)) : sum;
 }
 

@@ -1,9 +1,10 @@
-// The lower median of the squared distances between all pairs of a pool, or of a seeded choice of its rows.
+// The lower median of the squared distances between all pairs of pooled rows, or of a seeded sample of the rows.
 //
-// Distances by differences, in double, whatever the input: 3 m^2 d / 2 FLOPs for m rows. They are kept, at most
-// kBatchPairs at a time, and the median is found by counting: six passes of eleven bits of their binary form, largest
-// first, each narrowing down which distances are still in question. Counts are integers: the order of additions does
-// not matter. Launches: one, and eight more for each kBatchPairs pairs or kBatchProblems problems.
+// Distances are computed by differences in double precision, whatever the input: 3 m^2 d / 2 FLOPs for m rows. They are
+// stored, at most kBatchPairs at a time, and the median is found by a radix select: six passes count the values of
+// eleven bits, the most significant first, and each narrows down the distances still in question. Counts are integers,
+// so the order of additions does not matter. Launches: one, and eight more for each batch of kBatchPairs pairs or
+// kBatchProblems problems.
 #include <torch/csrc/stable/ops.h>
 
 #include "common/shuffle.h"
@@ -21,16 +22,16 @@ constexpr int kDigitBits = 11, kBins = 1 << kDigitBits, kPasses = 6;
 
 struct Selection {
   uint64_t prefix;  // leading bits of the median
-  int64_t rank;     // its place among the distances that have them
+  int64_t rank;     // its rank among the distances that have them
 };
 
 struct MedianCall {
   ProblemLayout layout;
   int64_t first, problems;  // of this batch
-  int64_t max_rows;         // rows of a problem, at most
-  int64_t stride;           // distances of a problem, at most
+  int64_t max_rows;         // of a problem
+  int64_t stride;           // room for the distances of a problem
   uint64_t seed;
-  uint64_t* distance;    // their bits
+  uint64_t* distance;    // bits of doubles, whose order is that of the values
   uint32_t* count;       // [pass][problem][bin]
   Selection* selection;  // [pass][problem]
   double* median;
@@ -48,7 +49,7 @@ __global__ void __launch_bounds__(kThreads, 2) distance_kernel(MedianCall call) 
   for (int64_t k = blockIdx.x * int64_t(kThreads) + threadIdx.x; k < kPasses * call.problems * kBins;
        k += int64_t(gridDim.x) * kThreads)
     call.count[k] = 0;
-  const int64_t edge = pieces(call.max_rows, kTile), tiles = edge * edge;
+  const int64_t edge = ceil_div(call.max_rows, kTile), tiles = edge * edge;
   for (int64_t item = blockIdx.x; item < call.problems * tiles; item += gridDim.x) {
     const int64_t k = item / tiles, p = call.first + k, rows = call.rows(k), pool = layout.size(0, p);
     const int64_t top = item % tiles / edge * kTile, side = item % tiles % edge * kTile;
@@ -58,9 +59,9 @@ __global__ void __launch_bounds__(kThreads, 2) distance_kernel(MedianCall call) 
     if (threadIdx.x == 0 && chosen) *key = shuffle_key(call.seed, 0, uint64_t(pool));
     __syncthreads();
     if (threadIdx.x < 2 * kTile) {
-      const int64_t place = threadIdx.x < kTile ? top + threadIdx.x : side + threadIdx.x - kTile;
-      const int64_t at = chosen ? int64_t(shuffled(uint32_t(place), uint32_t(pool), *key)) : place;
-      row[threadIdx.x] = place < rows ? layout.row_ref(0, p, at).row : -1;
+      const int64_t position = threadIdx.x < kTile ? top + threadIdx.x : side + threadIdx.x - kTile;
+      const int64_t at = chosen ? int64_t(shuffled(uint32_t(position), uint32_t(pool), *key)) : position;
+      row[threadIdx.x] = position < rows ? layout.row_ref(0, p, at).row : -1;
     }
     double sum[4][4] = {};
     for (int begin = 0; begin < layout.dim; begin += kSlab) {
@@ -92,7 +93,7 @@ __global__ void __launch_bounds__(kThreads, 2) distance_kernel(MedianCall call) 
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const int64_t r = top + threadIdx.x / 16 + 16 * i, c = side + threadIdx.x % 16 + 16 * j;
-        const double square = sum[i][j] == sum[i][j] ? sum[i][j] : HUGE_VAL;  // a NaN is no small distance
+        const double square = sum[i][j] == sum[i][j] ? sum[i][j] : HUGE_VAL;  // NaN counts as the largest distance
         if (c < r && r < rows)
           call.distance[k * call.stride + r * (r - 1) / 2 + c] = uint64_t(__double_as_longlong(square));
       }
@@ -101,7 +102,7 @@ __global__ void __launch_bounds__(kThreads, 2) distance_kernel(MedianCall call) 
 
 __device__ int shift_of(int pass) { return (kPasses - 1 - pass) * kDigitBits; }
 
-// What is known before a pass: from the counts of the one before it. All threads.
+// What is known before a pass, from the counts of the previous one. For all threads.
 __device__ Selection narrow_down(const MedianCall& call, int64_t k, int pass, int64_t* scratch, Selection* found) {
   if (pass == 0) return {0, (call.pairs(k) - 1) / 2};
   const Selection before = call.selection[(pass - 1) * call.problems + k];
@@ -174,8 +175,8 @@ Tensor median_square_distance(Tensor z, Tensor rows, int64_t max_rows, int64_t s
   launch_layout(call.layout, stream);
   const size_t tile_bytes = 2 * kSlab * kStride * sizeof(double) + 2 * kTile * sizeof(int64_t) + sizeof(ShuffleKey);
   const size_t scan_bytes = kWarp * sizeof(int64_t) + sizeof(Selection);
-  const int64_t tiles = pieces(call.max_rows, kTile) * pieces(call.max_rows, kTile);
-  const unsigned slices = unsigned(smaller(pieces(call.stride, 16 * kThreads), 2 * multiprocessors()));
+  const int64_t tiles = ceil_div(call.max_rows, kTile) * ceil_div(call.max_rows, kTile);
+  const unsigned slices = unsigned(smaller(ceil_div(call.stride, 16 * kThreads), 2 * multiprocessors()));
   for (call.first = 0; call.first < problems; call.first += batch) {
     call.problems = smaller(batch, problems - call.first);
     launch(distance_kernel, dim3(unsigned(smaller(call.problems * tiles, 4 * multiprocessors()))), dim3(kThreads),

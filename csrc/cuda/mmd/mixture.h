@@ -1,14 +1,15 @@
-// From inner products to a mixture of Gaussian kernels, and sums that lose nothing.
+// Evaluates a mixture of Gaussian kernels from inner products, and sums values without losing bits.
 #pragma once
 
 #include "cuda/mmd/gram.h"
 
 namespace awpf {
 
-// 2^x for x <= 0 within an ulp: the hardware's exp2 is off by up to four, which wide kernels on a few hundred rows
-// show. What is below 2^-125 comes back as that. Minimax on |f| <= 1/2, 6e-10 before rounding, as on the CPU.
+// 2^x for x <= 0 with an error below one ulp. The hardware's exp2 is off by up to four, which would show with wide
+// kernels on a few hundred rows. Results below 2^-125 are returned as 2^-125. Minimax on |f| <= 1/2, 6e-10 before
+// rounding, as on the CPU.
 __device__ __forceinline__ float exp2_within_ulp(float x) {
-  constexpr float kRound = 12582912.0f;  // adding it rounds to an integer and leaves that in the low bits
+  constexpr float kRound = 12582912.0f;  // adding it rounds to an integer, which the low bits then hold
   x = fmaxf(x, -125.0f);
   const float rounded = x + kRound, f = x - (rounded - kRound);
   float p = 1.5345812e-4f;
@@ -22,14 +23,14 @@ __device__ __forceinline__ float exp2_within_ulp(float x) {
 }
 __device__ __forceinline__ double exp2_within_ulp(double x) { return exp2(x); }
 
-// -|z_i - z_j|^2 as an exponent of 2 for the widest kernel, never above zero.
+// The exponent of 2 of the widest kernel, in proportion to -|z_i - z_j|^2 and never above zero.
 template <class T>
 __device__ __forceinline__ T exponent(T product, T row_norm, T row_rest, T column_norm, T column_rest, T unit) {
   const T half = ((product - row_norm) - column_norm) - (row_rest + column_rest);
   return half < T(0) ? half * unit : T(0);
 }
 
-// sum[k] becomes the sum of the kernels at exponent[k]; weighted[k], if wanted, their sum by weight.
+// Stores the sum of all kernels at exponent[k] in sum[k] and, if kWeighted, their sum by weight in weighted[k].
 template <class T, int kCount, bool kWeighted>
 __device__ __forceinline__ void sum_kernels(const Step* __restrict__ steps, int kernels, const T (&exponent)[kCount],
                                             T (&sum)[kCount], T (&weighted)[kCount]) {
@@ -60,7 +61,7 @@ __device__ __forceinline__ void sum_kernels(const Step* __restrict__ steps, int 
   }
 }
 
-// The same for kCount neighbours of row i of a fragment of inner products, from the `first` on.
+// The same for kCount neighbouring values of row i of a fragment of inner products, starting with `first`.
 template <bool kWeighted, class ThreadGroup = ThreadBlock, class T, int kCount>
 __device__ __forceinline__ void kernel_sums(const Plan& plan, const Step* __restrict__ steps, T unit,
                                             const TilePoints<T>& tile_points, const Fragment<T, ThreadGroup>& product,
@@ -77,8 +78,8 @@ __device__ __forceinline__ void kernel_sums(const Plan& plan, const Step* __rest
   sum_kernels<T, kCount, kWeighted>(steps, plan.kernels, exponents, sum, weighted);
 }
 
-// Adds up values between 0 and 1 / `room`; in float every rounding error is kept and added up, too (Dekker's sum, exact
-// because the sum starts, and stays, above each value).
+// Adds up values from 0 to `largest`, and the rounding error of every addition, too (Dekker's sum, whose errors are
+// exact because the sum starts and stays above every value).
 struct CompensatedSum {
   float sum, error, base;
 

@@ -1,4 +1,4 @@
-// From the spread of a problem's points to the precision it is computed in, and from points to packed rows.
+// Packs points: centres and scales a row of z and splits its values into fp16 halves.
 #pragma once
 
 #include "cuda/device/block.h"
@@ -6,7 +6,8 @@
 
 namespace awpf {
 
-// Where a packed row goes: `put` takes the halves of the values at depths k and k + 1, k even and below `depth`.
+// The destination of a packed row in the order of z. `store` takes the high and low halves of the values at depths k
+// and k + 1, where k is even and below `depth`.
 struct PackedRow {
   uint16_t *hi, *lo;
   int depth;
@@ -19,12 +20,13 @@ struct PackedRow {
   }
 };
 
+// The destination of a packed row in panels.
 struct PanelRow {
   unsigned char* panel;
   int row, depth;
   bool in_two;
 
-  // `index`: the row's place in the problem; beyond its end, but in its last panel, for a row of zeros.
+  // `index` counts the rows of the problem. It may be beyond the end but in the last panel, for a row of zeros.
   __device__ __forceinline__ PanelRow(const Plan& plan, Precision precision, int side, int64_t problem, int64_t index)
       : panel(plan.panels + Panels(plan.dim).slab(plan.first_panel(side, problem) + index / kPanelRows, 0)),
         row(int(index % kPanelRows)),
@@ -42,8 +44,8 @@ struct PanelRow {
   }
 };
 
-// Centres, if the scaling says so, and scales a row of z and writes its halves, where the mode has them, and half its
-// squared norm. One warp.
+// Stores the halves of a row of z, centred if its problem is, and half its squared norm. In double precision only the
+// latter. For one warp.
 template <class T, class Target>
 __device__ __forceinline__ void pack_row(const Plan& plan, const Scaling& scaling, const double* centre, int64_t row,
                                          const Target& target) {
@@ -58,7 +60,7 @@ __device__ __forceinline__ void pack_row(const Plan& plan, const Scaling& scalin
     }
   } else {
     const bool in_two = scaling.precision == Precision::fp16_split;
-    const double share = scaling.centred ? 1 : 0;  // of the centre
+    const double share = scaling.centred ? 1 : 0;  // of the centre that is subtracted
 #pragma unroll 4
     for (int k = 2 * lane; k < target.depth; k += 2 * kWarp) {
       uint32_t high = 0, low = 0;

@@ -1,8 +1,9 @@
-// Packed points in the order in which bulk copies and the products of warpgroups take them.
+// Packed points in the order in which bulk copies and the products of warpgroups read them.
 //
-// A panel is 128 rows of one problem, cut along the depth into slabs of 128 bytes a row: 64 halves or, where a value
-// has two, 32 high and then 32 low ones. A slab of a panel is one contiguous copy, its 16-byte pieces already where
-// 128-byte swizzling has them in shared memory: no map of the tensor, no call of the driver.
+// A panel is 128 rows of one problem, divided along the depth into slabs of 128 bytes a row: 64 fp16 values or, if
+// values are split in two, 32 high halves followed by 32 low ones. A slab of a panel is contiguous, with its 16-byte
+// chunks already where 128-byte swizzling puts them in shared memory. So one bulk copy fetches it, and no tensor map
+// has to be encoded by the driver.
 #pragma once
 
 #include "cuda/mmd/scaling.h"
@@ -12,23 +13,25 @@ namespace awpf {
 
 constexpr int kPanelRows = 128;
 constexpr int kPanelRowBytes = 128;
-constexpr int kPanelBytes = kPanelRows * kPanelRowBytes;  // of one slab
-static_assert(kPanelRows == 2 * kStripRows && kPanelRows == kTileColumns, "a pair of strips, or a tile's columns");
+constexpr int kPanelBytes = kPanelRows * kPanelRowBytes;  // bytes of one slab of a panel
+static_assert(kPanelRows == 2 * kStripRows && kPanelRows == kTileColumns,
+              "a panel is a pair of strips, or the columns of a tile");
 
-// Pieces of row r lie at their place exclusive-or r % 8.
+// 128-byte swizzling: chunk c of row r lies at chunk c xor r % 8.
 AWPF_HOST_DEVICE constexpr int swizzled(int row, int byte_of_row) { return byte_of_row ^ row % 8 * 16; }
 
 struct Panels {
-  int64_t slabs;  // a panel has room for
+  int64_t slabs;  // that a panel has room for
 
-  AWPF_HOST_DEVICE explicit Panels(int dim) : slabs(pieces(dim, 32)) {}
+  AWPF_HOST_DEVICE explicit Panels(int dim) : slabs(ceil_div(dim, 32)) {}
 
   AWPF_HOST_DEVICE static constexpr int depth(Precision precision) {
     return precision == Precision::fp16_split ? 32 : 64;
   }
-  AWPF_HOST_DEVICE static int slabs_of(Precision precision, int dim) { return int(pieces(dim, depth(precision))); }
+  AWPF_HOST_DEVICE static int slabs_of(Precision precision, int dim) { return int(ceil_div(dim, depth(precision))); }
 
-  // A problem's first, given the strips of all before it: leaves room for each, without a table.
+  // The first panel of a problem, given the strips of all problems before it. It leaves each problem enough room
+  // without a table of its own.
   AWPF_HOST_DEVICE static int64_t first(int64_t strips_before, int64_t problem) {
     return (strips_before + problem + 1) / 2;
   }
@@ -37,8 +40,8 @@ struct Panels {
   }
   AWPF_HOST_DEVICE int64_t bytes(int64_t panels) const { return panels * slabs * kPanelBytes; }
 
-  // Where a panel's slab begins, and in it the high half of a value; the low half lies 64 bytes from it, but for the
-  // swizzling.
+  // The byte offset of a slab, and within a slab that of the high half of a value. Before swizzling, the low half lies
+  // 64 bytes behind it.
   AWPF_HOST_DEVICE int64_t slab(int64_t panel, int index) const { return (panel * slabs + index) * kPanelBytes; }
   AWPF_HOST_DEVICE static int offset(int row, int byte_of_row) {
     return row * kPanelRowBytes + swizzled(row, byte_of_row);

@@ -1,14 +1,14 @@
-// Adds the kernel values of one tile up by groups of rows and columns, into the partial sums of its strip and segment.
+// Adds the kernel values of one tile to the partial sums of its strip and segment, one for each pair of groups.
 #pragma once
 
 #include "cuda/mmd/mixture.h"
 
 namespace awpf {
 
-// Which pairs of a tile count: those within the problem, and of a symmetric one perhaps only those below the diagonal.
+// Which pairs of a tile are summed: those within the problem and, if `below`, only those below the diagonal.
 struct TileMask {
-  int rows, columns;  // of the tile that the problem has
-  int diagonal;       // the column of row 0 that is on the diagonal; anything far away where none is
+  int rows, columns;  // of the tile, as far as the problem reaches
+  int diagonal;       // the column of row 0 on the diagonal; clamped far outside the tile if it does not meet it
   bool below;
 
   __device__ TileMask(const Schedule& schedule, int strip, int tile, bool below_diagonal)
@@ -22,7 +22,7 @@ struct TileMask {
   }
 };
 
-// `value` is zero where not wanted; `largest` bounds it. All threads of the team.
+// `value` is zero outside the mask, and at most `largest`. All threads of the group.
 template <class ThreadGroup = ThreadBlock, class T>
 __device__ __forceinline__ void add_to_partial_sums(const Plan& plan, int64_t problem, const TileRange& range, int tile,
                                                     const TileMask& mask, TilePoints<T>& tile_points,
@@ -47,7 +47,7 @@ __device__ __forceinline__ void add_to_partial_sums(const Plan& plan, int64_t pr
       const double total = sum_over_warps(sum.total(), tile_points.scratch, ThreadGroup::rank() / kWarp,
                                           ThreadGroup::kThreads / kWarp, [] { ThreadGroup::sync(); });
       if (ThreadGroup::rank() == 0) {
-        // The first of the segment, or the first to meet this group of columns.
+        // Whether this tile is the first of the segment, or the first that meets this group of columns.
         const bool fresh = tile == range.begin || plan.group_offset(1, problem, h) >= int64_t(tile) * kTileColumns;
         double* const partial =
             plan.partial_sums + table.index(plan.start[problem].strip[0], problem, range.strip, g, range.segment, h);

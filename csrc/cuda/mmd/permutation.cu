@@ -1,14 +1,17 @@
-// The null distribution of a two-sample statistic: block sums of one Gram matrix under many random splits of its rows.
+// The null distribution of a two-sample statistic: block sums of one kernel matrix under random permutations of its
+// rows.
 //
-// With L the strict lower triangle of the kernel matrix and s in {0, 1}^n the membership of a split, all follows from
-// V = L S for all splits at once: q = s'Ls, u = 1'Ls and t = s'L1. FLOPs: n^2 d for the triangle (three times that in
-// halves), and n^2 B for each part of L; memory: n B bits of membership.
+// Let L be the strict lower triangle of the kernel matrix and s in {0, 1}^n mark the first sample of a permutation. All
+// block sums follow from V = L S for all permutations at once: q = s'Ls, u = 1'Ls and t = s'L1. FLOPs for B
+// permutations: n^2 d for the triangle (three times that with split halves), and n^2 B for each part of L; memory: n B
+// bits of members.
 //
-// The statistic is a small difference of these sums, so they are found exactly: kernels are cut into parts of eleven
-// bits, whole numbers to the tensor cores, which multiply them with zeros and ones and add up to 2^17 without rounding;
-// totals are 64-bit integers. Their order of additions does not matter, so blocks may add to them as they come. Three
-// parts keep a kernel to 2^-33, five (for float64 input) to 2^-55. Launches: four for each kBatchPermutations splits of
-// a problem. Split 0 is the given one, so that the statistic and its null share every rounding.
+// The statistic is a small difference of these sums, so they are computed exactly. Kernel values are divided into parts
+// of eleven bits, which are integers to the tensor cores: multiplied with zeros and ones they add up to 2^17 without
+// rounding, and totals are 64-bit integers. The order of integer additions does not matter, so blocks may use atomics.
+// Three parts keep a kernel value to 2^-33, five (for float64 input) to 2^-55. Launches: four for each
+// kBatchPermutations permutations of a problem. Permutation 0 is the given assignment, so that the statistic and its
+// null distribution share every rounding.
 #include <torch/csrc/stable/ops.h>
 
 #include "common/shuffle.h"
@@ -22,26 +25,26 @@ constexpr int64_t kBatchPermutations = 2048;
 
 constexpr int kMemberThreads = 256;
 
-// One block a split: its members, and zeros where its sums are going to be.
+// Each block stores the members of one permutation and clears its sums.
 __global__ void __launch_bounds__(kMemberThreads) members_kernel(PermutationBatch call) {
   ShuffleKey* const key = shared_memory<ShuffleKey>();
   if (!call.valid()) return;
   const int64_t permutation = blockIdx.x, number = call.first + permutation, size = call.size(), sample = call.sample();
-  const bool wanted = permutation < call.count;
+  const bool exists = permutation < call.count;
   if (threadIdx.x == 0) *key = shuffle_key(call.seed, uint64_t(number), uint64_t(size));
   __syncthreads();
   for (int64_t word = threadIdx.x; word < call.words; word += kMemberThreads) {
     uint32_t bits = 0;
-    for (int k = 0; k < 32 && wanted; ++k) {
-      const int64_t place = word * 32 + k;
-      if (place >= size) break;
-      const int64_t to = number == 0 ? place : int64_t(shuffled(uint32_t(place), uint32_t(size), *key));
+    for (int k = 0; k < 32 && exists; ++k) {
+      const int64_t position = word * 32 + k;
+      if (position >= size) break;
+      const int64_t to = number == 0 ? position : int64_t(shuffled(uint32_t(position), uint32_t(size), *key));
       bits |= uint32_t(to < sample) << k;
     }
     call.members[permutation * call.words + word] = bits;
   }
   for (int part = threadIdx.x; part < call.parts; part += kMemberThreads)
-    call.within[part * call.padded + permutation] = call.touching_part[part * call.padded + permutation] = 0;
+    call.within[part * call.padded + permutation] = call.touching[part * call.padded + permutation] = 0;
   for (int64_t k = permutation * kMemberThreads + threadIdx.x; k < call.parts * call.plan.rows_of_z;
        k += int64_t(gridDim.x) * kMemberThreads)
     call.row_sum[k] = 0;
@@ -77,7 +80,7 @@ __global__ void __launch_bounds__(kGramThreads, 1) permutations_kernel(Permutati
       __syncthreads();
       Fragment<T> value;
       Gram::multiply(plan, p, scaling.precision, tile_points, shared, value);
-      const TileMask wanted(schedule, range.strip, tile, true);
+      const TileMask mask(schedule, range.strip, tile, true);
 #pragma unroll
       for (int i = 0; i < 4; ++i)
 #pragma unroll
@@ -88,7 +91,7 @@ __global__ void __launch_bounds__(kGramThreads, 1) permutations_kernel(Permutati
           for (int k = 0; k < Gram::kAtOnce; ++k) {
             const int j = (first + k) / 2, e = k % 2;
             const T part = sums[k] * share;
-            value[i][j][e] = wanted(fragment_row(i), fragment_column(j, e)) ? (part < T(1) ? part : T(1)) : T(0);
+            value[i][j][e] = mask(fragment_row(i), fragment_column(j, e)) ? (part < T(1) ? part : T(1)) : T(0);
           }
         }
       extract_parts(call, range.strip, reinterpret_cast<uint16_t*>(shared), value);
@@ -100,7 +103,7 @@ __global__ void __launch_bounds__(kGramThreads, 1) permutations_kernel(Permutati
 
 constexpr int kFinishThreads = 256;
 
-// One block a split: t = s'L1, and from q, u and t the three sums.
+// Each block finds t = s'L1 of one permutation, and from q, u and t the three block sums.
 __global__ void __launch_bounds__(kFinishThreads) finish_kernel(PermutationBatch call) {
   int64_t* const scratch = shared_memory<int64_t>();
   const int64_t permutation = blockIdx.x;
@@ -113,16 +116,16 @@ __global__ void __launch_bounds__(kFinishThreads) finish_kernel(PermutationBatch
   double within = 0, touching = 0, total = 0;
   for (int part = call.parts - 1; part >= 0; --part) {
     int64_t mine = 0, all = 0;
-    for (int64_t place = threadIdx.x; place < size; place += kFinishThreads) {
-      const int64_t row = int64_t(call.row_sum[part * call.plan.rows_of_z + place]);
+    for (int64_t position = threadIdx.x; position < size; position += kFinishThreads) {
+      const int64_t row = int64_t(call.row_sum[part * call.plan.rows_of_z + position]);
       all += row;
-      if (call.members[permutation * call.words + place / 32] >> place % 32 & 1) mine += row;
+      if (call.members[permutation * call.words + position / 32] >> position % 32 & 1) mine += row;
     }
     mine = block_sum(mine, scratch);
     all = block_sum(all, scratch);
     const double unit = ldexp(call.whole, -(kLeadingBits + part * kPartBits));
     within += double(int64_t(call.within[part * call.padded + permutation])) * unit;
-    touching += double(int64_t(call.touching_part[part * call.padded + permutation]) + mine) * unit;
+    touching += double(int64_t(call.touching[part * call.padded + permutation]) + mine) * unit;
     total += double(all) * unit;
   }
   if (threadIdx.x > 0) return;
@@ -156,12 +159,12 @@ Tensor rbf_permutation_sums(Tensor z, Tensor rows, Tensor gamma, int64_t permuta
   call.parts = call.plan.type == ScalarType::Double ? kMaxParts : 3;
   call.whole = 1;
   while (call.whole < call.plan.kernels) call.whole *= 2;
-  call.words = larger(1, pieces(call.plan.rows_of_z, kTileColumns)) * (kTileColumns / 32);
+  call.words = larger(1, ceil_div(call.plan.rows_of_z, kTileColumns)) * (kTileColumns / 32);
   const int64_t most = round_up(smaller(count, kBatchPermutations), int64_t(kChunk));
   const Tensor memory = allocate_arena(z, [&](Arena& arena) {
     call.members = arena.take<uint32_t>(most * call.words);
     call.within = arena.take<Total>(call.parts * most);
-    call.touching_part = arena.take<Total>(call.parts * most);
+    call.touching = arena.take<Total>(call.parts * most);
     call.row_sum = arena.take<Total>(call.parts * call.plan.rows_of_z);
   });
   for (call.problem = 0; call.problem < problems; ++call.problem) {

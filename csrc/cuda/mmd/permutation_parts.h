@@ -1,11 +1,11 @@
-// A tile of kernel values in whole numbers of eleven bits, and their products with the members of random splits.
+// Divides a tile of kernel values into integers of eleven bits, and multiplies them with the members of permutations.
 #pragma once
 
 #include "cuda/mmd/partial_sums.h"
 
 namespace awpf {
 
-constexpr int kChunk = 128;  // splits multiplied with a tile at a time: 32 a warp
+constexpr int kChunk = 128;  // permutations multiplied with a tile at a time: 32 by each warp
 constexpr int kMaxParts = 5;
 constexpr int kLeadingBits = 10, kPartBits = 11;
 
@@ -14,25 +14,25 @@ using Total = unsigned long long;
 
 struct PermutationBatch {
   Plan plan;
-  int64_t problem, first, count;  // of these splits
+  int64_t problem, first, count;  // which permutations of which problem
   uint64_t seed;
   int parts;
-  double whole;          // a power of two that no sum of kernels exceeds: exact to divide by
-  int64_t words;         // of 32 places, a split
-  int64_t padded;        // splits, to whole chunks
-  uint32_t* members;     // [split][word]
-  Total* within;         // [part][split]: q
-  Total* touching_part;  // [part][split]: u
-  Total* row_sum;        // [part][place]: L1
-  double* sums;          // of this problem, (permutations + 1, 3)
+  double whole;       // a power of two not below any sum of kernels: dividing by it is exact
+  int64_t words;      // of 32 rows each, for a permutation
+  int64_t padded;     // count rounded up to whole chunks
+  uint32_t* members;  // [permutation][word]: bit k of word w marks row 32 w + k as one of the first sample
+  Total* within;      // [part][permutation]: q
+  Total* touching;    // [part][permutation]: u
+  Total* row_sum;     // [part][row]: L1
+  double* sums;       // of this problem, (permutations + 1, 3)
 
   __device__ int64_t size() const { return plan.size(0, problem); }
-  // Of the first sample.
+  // The size of the first sample.
   __device__ int64_t sample() const { return plan.group_length(0, problem * plan.groups[0]); }
   __device__ bool valid() const { return plan.tables_valid() && plan.scaling[problem].precision != Precision::invalid; }
 };
 
-// The kernels of a tile, part by part, in shared memory.
+// The kernel values of a tile, part by part, in shared memory.
 struct TileParts {
   static constexpr int kStride = kTileColumns + 8;
   static constexpr int kSize = kStripRows * kStride;
@@ -40,7 +40,7 @@ struct TileParts {
 
 __device__ __forceinline__ void add_exactly(Total* to, float whole) { atomicAdd(to, Total(int64_t(int(whole)))); }
 
-// Replaces kernels between 0 and 1 by their parts, and adds up the rows of each.
+// Stores the parts of kernel values between 0 and 1, and adds the sums of their rows to row_sum.
 template <class T>
 __device__ __forceinline__ void extract_parts(const PermutationBatch& call, int64_t strip, uint16_t* to,
                                               Fragment<T>& value) {
@@ -65,19 +65,19 @@ __device__ __forceinline__ void extract_parts(const PermutationBatch& call, int6
       }
       row_sum += __shfl_xor_sync(kWholeWarp, row_sum, 1);
       row_sum += __shfl_xor_sync(kWholeWarp, row_sum, 2);
-      const int64_t place = strip * kStripRows + row;
-      if (threadIdx.x % 4 == 0 && place < call.size())
-        add_exactly(call.row_sum + part * call.plan.rows_of_z + place, row_sum);
+      const int64_t position = strip * kStripRows + row;
+      if (threadIdx.x % 4 == 0 && position < call.size())
+        add_exactly(call.row_sum + part * call.plan.rows_of_z + position, row_sum);
     }
   }
 }
 
-// Two neighbouring bits as halves, 0 or 1.
+// Two neighbouring bits as fp16 numbers, 0 or 1.
 __device__ __forceinline__ uint32_t two_halves(uint32_t bits) {
   return (bits & 1 ? 0x3c00u : 0u) | (bits & 2 ? 0x3c000000u : 0u);
 }
 
-// Multiplies the parts of a tile with the members of all splits. All threads.
+// Multiplies the parts of a tile with the members of all permutations. For all threads.
 __device__ __forceinline__ void multiply_members(const PermutationBatch& call, int64_t strip, int64_t tile,
                                                  const uint16_t* parts) {
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, top = warp / 4 * 32;
@@ -111,21 +111,21 @@ __device__ __forceinline__ void multiply_members(const PermutationBatch& call, i
         for (int e = 0; e < 2; ++e) {
           const int64_t permutation = chunk + n * 8 + lane % 4 * 2 + e;
           const uint32_t mine = call.members[permutation * call.words + strip * 2 + warp / 4] >> lane / 4;
-          float within = 0, touching_part = 0;
+          float within = 0, touching = 0;
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             const float found = sum[i / 2][n][i % 2 * 2 + e];
-            touching_part += found;
+            touching += found;
             within += mine >> i * 8 & 1 ? found : 0.0f;
           }
 #pragma unroll
           for (int by = 4; by < kWarp; by *= 2) {
             within += __shfl_xor_sync(kWholeWarp, within, by);
-            touching_part += __shfl_xor_sync(kWholeWarp, touching_part, by);
+            touching += __shfl_xor_sync(kWholeWarp, touching, by);
           }
           if (lane < 4 && permutation < call.count) {
             add_exactly(call.within + part * call.padded + permutation, within);
-            add_exactly(call.touching_part + part * call.padded + permutation, touching_part);
+            add_exactly(call.touching + part * call.padded + permutation, touching);
           }
         }
     }

@@ -39,7 +39,7 @@ void allocate_preparation(PreparationBuffers& buffers, const Plan& plan, Arena& 
 }
 
 void allocate_small(SmallBuffers& buffers, const Plan& plan, Arena& arena) {
-  buffers.moments = arena.take<FeatureMoments>(plan.problems * pieces(plan.dim, kMomentFeatures));
+  buffers.moments = arena.take<FeatureMoments>(plan.problems * ceil_div(plan.dim, kMomentFeatures));
   buffers.initial_scaling = arena.take<Scaling>(plan.problems);
   buffers.arrivals = arena.take<uint32_t>(2 * plan.problems);
 }

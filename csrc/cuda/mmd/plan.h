@@ -54,7 +54,7 @@ struct SmallBuffers {
   uint32_t* arrivals;        // of blocks: a counter for each block group, then one for each problem
 };
 struct SmallPlan : Plan, SmallBuffers {
-  __device__ int feature_chunks() const { return int(pieces(dim, kMomentFeatures)); }
+  __device__ int feature_chunks() const { return int(ceil_div(dim, kMomentFeatures)); }
 };
 
 // How a call is computed, and so which tables it needs.

@@ -1,9 +1,10 @@
-// The tables and packed points that every MMD kernel reads, made on the device in four launches.
+// Fills the tables and packs the points that every MMD kernel reads, on the device in four launches.
 //
-// 1 plan: where each problem's rows, strips and work begin; the kernels of each problem in order of their width.
-// 2 centre sums: sums of strips of rows, and of their squares. 3 frames: the centre of each problem, and from the
-// spread around it the precision it is computed in. 4 pack: centred, scaled rows in two halves, and half their squared
-// norms. Bytes: the points twice, the packed copy once.
+// 1. plan_kernel: where the rows, strips and work items of each problem begin; its kernels in order of their width.
+// 2. strip_sums_kernel: sums of the rows of each strip, and of their squares.
+// 3. scaling_kernel: the centre of each problem and, from the spread around it, the precision that it is computed in.
+// 4. pack_kernel: centred and scaled rows in two halves, and half their squared norms.
+// Bytes: the points twice, the packed copy once.
 #include "cuda/device/block.h"
 #include "cuda/device/device.h"
 #include "cuda/mmd/choose_precision.h"
@@ -20,7 +21,7 @@ __global__ void __launch_bounds__(kLayoutThreads) layout_kernel(ProblemLayout la
   fill_layout(layout, shared_memory<int64_t>());
 }
 
-// The same, and the kernels of each problem in order.
+// The same, and puts the kernels of each problem in order.
 __global__ void __launch_bounds__(kLayoutThreads) plan_kernel(Plan plan) {
   fill_layout(plan, shared_memory<int64_t>());
   for (int64_t p = threadIdx.x; p < plan.problems; p += kLayoutThreads)
@@ -29,7 +30,7 @@ __global__ void __launch_bounds__(kLayoutThreads) plan_kernel(Plan plan) {
 
 constexpr int kSumThreads = 128;
 
-// A strip of either side: which problem, and the places it covers.
+// A strip of either side, and the rows [begin, end) of its problem that it covers.
 struct Strip {
   int side;
   int64_t problem, index, begin, end;

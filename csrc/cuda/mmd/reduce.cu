@@ -1,5 +1,5 @@
-// From the partial sums that tiles left behind to block sums: one block a sum, additions in an order that follows from
-// the sizes.
+// Adds up the partial sums that the tiles left: one block for each pair of groups, in an order that follows from the
+// sizes.
 #include "cuda/mmd/group_pair_sum.h"
 
 namespace awpf {

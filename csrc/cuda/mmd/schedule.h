@@ -1,23 +1,22 @@
-// How the pairs of one MMD problem are cut into work, and where the partial sums of each piece go.
+// How the pairs of one MMD problem are divided into work items, and where the partial sums of each item go.
 //
-// The pooled rows are cut into strips, the columns into tiles, and the tiles of a strip into at most kSegments
-// segments. A block takes one strip and one segment and writes, for each group of rows and each group of columns it
-// meets, one sum. Along a strip both the segment and the group of columns can only grow, so that (segment + group)
-// names the sum; likewise (strip + group of rows). Everything follows from the sizes of the problem alone: the order of
-// additions depends neither on the device nor on the other problems.
+// The pooled rows are divided into strips, the columns into tiles, and the tiles of a strip into at most kSegments
+// segments. A block takes one strip and one segment and writes one partial sum for each group of rows and each group of
+// columns that it meets. Along a strip both the segment and the group of columns can only grow, so (segment + group)
+// identifies the partial sum; likewise (strip + group of rows). Everything follows from the sizes of the problem alone:
+// the order of additions depends neither on the device nor on the other problems.
 #pragma once
 
 #include "common/precision.h"
+#include "cuda/device/simt.h"
 
 namespace awpf {
 
-// Depth of packed rows is a multiple of this.
-constexpr int kPackedSlab = 32;
+constexpr int kPackedSlab = 32;  // the depth of packed rows is a multiple of this
 constexpr int kStripRows = 64;
 constexpr int kTileColumns = 128;
 constexpr int kSegments = 32;
 
-AWPF_HOST_DEVICE inline int64_t pieces(int64_t count, int64_t size) { return (count + size - 1) / size; }
 AWPF_HOST_DEVICE inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 AWPF_HOST_DEVICE inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
@@ -28,20 +27,20 @@ struct TileRange {
 
 struct Schedule {
   int64_t rows, columns;
-  bool symmetric;  // the strict lower triangle only
+  bool symmetric;  // only the strict lower triangle is computed
 
-  AWPF_HOST_DEVICE int64_t strips() const { return pieces(rows, kStripRows); }
-  AWPF_HOST_DEVICE int64_t tiles() const { return pieces(columns, kTileColumns); }
-  AWPF_HOST_DEVICE int64_t tiles_each() const { return larger(1, pieces(tiles(), kSegments)); }
-  AWPF_HOST_DEVICE int64_t segments() const { return pieces(tiles(), tiles_each()); }
+  AWPF_HOST_DEVICE int64_t strips() const { return ceil_div(rows, kStripRows); }
+  AWPF_HOST_DEVICE int64_t tiles() const { return ceil_div(columns, kTileColumns); }
+  AWPF_HOST_DEVICE int64_t tiles_each() const { return larger(1, ceil_div(tiles(), kSegments)); }
+  AWPF_HOST_DEVICE int64_t segments() const { return ceil_div(tiles(), tiles_each()); }
   AWPF_HOST_DEVICE int64_t items() const { return strips() * segments(); }
 
-  // Tiles of a strip that hold a wanted pair.
+  // The tiles of a strip that hold a pair to be computed.
   AWPF_HOST_DEVICE int64_t tiles_of(int64_t strip) const {
-    return symmetric ? pieces(smaller((strip + 1) * kStripRows, rows), kTileColumns) : tiles();
+    return symmetric ? ceil_div(smaller((strip + 1) * kStripRows, rows), kTileColumns) : tiles();
   }
 
-  // The longest strips come first; a run may be empty.
+  // The tiles of a work item; the longest strips come first, and a range may be empty.
   AWPF_HOST_DEVICE TileRange range(int64_t item) const {
     return range_of(strips() - 1 - item / segments(), item % segments());
   }
@@ -51,18 +50,18 @@ struct Schedule {
   }
 };
 
-// Tiles [begin, end) for two neighbouring strips, 2 pair and 2 pair + 1, which want the same ones.
+// Tiles [begin, end) of two neighbouring strips, 2 pair and 2 pair + 1, which have the same ones.
 struct PairRange {
   int32_t pair, segment, begin, end;
 };
 
-// The same work for blocks that take two strips at once; every run holds a tile.
+// The same work for blocks that take two strips at once. No range is empty.
 struct PairSchedule : Schedule {
   static_assert(kTileColumns == 2 * kStripRows, "the tiles of a symmetric pair end with its own");
 
-  AWPF_HOST_DEVICE int64_t pairs() const { return pieces(rows, 2 * kStripRows); }
+  AWPF_HOST_DEVICE int64_t pairs() const { return ceil_div(rows, 2 * kStripRows); }
 
-  // Pair k of a symmetric problem has k + 1 tiles, in as many runs as other pairs of its level, 1, 2, ... segments().
+  // Pair k of a symmetric problem has k + 1 tiles. Pairs of level 1, 2, ... segments() have as many ranges each.
   AWPF_HOST_DEVICE int64_t ranges() const {
     if (!symmetric) return pairs() * segments();
     const int64_t whole = pairs() / tiles_each();
@@ -86,7 +85,8 @@ struct PairSchedule : Schedule {
   }
 };
 
-// The sums of all problems: those of a problem begin at row `strips before it + problem * row groups`.
+// Where the partial sums of all problems lie: those of a problem begin at row `strips before it + problem * row
+// groups`.
 struct PartialSums {
   int64_t row_groups, column_groups;
 
@@ -97,7 +97,7 @@ struct PartialSums {
   }
 };
 
-// Strips of all problems, if no row of z is in two groups.
+// An upper bound of the strips of all problems, if no row of z is in two groups.
 AWPF_HOST_DEVICE inline int64_t max_strips(int64_t rows_of_z, int64_t problems) {
   return rows_of_z / kStripRows + problems;
 }

@@ -190,14 +190,14 @@ BlockGroups block_groups_for(const ProblemLayout& layout) {
   const int64_t blocks = smaller(resident_blocks(reinterpret_cast<const void*>(sums_kernel), kSmallThreads, shared),
                                  resident_blocks(reinterpret_cast<const void*>(tables_kernel), kSmallThreads, shared));
   if (blocks == 0) return {0, 0};
-  const int64_t average_rows = pieces(layout.rows_of_z, problems);
+  const int64_t average_rows = ceil_div(layout.rows_of_z, problems);
   const Schedule average{average_rows, average_rows, layout.symmetric};
   int64_t tiles = 0;
   for (int64_t strip = 0; strip < average.strips(); ++strip) tiles += average.tiles_of(strip);
   tiles = larger(tiles, 1);
   // As few rounds of problems as possible, all of them full.
   const int64_t max_groups = smaller(blocks, larger(kMinBlockGroups, blocks / tiles));
-  const int64_t rounds = pieces(problems, max_groups), block_groups = pieces(problems, rounds);
+  const int64_t rounds = ceil_div(problems, max_groups), block_groups = ceil_div(problems, rounds);
   return {int(block_groups), int(smaller(blocks / block_groups, tiles))};
 }
 

@@ -1,10 +1,11 @@
 // Block sums of a mixture of Gaussian kernels.
 //
 // S[g, h] = sum over rows i of group g, j of group h of mean_s exp(-gamma_s |z_i - z_j|^2), for every problem. FLOPs:
-// n^2 d for n pooled rows in one product (the lower triangle only), three times that for float32 input; bytes: the
-// packed points once a strip, mostly from the second-level cache. Trick: the epilogue of the product turns a tile of
-// inner products into distances, exponentials and one sum; problems, strips and segments are one list of work, whose
-// lengths only the device knows. Seven launches, whatever the number of problems, and none waits for the host.
+// n^2 d for n pooled rows in one product (only the lower triangle is computed), three times that for float32 input;
+// bytes: the packed points once for every strip, mostly from the L2 cache. Trick: the epilogue of the product turns a
+// tile of inner products into distances, exponentials and one sum; problems, strips and segments are one list of work
+// items, whose length only the device knows. Seven launches, whatever the number of problems, and none waits for the
+// host.
 #include "cuda/device/device.h"
 #include "cuda/mmd/small.h"
 #include "cuda/mmd/tile_sums.h"
@@ -37,7 +38,7 @@ void launch_sums(const Plan& plan, Stream stream) {
          Gram::kSharedBytes + sizeof(TilePoints<typename Gram::Value>), stream, plan);
 }
 
-// Panels have room for 128 rows of every problem, so problems must not be tiny.
+// Panels take room for 128 rows of every problem, so problems must not be tiny.
 bool pays_by_warpgroups(const ProblemLayout& layout) {
   return layout.type != ScalarType::Double && layout.rows_of_z >= kPanelRows * layout.problems && has_warpgroup_sums();
 }

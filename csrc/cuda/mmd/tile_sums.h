@@ -1,11 +1,12 @@
-// The kernel sums of one piece of work: a strip of rows against the tiles of one segment, into their partial sums.
+// The kernel sums of one work item: a strip of rows against the tiles of one segment.
 #pragma once
 
 #include "cuda/mmd/partial_sums.h"
 
 namespace awpf {
 
-// From a tile's inner products, which it overwrites, to its partial sums. All threads of the team.
+// Turns the inner products of a tile into kernel values, in place, and adds them to the partial sums. All threads of
+// the group.
 template <class ThreadGroup, int kAtOnce, class T>
 __device__ __forceinline__ void sum_tile(const Plan& plan, int p, const TileRange& range, int tile,
                                          TilePoints<T>& tile_points, Fragment<T, ThreadGroup>& value) {
@@ -29,7 +30,7 @@ __device__ __forceinline__ void sum_tile(const Plan& plan, int p, const TileRang
   add_to_partial_sums<ThreadGroup>(plan, p, range, tile, mask, tile_points, value, T(plan.kernels));
 }
 
-// All threads of a block; `shared` has Gram::kSharedBytes.
+// For all threads of a block; `shared` has Gram::kSharedBytes.
 template <class Gram>
 __device__ __forceinline__ void sum_range(const Plan& plan, int p, const TileRange& range,
                                           TilePoints<typename Gram::Value>& tile_points, void* shared) {

@@ -1,15 +1,15 @@
-// Block sums of a mixture of Gaussian kernels on Hopper: the products of sums.cu by warpgroups.
+// Block sums of a mixture of Gaussian kernels on Hopper: the products of sums.cu by wgmma.
 //
-// FLOPs as there; bytes: the packed points once for every 128 of the others, mostly from the second-level cache. A
-// block takes two strips, 128 rows, against the tiles of a segment. One thread copies slabs of rows and columns into a
-// ring of six stages; two warpgroups, each with a strip of its own, multiply them as they arrive. Points are packed in
-// panels (cuda/mmd/panels.h), so that a slab is one bulk copy: tensor maps would have to be encoded by the
-// driver, and could not gather the rows of a problem from several groups.
+// FLOPs as there; bytes: the packed points once for every 128 other points, mostly from the L2 cache. A block takes two
+// strips, 128 rows, against the tiles of a segment. It is warp-specialized: one producer thread copies slabs of rows
+// and columns into a ring of six stages, and two consumer warpgroups, each with a strip of its own, multiply them as
+// they arrive. Points are packed in panels (panels.h), so that a slab is one bulk copy. Tensor maps would have to be
+// encoded by the driver, and could not gather the rows of a problem from several groups.
 //
-// As mma.sync does, these products cut off what they add: a slab (32 of the depth in three products, or 64 in one) has
-// sums of its own, small products first, and ordinary, rounded additions carry them over. While one warpgroup does
-// that, or is busy with exponentials, the other has the tensor cores. Two sets of sums need more than the 168 registers
-// of 384 threads: the warpgroup of the thread that copies gives most of its own away.
+// Like mma.sync, wgmma truncates when it accumulates. Therefore a slab (32 of the depth in three products, or 64 in
+// one) has accumulators of its own, small products first, and ordinary, rounded additions add them up. While one
+// warpgroup does that or computes exponentials, the other one uses the tensor cores. Two sets of accumulators need more
+// than the 168 registers that each of 384 threads has; the producer's warpgroup gives most of its own to the consumers.
 #include "cuda/device/hopper.h"
 #include "cuda/mmd/tile_sums.h"
 #include "cuda/mmd/warpgroup_sums.h"
@@ -17,15 +17,16 @@
 namespace awpf {
 namespace {
 
-constexpr int kConsumers = 2;  // warpgroups, then one of which a thread copies
+constexpr int kConsumers = 2;  // warpgroups; one more has the producer thread
 constexpr int kThreads = (kConsumers + 1) * kWarpgroup;
 constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;
-static_assert(kWarpgroup * (kProducerRegisters + kConsumers * kConsumerRegisters) <= 65536, "of a multiprocessor");
+static_assert(kWarpgroup * (kProducerRegisters + kConsumers * kConsumerRegisters) <= 65536,
+              "more than a multiprocessor has");
 constexpr int kStages = 6;
 constexpr int kStageBytes = 2 * kPanelBytes;  // a slab of rows, a slab of columns
-constexpr int kAtOnce = 4;                    // kernels found side by side
+constexpr int kAtOnce = 4;                    // kernel values computed side by side
 
-// A warpgroup with its strip.
+// The threads of a warpgroup as the ThreadGroup of a tile.
 struct Warpgroup {
   static constexpr int kThreads = kWarpgroup, kRows = 2, kColumns = 16;
   __device__ __forceinline__ static int index() { return int(threadIdx.x) / kWarpgroup; }
@@ -37,14 +38,14 @@ struct Warpgroup {
 static_assert(Warpgroup::kRows * Warpgroup::kColumns * 2 == kWgmmaValues, "a thread's share of a product");
 
 struct Shared {
-  unsigned char stage[kStages][kStageBytes];  // first: it must lie on a multiple of 1,024
+  unsigned char stage[kStages][kStageBytes];  // first, because it must be at a multiple of 1,024
   Mbarrier full[kStages], empty[kStages];
   TilePoints<float> tile_points[kConsumers];
 };
-static_assert(sizeof(Shared) <= 227 << 10, "of a multiprocessor");
+static_assert(sizeof(Shared) <= 227 << 10, "more than a multiprocessor has");
 
-// Which stage of the ring is next, and how often all were used before.
-struct RingPlace {
+// The next stage of the ring, and the parity of its phase.
+struct RingStage {
   int stage = 0, parity = 0;
 
   __device__ __forceinline__ void advance() {
@@ -54,7 +55,7 @@ struct RingPlace {
   }
 };
 
-// f(problem, mode, run) for the runs of this block.
+// Calls f(problem, precision, range) for the ranges of this block.
 template <class F>
 __device__ __forceinline__ void for_each_range(const Plan& plan, const F& f) {
   const int64_t ranges = plan.start[plan.problems].pair_range;
@@ -65,11 +66,11 @@ __device__ __forceinline__ void for_each_range(const Plan& plan, const F& f) {
   }
 }
 
-// One thread: every slab of every tile, as soon as its stage is empty.
+// The producer thread copies every slab of every tile as soon as its stage is empty.
 __device__ __forceinline__ void copy_slabs(const Plan& plan, Shared& shared) {
   const Panels panels(plan.dim);
-  RingPlace at;
-  at.parity = 1;  // of the phase before the first: stages are empty
+  RingStage at;
+  at.parity = 1;  // as if a phase had ended before the first: all stages are empty
   for_each_range(plan, [&](int p, Precision precision, const PairRange& range) {
     const int64_t rows = plan.first_panel(0, p) + range.pair, columns = plan.first_panel(1, p);
     const int slabs = Panels::slabs_of(precision, plan.dim);
@@ -85,9 +86,9 @@ __device__ __forceinline__ void copy_slabs(const Plan& plan, Shared& shared) {
   });
 }
 
-// Inner products of a strip and a tile, from the next slabs of the ring.
+// Inner products of a strip and a tile from the next slabs of the ring.
 template <bool kSplit>
-__device__ __forceinline__ void multiply(Shared& shared, RingPlace& at, int slabs, Fragment<float, Warpgroup>& sum) {
+__device__ __forceinline__ void multiply(Shared& shared, RingStage& at, int slabs, Fragment<float, Warpgroup>& sum) {
   constexpr int kDepthStep = kWgmmaDepth * int(sizeof(uint16_t)), kLow = kPanelRowBytes / 2;
   const uint32_t first = shared_address(shared.stage) + uint32_t(Warpgroup::index() * kStripRows * kPanelRowBytes);
   const auto rows = [=](uint32_t stage, int offset) { return matrix_descriptor(stage + offset); };
@@ -116,21 +117,21 @@ __device__ __forceinline__ void multiply(Shared& shared, RingPlace& at, int slab
     }
     wgmma_commit();
     wgmma_wait<0>(part);
-    // Each warp for itself: its own part of the products has ended.
+    // Each warp arrives on its own, when its own part of the products has ended.
     if (threadIdx.x % kWarp == 0) mbarrier_arrive(&shared.empty[at.stage]);
 #pragma unroll
     for (int v = 0; v < kWgmmaValues; ++v) sum[v / 2 % 2][v / 4][v % 2] += part[v];
   }
 }
 
-// A warpgroup: the tiles of its strip.
+// A consumer warpgroup sums the tiles of its strip.
 __device__ __forceinline__ void sum_strips(const Plan& plan, Shared& shared) {
   TilePoints<float>& tile_points = shared.tile_points[Warpgroup::index()];
-  RingPlace at;
+  RingStage at;
   for_each_range(plan, [&](int p, Precision precision, const PairRange& pair_range) {
     const TileRange range{kConsumers * pair_range.pair + Warpgroup::index(), pair_range.segment, pair_range.begin,
                           pair_range.end};
-    const bool has_rows = range.strip < plan.schedule(p).strips();  // the last pair may have one strip only
+    const bool has_rows = range.strip < plan.schedule(p).strips();  // the last pair may have only one strip
     const int slabs = Panels::slabs_of(precision, plan.dim);
     if (has_rows) {
       Warpgroup::sync();
@@ -174,17 +175,7 @@ __global__ void __launch_bounds__(kThreads, 1) warpgroup_sums_kernel(Plan plan) 
 
 }  // namespace
 
-#if defined(AWPF_EMULATE)
-bool has_warpgroup_sums() { return emulated_capability() == 90; }
-#else
-bool has_warpgroup_sums() {
-  int device = 0, major = 0, minor = 0;
-  check_cuda(cudaGetDevice(&device), "asking for the device");
-  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "asking what it can");
-  check_cuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "asking what it can");
-  return major == 9 && minor == 0;
-}
-#endif
+bool has_warpgroup_sums() { return has_hopper(); }
 
 void launch_warpgroup_sums(const Plan& plan, Stream stream) {
   const int64_t most = Panels::max_panels(plan.rows_of_z, plan.problems) * kSegments;

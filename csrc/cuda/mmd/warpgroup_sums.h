@@ -1,4 +1,4 @@
-// The sums of problems in halves on Hopper, where the library was built for it and the device is one.
+// The block sums on Hopper, if the library was built for it and the device is one. Elsewhere sums.cu has all of them.
 #pragma once
 
 #include "cuda/mmd/plan.h"
@@ -7,7 +7,7 @@ namespace awpf {
 
 #if defined(AWPF_SM90A) || defined(AWPF_EMULATE)
 bool has_warpgroup_sums();
-// Of the problems in halves; the plan's rows are packed in panels.
+// Sums the problems computed in fp16, whose rows are packed in panels.
 void launch_warpgroup_sums(const Plan& plan, Stream stream);
 #else
 inline bool has_warpgroup_sums() { return false; }

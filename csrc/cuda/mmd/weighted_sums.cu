@@ -1,5 +1,5 @@
-// A constant and a weighted sum of block sums: the value of an estimator, without another launch where a problem is
-// small.
+// The value of an estimator: a constant plus a weighted sum of block sums. Small problems need no further launch for
+// it.
 #include "common/ops.h"
 #include "common/weighted_sums.h"
 #include "cuda/device/device.h"

@@ -1,4 +1,4 @@
-// One value a problem from its block sums: a constant and a weighted sum.
+// One value for each problem: a constant plus a weighted sum of its block sums.
 #pragma once
 
 #include "cuda/device/block.h"
@@ -8,11 +8,11 @@ namespace awpf {
 
 struct WeightedSums {
   const double *coefficients, *constant;  // (problems, cells), (problems,)
-  void* out;                              // (problems,); null where only sums are wanted
-  bool wide;
+  void* out;                              // (problems,); null if only the sums are wanted
+  bool is_double;
 };
 
-// One warp. Its sums are written, by it or before a barrier.
+// For one warp. The sums of the problem have been written, by this warp or before a barrier.
 __device__ __forceinline__ void write_weighted_sum(const WeightedSums& weighted, int64_t p, const double* sums,
                                                    int64_t group_pairs) {
   double value = 0;
@@ -22,7 +22,7 @@ __device__ __forceinline__ void write_weighted_sum(const WeightedSums& weighted,
   value = warp_sum(value);
   if (threadIdx.x % kWarp > 0) return;
   value += weighted.constant[p];
-  if (weighted.wide)
+  if (weighted.is_double)
     static_cast<double*>(weighted.out)[p] = value;
   else
     static_cast<float*>(weighted.out)[p] = float(value);

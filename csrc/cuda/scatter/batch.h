@@ -1,4 +1,4 @@
-// What the kernels of scatter share: the data of a few problems at a time, and where each of them lies.
+// The arrays of a batch of problems, which all kernels of scatter share. Passed to kernels by value.
 #pragma once
 
 #include "cuda/device/double_tile.h"
@@ -7,52 +7,52 @@
 
 namespace awpf {
 
-constexpr int kPiece = 128;  // rows of a class that one thread adds up
+constexpr int kPiece = 128;  // a thread adds up so many rows of a class
 
-// A row of x and its class, at its place in the order of the classes.
+// The index of a row of x and its class.
 struct SortedRow {
   int row, label;
 };
-// A class mean in two parts, or the least and the largest value of a feature.
+// A class mean as the sum of two floats, or the minimum and maximum of a feature.
 struct FloatPair {
   float first, second;
 };
 
-// One way to cut a symmetric product: lower-triangle tiles, each in `splits` ranges of rows.
+// Split-K of a symmetric product: the tiles of the lower triangle, each in `splits` ranges of rows.
 struct SplitK {
-  int tiles, splits, rows;  // rows of a split
+  int tiles, splits, rows;  // `rows` of each split
 
   __host__ __device__ int64_t blocks() const { return int64_t(tiles) * splits; }
 };
 
 struct Sizes {
   int rows, dim, classes;
-  int blocks, block_rows;  // blocks of rows that are counted and placed by themselves
+  int blocks, block_rows;  // of the counting sort
   int max_pieces;
-  SplitK split, fp64, between;  // of within: on tensor cores, in double; of between
+  SplitK split, fp64, between;  // within-class scatter on tensor cores and in double precision; between-class scatter
 };
 
-// One problem's part of everything.
+// The arrays of one problem.
 struct Problem {
   const void* x;
   const int64_t* labels;
   double *within, *between, *means;
   int64_t* counts;
-  SortedRow* sorted_rows;            // (rows,)
-  int* offsets;                      // (blocks, classes): how many rows, then where they go
-  int *class_starts, *class_pieces;  // (classes + 1,): first place, first piece of each class
+  SortedRow* sorted_rows;            // (rows,): by class
+  int* offsets;                      // (blocks, classes): counts, then positions of the first rows
+  int *class_starts, *class_pieces;  // (classes + 1,): first sorted row, first piece of each class
   double* piece_sums;                // (max_pieces, dim)
   FloatPair* piece_extremes;
   FloatPair *split_means, *extremes;  // (classes, dim)
   double* grand_mean;                 // (dim,)
-  float* feature_ranges;              // (dim,): largest less smallest value
-  int* needs_fp64;                    // whether halves do not do
+  float* feature_ranges;              // (dim,): maximum minus minimum
+  int* needs_fp64;                    // whether split halves are not accurate enough
   double *split_tiles, *fp64_tiles, *between_tiles;
 
   __device__ __forceinline__ int valid_rows(const Sizes& s) const { return class_starts[s.classes]; }
 };
 
-// The problems of one batch, one after the other in each array.
+// Each array holds the problems one after the other.
 struct ScatterBatch {
   Problem first;
   Sizes s;
@@ -86,7 +86,7 @@ struct ScatterBatch {
   }
 };
 
-// Rows by class, in their order within a class; labels outside 0 to classes - 1 have no place. (order.cu)
+// Sorts rows by class, stably; rows with labels outside 0 to classes - 1 are left out (sort.cu).
 void sort_by_class(const ScatterBatch& batch, int problems, Stream stream);
 
 }  // namespace awpf

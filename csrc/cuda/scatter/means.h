@@ -1,4 +1,4 @@
-// Class means, the mean of all rows and the range of each feature.
+// Class means, the mean of all rows, and the range of each feature.
 #pragma once
 
 #include "cuda/device/elements.h"
@@ -8,14 +8,14 @@ namespace awpf {
 
 constexpr int kColumnThreads = 128;
 
-// The sum, least and largest value of one feature over a piece of a class.
+// Sum, minimum and maximum of each feature over a piece of a class.
 template <class T>
 static __global__ void __launch_bounds__(kColumnThreads) add_pieces(ScatterBatch batch) {
   const Problem p = batch.problem(blockIdx.z);
   const int piece = blockIdx.x, classes = batch.s.classes, dim = batch.s.dim;
   const int column = int(blockIdx.y) * kColumnThreads + int(threadIdx.x);
   if (piece >= p.class_pieces[classes] || column >= dim) return;
-  int label = 0, beyond = classes;  // pieces[label] <= piece < pieces[beyond]
+  int label = 0, beyond = classes;  // class_pieces[label] <= piece < class_pieces[beyond]
   while (beyond - label > 1) {
     const int middle = (label + beyond) / 2;
     (p.class_pieces[middle] <= piece ? label : beyond) = middle;
@@ -26,8 +26,8 @@ static __global__ void __launch_bounds__(kColumnThreads) add_pieces(ScatterBatch
   double sum = 0;
   FloatPair extremes{INFINITY, -INFINITY};
 #pragma unroll 8
-  for (int place = begin; place < end; ++place) {
-    const auto value = widen(x[int64_t(p.sorted_rows[place].row) * dim]);
+  for (int position = begin; position < end; ++position) {
+    const auto value = widen(x[int64_t(p.sorted_rows[position].row) * dim]);
     sum += double(value);
     extremes.first = fminf(extremes.first, float(value));
     extremes.second = fmaxf(extremes.second, float(value));
@@ -48,15 +48,15 @@ static __global__ void __launch_bounds__(kColumnThreads) find_means(ScatterBatch
     sum += p.piece_sums[int64_t(piece) * dim + column];
     extremes = {fminf(extremes.first, theirs.first), fmaxf(extremes.second, theirs.second)};
   }
-  const int64_t count = p.counts[label], place = int64_t(label) * dim + column;
+  const int64_t count = p.counts[label], index = int64_t(label) * dim + column;
   const double mean = count > 0 ? sum / double(count) : 0.0;
   const float high = float(mean);
-  p.means[place] = mean;
-  p.split_means[place] = {high, float(mean - double(high))};
-  p.extremes[place] = extremes;
+  p.means[index] = mean;
+  p.split_means[index] = {high, float(mean - double(high))};
+  p.extremes[index] = extremes;
 }
 
-// The mean of all rows and the range of each feature: 32 features a block, classes over 32 warps.
+// The mean of all rows and the range of each feature. A block takes 32 features; its 32 warps share the classes.
 static __global__ void __launch_bounds__(kWarp* kWarp) find_ranges(ScatterBatch batch) {
   double* sums = shared_memory<double>();
   FloatPair* extremes = reinterpret_cast<FloatPair*>(sums + kWarp * kWarp);
@@ -68,9 +68,9 @@ static __global__ void __launch_bounds__(kWarp* kWarp) find_ranges(ScatterBatch 
   if (column < dim)
 #pragma unroll 4
     for (int label = warp; label < batch.s.classes; label += kWarp) {
-      const int64_t place = int64_t(label) * dim + column;
-      const FloatPair theirs = p.extremes[place];
-      sum += double(p.counts[label]) * p.means[place];
+      const int64_t index = int64_t(label) * dim + column;
+      const FloatPair theirs = p.extremes[index];
+      sum += double(p.counts[label]) * p.means[index];
       mine = {fminf(mine.first, theirs.first), fmaxf(mine.second, theirs.second)};
     }
   sums[threadIdx.x] = sum;

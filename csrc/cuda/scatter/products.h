@@ -1,4 +1,5 @@
-// Tiles of X'X over a range of rows: in halves, split on the way to shared memory, or in double precision.
+// Tiles of X'X over a range of rows: by split fp16 halves, which are made on the way to shared memory, or in double
+// precision.
 #pragma once
 
 #include "cuda/device/elements.h"
@@ -6,21 +7,21 @@
 
 namespace awpf {
 
-constexpr int kFlushSlabs = 64;  // slabs whose sum is kept in single precision
+constexpr int kFlushSlabs = 64;  // slabs accumulated in single precision before they are added up in double
 
-struct Tile {
-  int row, column;  // in tiles, column <= row
+struct TileIndex {
+  int row, column;  // counted in tiles, column <= row
 };
 
-__device__ __forceinline__ Tile lower_tile(int index) {
+__device__ __forceinline__ TileIndex lower_tile(int index) {
   int row = int((sqrt(8.0 * index + 1) - 1) / 2);
   while ((row + 1) * (row + 2) / 2 <= index) ++row;
   while (row * (row + 1) / 2 > index) --row;
   return {row, index - row * (row + 1) / 2};
 }
 
-// Four features of one side of a tile, as one thread of a warp reads them from a few rows; `scales`: of the tile's
-// features, in shared memory.
+// Four features of one side of a tile, which a thread reads from one row after the other. `scales` has those of the
+// tile's features, in shared memory.
 struct Features {
   int first, dim;
   bool aligned;
@@ -35,7 +36,7 @@ struct Features {
     load_four(to, from, dim - first, aligned && first < dim);
   }
 
-  // Less the class's mean, scaled and split.
+  // Subtracts the class mean, scales and splits.
   __device__ __forceinline__ void store(const SplitSlab<DepthSlab>& to, int depth, const float (&value)[4],
                                         const Problem& p, int label) const {
     struct alignas(8) Four {
@@ -53,9 +54,9 @@ struct Features {
         lo.value[k] = parts.lo;
       }
     }
-    const int place = depth * DepthSlab::kStride + int(threadIdx.x) % kWarp * 4;
-    *reinterpret_cast<Four*>(const_cast<uint16_t*>(to.hi.data) + place) = hi;
-    *reinterpret_cast<Four*>(const_cast<uint16_t*>(to.lo.data) + place) = lo;
+    const int offset = depth * DepthSlab::kStride + int(threadIdx.x) % kWarp * 4;
+    *reinterpret_cast<Four*>(const_cast<uint16_t*>(to.hi.data) + offset) = hi;
+    *reinterpret_cast<Four*>(const_cast<uint16_t*>(to.lo.data) + offset) = lo;
   }
 };
 
@@ -70,23 +71,23 @@ static __global__ void __launch_bounds__(kSplitThreads) multiply_split(ScatterBa
   float* scales = reinterpret_cast<float*>(shared + 2 * kStageHalves);
   const Problem p = batch.problem(blockIdx.z);
   const SplitK split_k = batch.s.split;
-  const Tile place = lower_tile(blockIdx.x);
-  const bool diagonal = place.row == place.column;
+  const TileIndex tile_index = lower_tile(blockIdx.x);
+  const bool diagonal = tile_index.row == tile_index.column;
   if (threadIdx.x < 2 * kSplitTile) {
-    const int tile = threadIdx.x < kSplitTile ? place.row : place.column;
+    const int tile = threadIdx.x < kSplitTile ? tile_index.row : tile_index.column;
     const int feature = tile * kSplitTile + int(threadIdx.x) % kSplitTile;
     scales[threadIdx.x] = feature < batch.s.dim ? power_of_two(split_exponent(p.feature_ranges[feature])) : 0.0f;
   }
   __syncthreads();
-  const Features left(batch.s.dim, place.row, aligned, scales);
-  const Features right(batch.s.dim, place.column, aligned, scales + kSplitTile);
+  const Features left(batch.s.dim, tile_index.row, aligned, scales);
+  const Features right(batch.s.dim, tile_index.column, aligned, scales + kSplitTile);
   const int valid_rows = p.valid_rows(batch.s), warp = threadIdx.x / kWarp;
   const int64_t first = int64_t(blockIdx.y) * split_k.rows;
   const int begin = first < valid_rows ? int(first) : valid_rows;
   const int end = valid_rows - begin < split_k.rows ? valid_rows : begin + split_k.rows;
   const int slabs = ceil_div(end - begin, kSplitSlab);
 
-  // A slab is fetched in halves, so that less of it waits in registers.
+  // Half a slab is fetched at a time, so that it takes fewer registers.
   float a[4], b[4];
   int label = -1;
   const auto fetch = [&](int slab, int half) {
@@ -107,7 +108,7 @@ static __global__ void __launch_bounds__(kSplitThreads) multiply_split(ScatterBa
     if (!diagonal) right.store(stage(slab, 1), half * kWarps + warp, b, p, label);
   };
 
-  // Found anew where it is written, rather than kept in registers through the loop.
+  // The address is computed here anew instead of occupying registers throughout the loop.
   const auto flush = [&](const SplitTile& tile, bool anew) {
     const int64_t index = int64_t(blockIdx.y) * split_k.tiles + blockIdx.x;
     double* sums = batch.problem(blockIdx.z).split_tiles + index * (kSplitTile * kSplitTile);
@@ -149,12 +150,12 @@ static __global__ void __launch_bounds__(kSplitThreads) multiply_split(ScatterBa
   if (busy) flush(tile, slabs <= kFlushSlabs);
 }
 
-// Rows less their class's mean...
+// The rows of the within-class scatter: points minus their class means.
 template <class T>
 struct WithinRows {
   static __device__ __forceinline__ int count(const Problem& p, const Sizes& s) { return p.valid_rows(s); }
-  static __device__ __forceinline__ double at(const Problem& p, const Sizes& s, int place, int column) {
-    const SortedRow row = p.sorted_rows[place];
+  static __device__ __forceinline__ double at(const Problem& p, const Sizes& s, int position, int column) {
+    const SortedRow row = p.sorted_rows[position];
     return double(widen(static_cast<const T*>(p.x)[int64_t(row.row) * s.dim + column])) -
            p.means[int64_t(row.label) * s.dim + column];
   }
@@ -162,7 +163,7 @@ struct WithinRows {
   static __device__ __forceinline__ double* tiles(const Problem& p) { return p.fp64_tiles; }
 };
 
-// ... and class means less the mean of all, weighted by the root of their counts.
+// The rows of the between-class scatter: class means minus the mean of all, times the square root of their counts.
 struct BetweenRows {
   static __device__ __forceinline__ int count(const Problem&, const Sizes& s) { return s.classes; }
   static __device__ __forceinline__ double at(const Problem& p, const Sizes& s, int label, int column) {
@@ -180,7 +181,7 @@ static __global__ void __launch_bounds__(kDoubleThreads, 2) multiply_fp64(Scatte
   const Problem p = batch.problem(blockIdx.z);
   if (only_if_needed && *p.needs_fp64 == 0) return;
   const SplitK split_k = Rows::split_k(batch.s);
-  const Tile place = lower_tile(blockIdx.x);
+  const TileIndex tile_index = lower_tile(blockIdx.x);
   const int count = Rows::count(p, batch.s), dim = batch.s.dim;
   const int64_t first = int64_t(blockIdx.y) * split_k.rows;
   const int begin = first < count ? int(first) : count;
@@ -194,8 +195,8 @@ static __global__ void __launch_bounds__(kDoubleThreads, 2) multiply_fp64(Scatte
   DoubleTile tile;
   tile.clear();
   for (int at = begin; at < end; at += kDoubleSlab) {
-    fill(left, place.row, at);
-    fill(right, place.column, at);
+    fill(left, tile_index.row, at);
+    fill(right, tile_index.column, at);
     __syncthreads();
     tile.add(left, right);
     __syncthreads();

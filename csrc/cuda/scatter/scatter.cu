@@ -1,12 +1,12 @@
 // Class means and scatter matrices of labelled points.
 //
 // S_W = sum_i (x_i - mu_{y_i})(x_i - mu_{y_i})', S_B = sum_c n_c (mu_c - mu)(mu_c - mu)'. FLOPs: n d^2 (the lower
-// triangle of tiles), three times that on tensor cores; bytes: the points twice, and from cache for every tile. No copy
-// of the points is made: rows are taken in the order of their classes (order.cu), a class's mean is subtracted
-// and the rest split into halves (split_tile.h) on the way to shared memory. Each feature is scaled by a power of two
-// found from its range; where its spread within classes is below 2^-17 of that, halves would lose bits, and all of S_W
-// is done in double instead. Sums of slices of 2,048 rows, and all else that is small, are in double; every sum has a
-// fixed order.
+// triangle of tiles), three times that on tensor cores; bytes: the points twice, and from cache for every tile. The
+// points are not copied: rows are read in the order of their classes (sort.cu), and on the way to shared memory the
+// class mean is subtracted and the difference split into fp16 halves (split_tile.h). Each feature is scaled by a power
+// of two that follows from its range. If its spread within classes is below 2^-17 of that, halves would lose bits, and
+// all of S_W is computed in double precision instead. Tiles of 2,048 rows are added up in double precision, as is
+// everything small; every sum has a fixed order.
 #include <algorithm>
 
 #include "common/ops.h"
@@ -20,11 +20,11 @@
 namespace awpf {
 namespace {
 
-constexpr double kMinMeanSquare = 1.0 / 32;  // of scaled values, on average, for halves to keep their bits
+constexpr double kMinMeanSquare = 1.0 / 32;  // mean square of scaled values below which halves lose bits
 constexpr int64_t kBatchBytes = int64_t(256) << 20;
 constexpr int64_t kMaxProblems = 1024;
 
-// ---- sums of the ranges of rows ----
+// ---- sums of the splits ----
 
 template <int kTile>
 __device__ __forceinline__ double sum_split_k(const double* tiles, const SplitK& split_k, int row, int column) {
@@ -36,7 +36,7 @@ __device__ __forceinline__ double sum_split_k(const double* tiles, const SplitK&
   return sum;
 }
 
-// Whether the halves of some feature were too coarse for its spread; also where the points are not finite.
+// Sets needs_fp64 if the halves of some feature were too coarse for its spread, or if the points are not finite.
 __global__ void __launch_bounds__(kColumnThreads) check_precision(ScatterBatch batch) {
   const Problem p = batch.problem(blockIdx.y);
   const int column = int(blockIdx.x) * kColumnThreads + int(threadIdx.x);
@@ -121,7 +121,7 @@ SplitK split_k_of(int64_t dim, int64_t rows, int tile, int slab, int64_t problem
 
 Sizes sizes_of(const ScatterShape& shape) {
   const int64_t rows = shape.rows, dim = shape.dim, classes = shape.classes;
-  // At most 256 blocks of rows, and no more counts than rows and classes.
+  // At most 256 blocks of rows, each of at least as many rows as there are classes.
   const int64_t block_rows = round_up<int64_t>(std::max({int64_t(512), ceil_div<int64_t>(rows, 256), classes}), kWarp);
   const int64_t problems = std::min(shape.batch, kMaxProblems);
   return {int(rows),
@@ -140,7 +140,7 @@ void allocate_batch(Problem& p, const Sizes& s, int64_t problems, Arena& arena) 
   const int64_t per_class = int64_t(s.classes) * s.dim, per_piece = int64_t(s.max_pieces) * s.dim;
   const int64_t split_area = kSplitTile * kSplitTile, fp64_area = kDoubleTile * kDoubleTile;
   p.offsets = arena.take<int>(problems * s.blocks * s.classes);
-  p.needs_fp64 = arena.take<int>(problems);  // these two begin at zero
+  p.needs_fp64 = arena.take<int>(problems);  // offsets and needs_fp64 begin at zero
   p.sorted_rows = arena.take<SortedRow>(problems * s.rows);
   p.class_starts = arena.take<int>(problems * (s.classes + 1));
   p.class_pieces = arena.take<int>(problems * (s.classes + 1));

@@ -1,8 +1,8 @@
-// Rows by class: a counting sort, stable, with whole numbers only.
+// Sorts rows by class: a stable counting sort.
 //
-// Blocks of rows count their labels; one block of threads turns the counts into first places, class by class and within
-// a class block by block; then a warp a block of rows puts each row where it belongs. Bytes: the labels twice, the
-// order once.
+// Each block of rows counts its labels. One thread block turns the counts into the positions of the first rows, class
+// by class and within a class block by block. Then one warp for each block of rows stores every row at its position.
+// Bytes: the labels twice, the sorted rows once.
 #include "cuda/device/device.h"
 #include "cuda/scatter/batch.h"
 
@@ -11,7 +11,7 @@ namespace {
 
 constexpr int kCountThreads = 256;
 constexpr int kScanThreads = 1024;
-constexpr int kAhead = 8;  // counts read before any is replaced
+constexpr int kAhead = 8;  // counts loaded before any is replaced: memory-level parallelism
 constexpr unsigned kAll = 0xffffffffu;
 
 __global__ void __launch_bounds__(kCountThreads) count_labels(ScatterBatch batch) {
@@ -29,7 +29,8 @@ struct Pair {
   int rows, class_pieces;
 };
 
-// Sums over the threads before this one; `total` over all. `shared`: 2 x 32 numbers.
+// Exclusive prefix sums over the threads of the block; `total` is over all of them. `shared` has an element for each
+// warp.
 __device__ Pair sum_before(Pair mine, Pair* total, Pair* shared) {
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const auto up_to = [&](int value) {
@@ -53,7 +54,7 @@ __device__ Pair sum_before(Pair mine, Pair* total, Pair* shared) {
   return {before.rows + within.rows - mine.rows, before.class_pieces + within.class_pieces - mine.class_pieces};
 }
 
-__global__ void __launch_bounds__(kScanThreads) find_places(ScatterBatch batch) {
+__global__ void __launch_bounds__(kScanThreads) find_positions(ScatterBatch batch) {
   Pair* shared = shared_memory<Pair>();
   const Problem p = batch.problem(blockIdx.x);
   const int classes = batch.s.classes, blocks = batch.s.blocks;
@@ -67,9 +68,9 @@ __global__ void __launch_bounds__(kScanThreads) find_places(ScatterBatch batch) 
     Pair total;
     const Pair before = sum_before({count, (count + kPiece - 1) / kPiece}, &total, shared);
     if (label < classes) {
-      int place = done.rows + before.rows;
+      int position = done.rows + before.rows;
       p.counts[label] = count;
-      p.class_starts[label] = place;
+      p.class_starts[label] = position;
       p.class_pieces[label] = done.class_pieces + before.class_pieces;
       for (int block = 0; block < blocks; block += kAhead) {
         int counts[kAhead];
@@ -77,8 +78,8 @@ __global__ void __launch_bounds__(kScanThreads) find_places(ScatterBatch batch) 
         for (int k = 0; k < kAhead; ++k) counts[k] = block + k < blocks ? mine[int64_t(block + k) * classes] : 0;
 #pragma unroll
         for (int k = 0; k < kAhead; ++k) {
-          if (block + k < blocks) mine[int64_t(block + k) * classes] = place;
-          place += counts[k];
+          if (block + k < blocks) mine[int64_t(block + k) * classes] = position;
+          position += counts[k];
         }
       }
     }
@@ -106,11 +107,11 @@ __global__ void __launch_bounds__(kWarp) place_rows(ScatterBatch batch) {
       alike += same;
       before += same && other < lane;
     }
-    const int place = label < 0 ? 0 : next[label] + before;
+    const int position = label < 0 ? 0 : next[label] + before;
     __syncwarp();
     if (label >= 0) {
-      p.sorted_rows[place] = {row, label};
-      if (before == alike - 1) next[label] = place + 1;
+      p.sorted_rows[position] = {row, label};
+      if (before == alike - 1) next[label] = position + 1;
     }
     __syncwarp();
   }
@@ -121,7 +122,7 @@ __global__ void __launch_bounds__(kWarp) place_rows(ScatterBatch batch) {
 void sort_by_class(const ScatterBatch& batch, int problems, Stream stream) {
   const dim3 blocks(unsigned(batch.s.blocks), unsigned(problems));
   launch(count_labels, blocks, dim3(kCountThreads), 0, stream, batch);
-  launch(find_places, dim3(unsigned(problems)), dim3(kScanThreads), kWarp * sizeof(Pair), stream, batch);
+  launch(find_positions, dim3(unsigned(problems)), dim3(kScanThreads), kWarp * sizeof(Pair), stream, batch);
   launch(place_rows, blocks, dim3(kWarp), 0, stream, batch);
 }
 
