@@ -37,10 +37,10 @@ def write_report(runs: str | Path | Sequence[str | Path], *, out: str | Path | N
     if target.exists() and not target.is_dir():
         raise UserError(f"{target} is a file; expected a folder for the report")
     with quiet_matplotlib():
-        from awpf_ext.report.compose import report_of_group, report_of_run
-        from awpf_ext.report.load import is_group, read_group, read_run
+        from awpf_ext.report.compose import report_of_comparison, report_of_run
+        from awpf_ext.report.load import is_comparison, read_comparison, read_run
 
     first = Path(folders[0]).expanduser()
-    if len(folders) == 1 and not is_group(first):
+    if len(folders) == 1 and not is_comparison(first):
         return report_of_run(read_run(first), target)
-    return report_of_group(read_group(folders), target)
+    return report_of_comparison(read_comparison(folders), target)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from awpf_ext.report.blocks import Section
-from awpf_ext.report.load import FinishedRun, RunGroup
+from awpf_ext.report.load import Comparison, FinishedRun
 from awpf_ext.report.names import Fonts, substitutes
 from awpf_ext.report.page import write_page
 from awpf_ext.report.sections.comparison.runs import write_tables
@@ -15,7 +15,7 @@ from awpf_ext.runs.wording import pluralize
 
 
 def report_of_run(run: FinishedRun, folder: Path) -> Path:
-    from awpf_ext.report.sections import OF_A_RUN
+    from awpf_ext.report.sections import SECTIONS
 
     facts = run.result.provenance
     lead = (
@@ -26,41 +26,41 @@ def report_of_run(run: FinishedRun, folder: Path) -> Path:
         folder,
         f"{run.method} on {run.dataset}",
         lead,
-        lambda: [section(run) for section in OF_A_RUN],
+        lambda: [section(run) for section in SECTIONS],
         [*run.labels, run.method],
         substitutes(run.labels, "class"),
     )
 
 
-def report_of_group(group: RunGroup, folder: Path) -> Path:
-    from awpf_ext.report.sections import OF_A_GROUP
+def report_of_comparison(comparison: Comparison, folder: Path) -> Path:
+    from awpf_ext.report.sections.comparison import SECTIONS
 
-    arms = group.grid.arms
-    datasets = list(dict.fromkeys(run.dataset for run in group.runs))
-    orders = {cell.order for cell in group.grid.cells}
-    seeds = {cell.seed for cell in group.grid.cells}
+    arms = comparison.grid.arms
+    datasets = list(dict.fromkeys(run.dataset for run in comparison.runs))
+    orders = {cell.order for cell in comparison.grid.cells}
+    seeds = {cell.seed for cell in comparison.grid.cells}
     lead = (
-        f"{pluralize(len(group.runs), 'run')}: {pluralize(len(orders), 'order')}, "
+        f"{pluralize(len(comparison.runs), 'run')}: {pluralize(len(orders), 'order')}, "
         f"{pluralize(len(seeds), 'seed')}"
     )
-    write_tables(group, folder)
+    write_tables(comparison, folder)
     return _write(
         folder,
-        f"{_what_varies(group)} on {', '.join(datasets)}",
+        f"{_what_varies(comparison)} on {', '.join(datasets)}",
         lead,
-        lambda: [section(group) for section in OF_A_GROUP],
-        [*arms, group.varied],
+        lambda: [section(comparison) for section in SECTIONS],
+        [*arms, comparison.varied],
         substitutes(arms, "setting"),
     )
 
 
-def _what_varies(group: RunGroup) -> str:
-    count = len(group.grid.arms)
-    if group.varied == "method":
+def _what_varies(comparison: Comparison) -> str:
+    count = len(comparison.grid.arms)
+    if comparison.varied == "method":
         return pluralize(count, "method")
-    if "," in group.varied:
+    if "," in comparison.varied:
         return pluralize(count, "setting")
-    return f"{pluralize(count, 'value')} of {group.varied}"
+    return f"{pluralize(count, 'value')} of {comparison.varied}"
 
 
 def _write(

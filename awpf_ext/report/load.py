@@ -93,7 +93,7 @@ class FinishedRun:
 
 
 @dataclass(frozen=True, eq=False)
-class RunGroup:
+class Comparison:
     """Runs side by side: those of a comparison, of a sweep, or any that were named."""
 
     grid: Grid
@@ -128,7 +128,7 @@ class _MadeGrid(NamedTuple):
 
 
 def arm_of(values: Sequence[str]) -> str:
-    """The arm of a combination of `RunGroup.axes`."""
+    """The arm of a combination of `Comparison.axes`."""
     return " ".join(values)
 
 
@@ -152,7 +152,7 @@ def read_run(folder: str | Path) -> FinishedRun:
     return FinishedRun(folder, config, result, names, order, tensors["text"], read_evidence(folder))
 
 
-def read_group(folders: Sequence[str | Path]) -> RunGroup:
+def read_comparison(folders: Sequence[str | Path]) -> Comparison:
     """Several runs: folders of runs, and of `awpf compare` and `awpf sweep`, in any mixture."""
     found: list[tuple[Path, str | None]] = []
     made: list[_MadeGrid] = []
@@ -186,10 +186,10 @@ def read_group(folders: Sequence[str | Path]) -> RunGroup:
     by_arm = sorted(range(len(runs)), key=lambda i: list(dict.fromkeys(arms)).index(arms[i]))
     grid = Grid(tuple(cells[i] for i in by_arm), tuple(runs[i].result for i in by_arm))
     sorted_runs = tuple(runs[i] for i in by_arm)
-    return RunGroup(grid, sorted_runs, plain(differing), tuple(unfinished), axes)
+    return Comparison(grid, sorted_runs, plain(differing), tuple(unfinished), axes)
 
 
-def is_group(folder: Path) -> bool:
+def is_comparison(folder: Path) -> bool:
     """Whether a folder holds the runs of a comparison or a sweep rather than one run."""
     return not (folder / "config.yaml").exists() and bool(_run_folders(folder))
 

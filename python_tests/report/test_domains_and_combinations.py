@@ -10,7 +10,7 @@ from test_report import outline
 
 from awpf_ext import io
 from awpf_ext.report import write_report
-from awpf_ext.report.load import read_group, read_run
+from awpf_ext.report.load import read_comparison, read_run
 from awpf_ext.runs.folder import read_result
 from awpf_ext.runs.run import run
 
@@ -79,9 +79,9 @@ def test_a_sweep_over_two_keys(combinations, tmp_path, strict):
     assert "4 settings" in text
     assert "Every combination" in text
     assert {f"figure-combinations_{m}" for m in ("average", "last", "worst_class")} <= set(told.ids)
-    group = read_group([combinations])
-    assert group.grid.arms == ["zero_shot 3", "zero_shot 2", "finetune 3", "finetune 2"]
-    spreads = [group.grid.spread(f"finetune {increment}", "last") for increment in (3, 2)]
+    comparison = read_comparison([combinations])
+    assert comparison.grid.arms == ["zero_shot 3", "zero_shot 2", "finetune 3", "finetune 2"]
+    spreads = [comparison.grid.spread(f"finetune {increment}", "last") for increment in (3, 2)]
     cells = [f"{100 * mean:.1f} ± {100 * std:.1f}" for mean, std in spreads]
     assert "method increment 3 2 zero_shot" in text
     assert f"finetune {cells[0]} {cells[1]}" in text

@@ -17,7 +17,7 @@ from awpf_ext.runs.wording import percent
 Line = tuple[str, Sequence[float], Colour, str]  # label, fractions, colour, line style
 
 
-def accuracy(run: FinishedRun) -> Section:
+def section(run: FinishedRun) -> Section:
     result = run.result
     zero_shot = None if run.evidence is None else run.evidence.zero_shot_accuracy
     if run.method == "zero_shot":

@@ -15,7 +15,7 @@ from awpf_ext.report.style import Colour, end_labels, new_figure, series
 KEYS = ("mmd", "separability", "tau", "weight")
 
 
-def balance(run: FinishedRun) -> Section | None:
+def section(run: FinishedRun) -> Section | None:
     records = [record for record in run.result.records if all(key in record for key in KEYS)]
     if not records:
         return None

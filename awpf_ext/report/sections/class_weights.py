@@ -32,7 +32,7 @@ class Weights(NamedTuple):
     shares: list[float]
 
 
-def class_weights(run: FinishedRun) -> Section | None:
+def section(run: FinishedRun) -> Section | None:
     recorded = [
         _weights(record["task"], record["weights"])
         for record in run.result.records

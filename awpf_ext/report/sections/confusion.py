@@ -23,7 +23,7 @@ LONGEST = 60  # characters of a name outside figures
 TINY = 64  # pixels; smaller pictures are shown pixel by pixel
 
 
-def confusion(run: FinishedRun) -> Section | None:
+def section(run: FinishedRun) -> Section | None:
     evidence = run.evidence
     if evidence is None:
         return None

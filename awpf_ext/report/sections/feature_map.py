@@ -14,7 +14,7 @@ from awpf_ext.runs.diagnostics import Evidence, hardest_pairs
 from awpf_ext.runs.wording import percent
 
 
-def feature_map(run: FinishedRun) -> Section | None:
+def section(run: FinishedRun) -> Section | None:
     evidence = run.evidence
     if evidence is None:
         return None

@@ -16,7 +16,7 @@ WITHOUT_OPTION = ("imbalance", "on_unreadable")
 PLACES = ("store", "cache_dir", "device", "threads", "workers", "encode_batch")
 
 
-def provenance(run: FinishedRun) -> Section:
+def section(run: FinishedRun) -> Section:
     blocks: list[Block] = [
         Text("To make this run again:"),
         Code(command(run.config)),

@@ -10,7 +10,7 @@ from awpf_ext.report.names import NARROW, short
 from awpf_ext.runs.wording import percent, pluralize
 
 
-def summary(run: FinishedRun) -> Section:
+def section(run: FinishedRun) -> Section:
     result, evidence = run.result, run.evidence
     zero_shot = None if evidence is None else evidence.zero_shot_accuracy
     tiles = [

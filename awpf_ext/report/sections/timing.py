@@ -10,7 +10,7 @@ from awpf_ext.report.names import plain
 from awpf_ext.report.style import INK, SMALL, new_figure, series
 
 
-def timing(run: FinishedRun) -> Section:
+def section(run: FinishedRun) -> Section:
     result = run.result
     stages = sorted(result.seconds.items(), key=lambda stage: -stage[1])
     total = sum(seconds for _, seconds in stages)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from awpf_ext.report.blocks import Block, Drawing, Section, Text
-from awpf_ext.report.load import FinishedRun, RunGroup
+from awpf_ext.report.load import Comparison, FinishedRun
 from awpf_ext.report.names import NARROW, short
 from awpf_ext.report.sections.accuracy import finish_axes
 from awpf_ext.report.style import MUTED, Colour, new_figure, series
@@ -30,26 +30,26 @@ class Curves(NamedTuple):
     style: str = "-"
 
 
-def group_accuracy(group: RunGroup) -> Section:
-    arms = group.grid.arms[:MOST_LINES]
+def section(comparison: Comparison) -> Section:
+    arms = comparison.grid.arms[:MOST_LINES]
     blocks: list[Block] = []
-    left_out = len(group.grid.arms) - len(arms)
+    left_out = len(comparison.grid.arms) - len(arms)
     if left_out:
         blocks.append(Text(f"The first {MOST_LINES} settings; the table has all."))
     curves = [
         curve
         for place, arm in enumerate(arms)
         for curve in _of_runs(
-            short(arm, NARROW), group.of(arm), series(place), lambda r: r.accuracy
+            short(arm, NARROW), comparison.of(arm), series(place), lambda r: r.accuracy
         )
     ]
-    reference = _zero_shot(group)
+    reference = _zero_shot(comparison)
     told = "; dashed: zero-shot CLIP" if reference else ""
-    across, noun = group.runs[0].across, group.noun
+    across, noun = comparison.runs[0].across, comparison.noun
     figure, band = mean_lines([*curves, *reference], across)
     caption = f"Accuracy (%) over all {across}, after each {noun}: means over runs{band}{told}."
     blocks.append(Drawing("accuracy", caption, figure))
-    compared = _above_first(group, arms)
+    compared = _above_first(comparison, arms)
     if compared:
         figure, band = mean_lines(compared, across)
         figure.axes[0].axhline(0, color=MUTED.light, linewidth=1)
@@ -71,14 +71,14 @@ def _of_runs(
     return [Curves(label, places, rows, colour) for places, rows in by_shape.items()]
 
 
-def _above_first(group: RunGroup, arms: Sequence[str]) -> list[Curves]:
+def _above_first(comparison: Comparison, arms: Sequence[str]) -> list[Curves]:
     """Differences from the first setting, run by run, where both are cut into the same tasks."""
     found = []
     for place, arm in enumerate(arms[1:], start=1):
-        places = group.of(arm)[0].places
+        places = comparison.of(arm)[0].places
         rows = [
             [here - there for here, there in zip(own.accuracy, first.accuracy, strict=True)]
-            for own, first in group.grid.paired(arm)
+            for own, first in comparison.grid.paired(arm)
             if own.test_images == first.test_images
         ]
         if rows and all(len(row) == len(places) for row in rows):
@@ -86,16 +86,19 @@ def _above_first(group: RunGroup, arms: Sequence[str]) -> list[Curves]:
     return found
 
 
-def _zero_shot(group: RunGroup) -> list[Curves]:
+def _zero_shot(comparison: Comparison) -> list[Curves]:
     """Of one run for each class order; none where a setting is zero-shot or the data differ."""
-    if any(run.method == "zero_shot" for run in group.runs):
+    if any(run.method == "zero_shot" for run in comparison.runs):
         return []
-    if len({(run.result.provenance.get("content_hash"), *run.places) for run in group.runs}) > 1:
+    if (
+        len({(run.result.provenance.get("content_hash"), *run.places) for run in comparison.runs})
+        > 1
+    ):
         return []
-    by_order = {run.result.provenance["order_hash"]: run for run in group.runs}
+    by_order = {run.result.provenance["order_hash"]: run for run in comparison.runs}
     kept = [run.evidence for run in by_order.values() if run.evidence is not None]
     rows = [evidence.zero_shot_accuracy for evidence in kept]
-    return [Curves("zero-shot", group.runs[0].places, rows, MUTED, "--")] if rows else []
+    return [Curves("zero-shot", comparison.runs[0].places, rows, MUTED, "--")] if rows else []
 
 
 def mean_lines(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from awpf_ext.report.blocks import Drawing, Section, Text
-from awpf_ext.report.load import FinishedRun, RunGroup
+from awpf_ext.report.load import Comparison, FinishedRun
 from awpf_ext.report.names import NARROW, short
 from awpf_ext.report.sections.comparison.accuracy import MOST_LINES, Curves, mean_lines
 from awpf_ext.report.style import series
@@ -13,13 +13,13 @@ from awpf_ext.report.style import series
 KEYS = {"weight": "the weight of the new task's change", "tau": "the balance factor τ"}
 
 
-def group_balance(group: RunGroup) -> Section | None:
+def section(comparison: Comparison) -> Section | None:
     drawings = []
     for key, meaning in KEYS.items():
         curves: list[Curves] = []
-        for place, arm in enumerate(group.grid.arms[:MOST_LINES]):
+        for place, arm in enumerate(comparison.grid.arms[:MOST_LINES]):
             by_tasks: dict[tuple[int, ...], list[Sequence[float]]] = {}
-            for run in group.of(arm):
+            for run in comparison.of(arm):
                 tasks, values = _recorded(run, key)
                 by_tasks.setdefault(tasks, []).append(values)
             for tasks, rows in by_tasks.items():

@@ -7,7 +7,7 @@ import itertools
 from matplotlib.figure import Figure
 
 from awpf_ext.report.blocks import Block, Drawing, Section, Table, Text
-from awpf_ext.report.load import RunGroup, arm_of
+from awpf_ext.report.load import Comparison, arm_of
 from awpf_ext.report.names import NARROW, short
 from awpf_ext.report.sections.comparison.accuracy import MOST_LINES
 from awpf_ext.report.sections.comparison.sweep import swept_values
@@ -18,10 +18,10 @@ from awpf_ext.runs.wording import mean_std_text, metric_label
 Rows = list[tuple[tuple[str, ...], list[str]]]  # values of all keys but the last, and their arms
 
 
-def group_combinations(group: RunGroup) -> Section | None:
-    if not group.axes:
+def section(comparison: Comparison) -> Section | None:
+    if not comparison.axes:
         return None
-    *down, last = group.axes
+    *down, last = comparison.axes
     rows: Rows = [
         (values, [arm_of((*values, value)) for value in last.values])
         for values in itertools.product(*(axis.values for axis in down))
@@ -32,22 +32,22 @@ def group_combinations(group: RunGroup) -> Section | None:
     blocks: list[Block] = []
     if drawn and len(rows) > MOST_LINES:
         blocks.append(Text(f"Lines are of the first {MOST_LINES} rows; the tables have all."))
-    for metric in group.grid.metrics:
+    for metric in comparison.grid.metrics:
         if drawn and metric in HIGHER_IS_BETTER:
-            bars = "" if group.grid.spread(rows[0][1][0], metric).std is None else deviation
+            bars = "" if comparison.grid.spread(rows[0][1][0], metric).std is None else deviation
             caption = (
                 f"{metric_label(metric).capitalize()} accuracy (%) against {last.key}: mean{bars}."
             )
-            drawing = Drawing(f"combinations_{metric}", caption, _lines(group, rows, metric))
+            drawing = Drawing(f"combinations_{metric}", caption, _lines(comparison, rows, metric))
             blocks.append(drawing)
-        blocks.append(_table(group, rows, metric, beside=drawn and metric in HIGHER_IS_BETTER))
+        blocks.append(_table(comparison, rows, metric, beside=drawn and metric in HIGHER_IS_BETTER))
     return Section("Every combination", blocks)
 
 
-def _table(group: RunGroup, rows: Rows, metric: str, *, beside: bool) -> Table:
-    *down, last = group.axes
-    spreads = [[group.grid.spread(arm, metric) for arm in arms] for _, arms in rows]
-    best = group.grid.best(metric)
+def _table(comparison: Comparison, rows: Rows, metric: str, *, beside: bool) -> Table:
+    *down, last = comparison.axes
+    spreads = [[comparison.grid.spread(arm, metric) for arm in arms] for _, arms in rows]
+    best = comparison.grid.best(metric)
     strong = {
         (line, len(down) + place)
         for line, row in enumerate(spreads)
@@ -67,14 +67,14 @@ def _table(group: RunGroup, rows: Rows, metric: str, *, beside: bool) -> Table:
     )
 
 
-def _lines(group: RunGroup, rows: Rows, metric: str) -> Figure:
+def _lines(comparison: Comparison, rows: Rows, metric: str) -> Figure:
     """A line a row; the values stand at equal distances, as they are often multiples."""
     figure, axes = new_figure(height=3.6)
-    values = group.axes[-1].values
+    values = comparison.axes[-1].values
     order = sorted(range(len(values)), key=lambda place: float(values[place]))
     ends: list[tuple[float, float, str, Colour]] = []
     for line, (names, arms) in enumerate(rows[:MOST_LINES]):
-        spreads = [group.grid.spread(arms[place], metric) for place in order]
+        spreads = [comparison.grid.spread(arms[place], metric) for place in order]
         means = [100 * spread.mean for spread in spreads]
         colour = series(line)
         axes.errorbar(
@@ -87,7 +87,7 @@ def _lines(group: RunGroup, rows: Rows, metric: str) -> Figure:
     low, high = axes.get_ylim()
     if high - low < 2:
         axes.set_ylim((low + high) / 2 - 1, (low + high) / 2 + 1)
-    axes.set_xlabel(short(group.axes[-1].key))
+    axes.set_xlabel(short(comparison.axes[-1].key))
     gap = (axes.get_xlim()[1] - axes.get_xlim()[0]) * 0.025
     end_labels(axes, [(x + gap, y, label, colour) for x, y, label, colour in ends], 3.6)
     return figure

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from awpf_ext.report.blocks import Section, Table, Text
-from awpf_ext.report.load import RunGroup
+from awpf_ext.report.load import Comparison
 from awpf_ext.report.names import plain
 from awpf_ext.report.sections.provenance import command, facts_table
 
 
-def group_provenance(group: RunGroup) -> Section:
-    tables = [dict(facts_table(run.result.provenance)) for run in group.runs]
+def section(comparison: Comparison) -> Section:
+    tables = [dict(facts_table(run.result.provenance)) for run in comparison.runs]
     keys = list(dict.fromkeys(key for table in tables for key in table))
     shared = [key for key in keys if len({table.get(key) for table in tables}) == 1]
     apart = [key for key in keys if key not in shared]
     rows = [
         [cell.arm, plain(cell.order), str(cell.seed), *(table.get(key, "-") for key in apart)]
-        for cell, table in zip(group.grid.cells, tables, strict=True)
+        for cell, table in zip(comparison.grid.cells, tables, strict=True)
     ]
     commands = [
         [cell.arm, command(run.config)]
-        for cell, run in zip(group.grid.cells, group.runs, strict=True)
+        for cell, run in zip(comparison.grid.cells, comparison.runs, strict=True)
     ]
     return Section(
         "Provenance",
@@ -27,11 +27,11 @@ def group_provenance(group: RunGroup) -> Section:
             Text("What all runs share:"),
             Table(["key", "value"], [[key, tables[0][key]] for key in shared], words=2),
             Table(
-                [group.varied, "order", "seed", *apart],
+                [comparison.varied, "order", "seed", *apart],
                 rows,
                 words=3 + len(apart),
                 title="What tells them apart",
             ),
-            Table([group.varied, "command"], commands, words=2, title="To make a run again"),
+            Table([comparison.varied, "command"], commands, words=2, title="To make a run again"),
         ],
     )

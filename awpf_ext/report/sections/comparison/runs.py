@@ -8,7 +8,7 @@ from pathlib import Path
 
 from awpf_ext import io
 from awpf_ext.report.blocks import Section, Table, Text
-from awpf_ext.report.load import RunGroup
+from awpf_ext.report.load import Comparison
 from awpf_ext.report.names import plain
 from awpf_ext.runs.wording import metric_label, percent
 
@@ -16,11 +16,11 @@ UNFOLDED = 16  # rows that are shown without being asked for
 TABLE = "table"  # .csv: every run in full precision; .md: the rows of the settings
 
 
-def group_runs(group: RunGroup) -> Section:
-    metrics = group.grid.metrics
-    columns = [group.varied, "order", "folder", "seed", *map(metric_label, metrics), "seconds"]
+def section(comparison: Comparison) -> Section:
+    metrics = comparison.grid.metrics
+    columns = [comparison.varied, "order", "folder", "seed", *map(metric_label, metrics), "seconds"]
     rows = []
-    for cell, run in zip(group.grid.cells, group.runs, strict=True):
+    for cell, run in zip(comparison.grid.cells, comparison.runs, strict=True):
         result = run.result
         numbers = [percent(getattr(result, metric)) for metric in metrics]
         seconds = f"{sum(result.seconds.values()):.1f}"
@@ -38,13 +38,13 @@ def group_runs(group: RunGroup) -> Section:
     )
 
 
-def write_tables(group: RunGroup, folder: Path) -> None:
+def write_tables(comparison: Comparison, folder: Path) -> None:
     """table.csv, a row a run, and table.md, a row a setting."""
     buffer = text_io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    metrics = group.grid.metrics
-    writer.writerow([group.varied, "dataset", "order", "seed", *metrics, "seconds", "folder"])
-    for cell, run in zip(group.grid.cells, group.runs, strict=True):
+    metrics = comparison.grid.metrics
+    writer.writerow([comparison.varied, "dataset", "order", "seed", *metrics, "seconds", "folder"])
+    for cell, run in zip(comparison.grid.cells, comparison.runs, strict=True):
         result = run.result
         numbers = [repr(float(getattr(result, metric))) for metric in metrics]
         seconds = f"{sum(result.seconds.values()):.3f}"
@@ -56,12 +56,12 @@ def write_tables(group: RunGroup, folder: Path) -> None:
         )
     io.write_atomic(folder / f"{TABLE}.csv", buffer.getvalue().encode())
 
-    heads = [_cell(group.varied), "runs", *map(metric_label, metrics)]
+    heads = [_cell(comparison.varied), "runs", *map(metric_label, metrics)]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for arm in group.grid.arms:
-        cells = [_cell(arm), str(len(group.of(arm)))]
+    for arm in comparison.grid.arms:
+        cells = [_cell(arm), str(len(comparison.of(arm)))]
         for metric in metrics:
-            mean, deviation = group.grid.spread(arm, metric)
+            mean, deviation = comparison.grid.spread(arm, metric)
             cells.append(percent(mean) + ("" if deviation is None else f" ± {percent(deviation)}"))
         lines.append(f"| {' | '.join(cells)} |")
     io.write_atomic(folder / f"{TABLE}.md", ("\n".join(lines) + "\n").encode())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from awpf_ext.report.blocks import Block, Drawing, Section, Table, Text
-from awpf_ext.report.load import FinishedRun, RunGroup
+from awpf_ext.report.load import Comparison, FinishedRun
 from awpf_ext.report.names import short
 from awpf_ext.report.sections.comparison.sweep import swept_values
 from awpf_ext.report.style import INK, new_figure, series
@@ -13,32 +13,32 @@ from awpf_ext.runs.wording import mean_std_text, metric_label, percent, pluraliz
 MOST_DOTS = 24  # settings whose runs are drawn one by one
 
 
-def group_summary(group: RunGroup) -> Section:
-    grid = group.grid
+def section(comparison: Comparison) -> Section:
+    grid = comparison.grid
     first = grid.arms[0]
-    alike = len({_cut(run) for run in group.runs}) == 1
+    alike = len({_cut(run) for run in comparison.runs}) == 1
     compared = [arm for arm in grid.arms if alike and arm != first and grid.paired(arm)]
     differing = [metric for metric in grid.metrics if compared and metric in HIGHER_IS_BETTER]
-    columns = [group.varied, "runs", *map(metric_label, grid.metrics), "seconds"]
+    columns = [comparison.varied, "runs", *map(metric_label, grid.metrics), "seconds"]
     columns += [f"{metric_label(metric)}, diff." for metric in differing]
     best = {metric: grid.best(metric) for metric in grid.metrics}
     strong = set()
     rows = []
     for line, arm in enumerate(grid.arms):
-        row = [arm, str(len(group.of(arm)))]
+        row = [arm, str(len(comparison.of(arm)))]
         for metric in grid.metrics:
             spread = grid.spread(arm, metric)
             if spread.mean == best[metric]:
                 strong.add((line, len(row)))
             row.append(mean_std_text(spread))
-        seconds = [sum(run.result.seconds.values()) for run in group.of(arm)]
+        seconds = [sum(run.result.seconds.values()) for run in comparison.of(arm)]
         row.append(f"{sum(seconds) / len(seconds):,.1f}")
         for metric in differing:
             told = _difference(grid.difference(arm, metric)) if arm in compared else "-"
             row.append(told)
         rows.append(row)
     blocks: list[Block] = [
-        Text(_made_of(group)),
+        Text(_made_of(comparison)),
         Table(columns, rows, strong=frozenset(strong)),
     ]
     if compared:
@@ -49,8 +49,10 @@ def group_summary(group: RunGroup) -> Section:
                 "and in how many of those pairs it is positive."
             )
         )
-    if 1 < len(grid.arms) <= MOST_DOTS and not group.axes and swept_values(grid.arms) is None:
-        blocks += [_dots(group, metric) for metric in grid.metrics if metric in HIGHER_IS_BETTER]
+    if 1 < len(grid.arms) <= MOST_DOTS and not comparison.axes and swept_values(grid.arms) is None:
+        blocks += [
+            _dots(comparison, metric) for metric in grid.metrics if metric in HIGHER_IS_BETTER
+        ]
     return Section("Summary", blocks)
 
 
@@ -65,14 +67,14 @@ def _shape(run: FinishedRun) -> tuple[object, ...]:
     return (run.noun, *run.places)
 
 
-def _made_of(group: RunGroup) -> str:
+def _made_of(comparison: Comparison) -> str:
     """What the numbers are made of."""
-    grid = group.grid
+    grid = comparison.grid
     orders = list(dict.fromkeys(cell.order for cell in grid.cells))
     seeds = list(dict.fromkeys(cell.seed for cell in grid.cells))
-    images = {sum(run.result.test_images) for run in group.runs}
-    datasets = list(dict.fromkeys(run.dataset for run in group.runs))
-    contents = {run.result.provenance.get("content_hash") for run in group.runs}
+    images = {sum(run.result.test_images) for run in comparison.runs}
+    datasets = list(dict.fromkeys(run.dataset for run in comparison.runs))
+    contents = {run.result.provenance.get("content_hash") for run in comparison.runs}
     told = (
         f"Percent, mean ± sample standard deviation over the runs of a setting. "
         f"Data: {', '.join(datasets)}, {' or '.join(f'{n:,}' for n in sorted(images))} test "
@@ -83,21 +85,21 @@ def _made_of(group: RunGroup) -> str:
             " These runs are not all on the same data: numbers of different data sets, backbones "
             "or prompts do not compare methods."
         )
-    shapes = {(len(run.class_names), _shape(run)) for run in group.runs}
+    shapes = {(len(run.class_names), _shape(run)) for run in comparison.runs}
     if len(shapes) > 1:
         told += (
             " Nor are they cut into the same tasks."
             if len(contents) > 1
             else (" They are not all cut into the same tasks.")
         )
-    if group.unfinished:
-        told += f" Left out, since unfinished: {pluralize(len(group.unfinished), 'run')}."
+    if comparison.unfinished:
+        told += f" Left out, since unfinished: {pluralize(len(comparison.unfinished), 'run')}."
     return told
 
 
-def _dots(group: RunGroup, metric: str) -> Drawing:
+def _dots(comparison: Comparison, metric: str) -> Drawing:
     """Each run a dot, the mean a bar across."""
-    grid = group.grid
+    grid = comparison.grid
     figure, axes = new_figure(height=0.75 + 0.3 * len(grid.arms))
     for row, arm in enumerate(grid.arms):
         values = [100 * value for value in grid.values(arm, metric)]

@@ -7,28 +7,28 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from awpf_ext.report.blocks import Drawing, Section, Text
-from awpf_ext.report.load import RunGroup
+from awpf_ext.report.load import Comparison
 from awpf_ext.report.names import NARROW, short
 from awpf_ext.report.style import MUTED, end_labels, new_figure, series
 
 SYMBOLS = {"balance_scale": "λ (balance_scale)"}
 
 
-def group_sweep(group: RunGroup) -> Section | None:
-    values = swept_values(group.grid.arms)
+def section(comparison: Comparison) -> Section | None:
+    values = swept_values(comparison.grid.arms)
     if values is None or len(values) < 2:
         return None
     blocks = [
         Drawing(
             f"sweep_{metric}",
             f"{metric.capitalize()} accuracy (%) against "
-            f"{SYMBOLS.get(group.varied, group.varied)}: mean, bars of one standard deviation, "
-            "and thin lines for single orders and seeds.",
-            _sweep(group, values, metric),
+            f"{SYMBOLS.get(comparison.varied, comparison.varied)}: the mean, with bars of one "
+            "standard deviation, and a thin line for each order and seed.",
+            _sweep(comparison, values, metric),
         )
         for metric in ("average", "last")
     ]
-    mean = {arm: group.grid.spread(arm, "last").mean for arm in group.grid.arms}
+    mean = {arm: comparison.grid.spread(arm, "last").mean for arm in comparison.grid.arms}
     best = max(mean, key=lambda arm: mean[arm])
     spread = 100 * (max(mean.values()) - min(mean.values()))
     told = (
@@ -46,8 +46,8 @@ def swept_values(arms: Sequence[str]) -> list[float] | None:
         return None
 
 
-def _sweep(group: RunGroup, values: Sequence[float], metric: str) -> Figure:
-    grid = group.grid
+def _sweep(comparison: Comparison, values: Sequence[float], metric: str) -> Figure:
+    grid = comparison.grid
     figure, axes = new_figure()
     order = sorted(range(len(values)), key=lambda place: values[place])
     places = [values[place] for place in order]
@@ -76,7 +76,7 @@ def _sweep(group: RunGroup, values: Sequence[float], metric: str) -> Figure:
     low, high = axes.get_ylim()
     if high - low < 2:
         axes.set_ylim((low + high) / 2 - 1, (low + high) / 2 + 1)
-    axes.set_xlabel(SYMBOLS.get(group.varied, short(group.varied)))
+    axes.set_xlabel(SYMBOLS.get(comparison.varied, short(comparison.varied)))
     gap = (axes.get_xlim()[1] - axes.get_xlim()[0]) * 0.025
     ends.append((places[-1], 100 * spreads[-1].mean, "mean", series(0)))
     end_labels(axes, [(x + gap, y, label, colour) for x, y, label, colour in ends])

@@ -31,7 +31,7 @@ NUMBERED = 14  # tasks up to which cells hold their numbers
 DRAWN = 32  # tasks up to which every cell is drawn; above, the picture is made of pixels
 
 
-def matrix(run: FinishedRun) -> Section | None:
+def section(run: FinishedRun) -> Section | None:
     if len(run.result.tasks) < 2:
         return None
     noun = run.noun
