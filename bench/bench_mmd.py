@@ -94,10 +94,10 @@ def one_pair(n: int, everybody: bool) -> Work:
             note="instead of a given one",
         ),
         "native op": Contender(
-            lambda: torch.ops.awpf.rbf_sums(z, rows, None, five, None), stage=True
+            lambda: torch.ops.awpf.rbf_sums(z, rows, None, five, None, False), stage=True
         ),
         "native op, 1 kernel": Contender(
-            lambda: torch.ops.awpf.rbf_sums(z, rows, None, one, None), stage=True
+            lambda: torch.ops.awpf.rbf_sums(z, rows, None, one, None, False), stage=True
         ),
         "eager": Contender(lambda: eager.mmd(x, y, gammas)),
         "torch.compile": Contender(lambda: compiled(x, y, gammas), compiles=True),

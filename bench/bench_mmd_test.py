@@ -94,7 +94,7 @@ def permutation_test(n: int, permutations: int) -> Work:
             )
         ),
         "sums of one split": Contender(
-            lambda: torch.ops.awpf.rbf_permutation_sums(z, rows, exponents, 0, 0),
+            lambda: torch.ops.awpf.rbf_permutation_sums(z, rows, exponents, 0, 0, False),
             stage=True,
             note="no permutations",
         ),

@@ -2,8 +2,8 @@
 
 ``rows`` (problems, groups, 2) names ranges of rows of ``z`` (first, one past the last); ``gamma``
 (problems, kernels) are the exponents 1 / (2 sigma^2). Any layout is ranges: a batch, ragged
-batches, the groups of a labelled set. ``one_product`` is a last argument of the raw operations:
-on CUDA, float32 points are multiplied as what float16 keeps of them.
+batches, the groups of a labelled set. ``allow_fp16`` is the last argument of the raw operations:
+on CUDA it rounds centred float32 points to float16 before they are multiplied.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from awpf_ext.ops import _rbf_rules  # noqa: F401 (registers fake tensors and vmap rules)
 from awpf_ext.ops._arguments import result_dtype
 from awpf_ext.ops._autograd import (
     FirstDerivative,
@@ -22,16 +23,16 @@ from awpf_ext.ops._autograd import (
     may_be_differentiated,
     run,
 )
-from awpf_ext.ops._rbf_rules import last_argument
 
 
-def one_product_is_enough() -> bool:
-    """What the user set for all float32 products of torch; a constant of a compiled trace."""
+def fp16_is_allowed() -> bool:
+    """Whether ``torch.set_float32_matmul_precision("medium")`` is in force; a constant of a
+    compiled trace."""
     return bool(torch.get_float32_matmul_precision() == "medium")
 
 
 # What torch.compiler.assume_constant_result does, which would import the compiler here.
-one_product_is_enough._dynamo_marked_constant = True  # type: ignore[attr-defined]
+fp16_is_allowed._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 class _RbfSums(ReverseMode):
@@ -42,20 +43,20 @@ class _RbfSums(ReverseMode):
         columns: Tensor | None,
         gamma: Tensor,
         centre: Tensor | None,
-        one_product: bool,
+        allow_fp16: bool,
     ) -> Tensor:
-        last = last_argument(one_product)
-        sums: Tensor = run(torch.ops.awpf.rbf_sums, z, rows, columns, gamma, centre, *last)
+        arguments = (z, rows, columns, gamma, centre, allow_fp16)
+        sums: Tensor = run(torch.ops.awpf.rbf_sums, *arguments)
         return sums
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *tensors, ctx.one_product = inputs
+        *tensors, ctx.allow_fp16 = inputs
         ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        arguments = (grad.contiguous(), *ctx.saved_tensors, ctx.one_product)
+        arguments = (grad.contiguous(), *ctx.saved_tensors, ctx.allow_fp16)
         gradient = apply(_RbfSumsGradient, *arguments)
         return gradient, None, None, None, None, None
 
@@ -69,9 +70,9 @@ class _RbfSumsGradient(FirstDerivative):
         columns: Tensor | None,
         gamma: Tensor,
         centre: Tensor | None,
-        one_product: bool,
+        allow_fp16: bool,
     ) -> Tensor:
-        arguments = (grad, z, rows, columns, gamma, centre, *last_argument(one_product))
+        arguments = (grad, z, rows, columns, gamma, centre, allow_fp16)
         gradient: Tensor = run(torch.ops.awpf.rbf_sums_backward, *arguments)
         return gradient
 
@@ -91,9 +92,9 @@ class _WeightedRbfSums(ReverseMode):
         gamma: Tensor,
         coefficients: Tensor,
         owner: Tensor,
-        one_product: bool,
+        allow_fp16: bool,
     ) -> tuple[Tensor, Tensor]:
-        arguments = (z, rows, gamma, coefficients, *last_argument(one_product))
+        arguments = (z, rows, gamma, coefficients, allow_fp16)
         sums, gradient = run(torch.ops.awpf.rbf_sums_and_gradient, *arguments)
         return (coefficients * sums).sum((-2, -1)), gradient
 
@@ -136,15 +137,15 @@ def weighted_rbf_sums(
     Where a gradient will be asked for, it is found together with the sums, at three quarters of
     the work.
     """
-    z, gamma, enough = z.contiguous(), gamma.detach(), one_product_is_enough()
+    z, gamma, allow_fp16 = z.contiguous(), gamma.detach(), fp16_is_allowed()
     value: Tensor
     if not may_be_differentiated(z):
         coefficients, constant = coefficients.contiguous(), constant.contiguous()
         operation = torch.ops.awpf.rbf_weighted_sums
-        value = run(operation, z, rows, gamma, coefficients, constant, enough)
+        value = run(operation, z, rows, gamma, coefficients, constant, allow_fp16)
         return value
     if torch.is_grad_enabled() and z.requires_grad:
-        arguments = (z, rows, gamma, coefficients.contiguous(), owner(), enough)
+        arguments = (z, rows, gamma, coefficients.contiguous(), owner(), allow_fp16)
         value = apply(_WeightedRbfSums, *arguments)[0]
     else:
         value = (coefficients * rbf_sums(z, rows, gamma)).sum((-2, -1))
@@ -159,7 +160,7 @@ def rbf_sums(
     centre: Tensor | None = None,
 ) -> Tensor:
     """(problems, groups, column groups) float64 sums; differentiable in z, once."""
-    arguments = (z.contiguous(), rows, columns, gamma.detach(), centre, one_product_is_enough())
+    arguments = (z.contiguous(), rows, columns, gamma.detach(), centre, fp16_is_allowed())
     sums: Tensor = apply(_RbfSums, *arguments)
     return sums
 
@@ -183,7 +184,7 @@ def rbf_permutation_sums(
         gamma.detach(),
         permutations,
         seed,
-        *last_argument(one_product_is_enough()),
+        fp16_is_allowed(),
     )
     return sums
 

@@ -11,11 +11,6 @@ from awpf_ext.ops._arguments import result_dtype
 from awpf_ext.ops._autograd import batch_first, batching_rule, fake, folded, unfolded
 
 
-def last_argument(one_product: bool) -> tuple[bool, ...]:
-    """Of a raw operation, which need not be told what it assumes."""
-    return (one_product,) if one_product else ()
-
-
 @fake("rbf_sums")
 def _(
     z: Tensor,
@@ -23,7 +18,7 @@ def _(
     columns: Tensor | None,
     gamma: Tensor,
     centre: Any,
-    one_product: bool = False,
+    allow_fp16: bool,
 ) -> Tensor:
     column_groups = rows.shape[1] if columns is None else columns.shape[1]
     return gamma.new_empty(rows.shape[0], rows.shape[1], column_groups)
@@ -36,7 +31,7 @@ def _(
     gamma: Tensor,
     coefficients: Tensor,
     constant: Tensor,
-    one_product: bool = False,
+    allow_fp16: bool,
 ) -> Tensor:
     return gamma.new_empty(rows.shape[0], dtype=result_dtype(z.dtype))
 
@@ -49,14 +44,14 @@ def _(
     columns: Any,
     gamma: Tensor,
     centre: Any,
-    one_product: bool = False,
+    allow_fp16: bool,
 ) -> Tensor:
     return z.new_empty(z.shape)
 
 
 @fake("rbf_sums_and_gradient")
 def _(
-    z: Tensor, rows: Tensor, gamma: Tensor, coefficients: Tensor, one_product: bool = False
+    z: Tensor, rows: Tensor, gamma: Tensor, coefficients: Tensor, allow_fp16: bool
 ) -> tuple[Tensor, Tensor]:
     dtype = torch.float64 if z.dtype == torch.float64 else torch.float32
     return torch.empty_like(coefficients), z.new_empty(z.shape, dtype=dtype)
@@ -69,7 +64,7 @@ def _(
     gamma: Tensor,
     permutations: int,
     seed: int,
-    one_product: bool = False,
+    allow_fp16: bool,
 ) -> Tensor:
     return gamma.new_empty(rows.shape[0], permutations + 1, 3)
 
@@ -111,7 +106,7 @@ def _(
     columns: Tensor | None,
     gamma: Tensor,
     centre: Tensor | None,
-    one_product: bool = False,
+    allow_fp16: bool,
 ) -> tuple[Tensor, int]:
     size = info.batch_size
     points, ranges, others = _fold_points(info, dims, z, rows, columns)
@@ -121,7 +116,7 @@ def _(
         others,
         folded(gamma, dims[3], size),
         _fold_optional(centre, dims[4], size),
-        *last_argument(one_product),
+        allow_fp16,
     )
     return unfolded(sums, size), 0
 
@@ -135,7 +130,7 @@ def _(
     gamma: Tensor,
     coefficients: Tensor,
     constant: Tensor,
-    one_product: bool = False,
+    allow_fp16: bool,
 ) -> tuple[Tensor, int]:
     size = info.batch_size
     points, ranges, _ = _fold_points(info, (*dims[:2], None), z, rows, None)
@@ -145,7 +140,7 @@ def _(
         folded(gamma, dims[2], size),
         folded(coefficients, dims[3], size),
         batch_first(constant, dims[4], size).reshape(-1),
-        one_product,
+        allow_fp16,
     )
     return unfolded(values, size), 0
 
@@ -160,7 +155,7 @@ def _(
     columns: Tensor | None,
     gamma: Tensor,
     centre: Tensor | None,
-    one_product: bool = False,
+    allow_fp16: bool,
 ) -> tuple[Tensor, int]:
     size = info.batch_size
     points, ranges, others = _fold_points(info, dims[1:], z, rows, columns)
@@ -171,7 +166,7 @@ def _(
         others,
         folded(gamma, dims[4], size),
         _fold_optional(centre, dims[5], size),
-        *last_argument(one_product),
+        allow_fp16,
     )
     return unfolded(gradient, size), 0
 
@@ -184,7 +179,7 @@ def _(
     rows: Tensor,
     gamma: Tensor,
     coefficients: Tensor,
-    one_product: bool = False,
+    allow_fp16: bool,
 ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
     size = info.batch_size
     points, ranges, _ = _fold_points(info, (*dims[:2], None), z, rows, None)
@@ -193,7 +188,7 @@ def _(
         ranges,
         folded(gamma, dims[2], size),
         folded(coefficients, dims[3], size),
-        *last_argument(one_product),
+        allow_fp16,
     )
     return (unfolded(sums, size), unfolded(gradient, size)), (0, 0)
 
@@ -207,7 +202,7 @@ def _(
     gamma: Tensor,
     permutations: int,
     seed: int,
-    one_product: bool = False,
+    allow_fp16: bool,
 ) -> tuple[Tensor, int]:
     size = info.batch_size
     points, ranges, _ = _fold_points(info, (*dims[:2], None), z, rows, None)
@@ -217,7 +212,7 @@ def _(
         folded(gamma, dims[2], size),
         permutations,
         seed,
-        *last_argument(one_product),
+        allow_fp16,
     )
     return unfolded(sums, size), 0
 

@@ -21,8 +21,7 @@ from torch import Tensor
 from awpf_ext._library import shuffled_places
 from awpf_ext.ops._arguments import FLOATING, is_traced
 from awpf_ext.ops._autograd import FirstDerivative, ReverseMode, apply, run
-from awpf_ext.ops._rbf import one_product_is_enough
-from awpf_ext.ops._rbf_rules import last_argument
+from awpf_ext.ops._rbf import fp16_is_allowed
 
 T = TypeVar("T")
 MOST_ROWS = 2**31 - 1
@@ -111,7 +110,7 @@ class Shard(NamedTuple):
     sizes: Tensor  # (ranks, groups), int64 on the CPU: how many rows each has of each group
     centre: Tensor  # (1, d), float64: the mean of all rows
     ranks: Ranks
-    one_product: bool
+    allow_fp16: bool
 
     def rows(self, rank: int) -> Tensor:
         """(1, groups, 2): the ranges of a rank's groups."""
@@ -140,7 +139,7 @@ def shard(ranks: Ranks, z: Tensor, sizes: Tensor) -> Shard:
     if not all(finite):
         raise ValueError(f"the rows of rank {finite.index(False)} hold NaN or infinity")
     centre = (sums.sum(0) / max(count, 1)).unsqueeze(0)
-    return Shard(z.contiguous(), all_sizes, centre, ranks, one_product_is_enough())
+    return Shard(z.contiguous(), all_sizes, centre, ranks, fp16_is_allowed())
 
 
 def chosen_rows(found: Shard, most: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -201,7 +200,7 @@ class _ShardedRbfSums(ReverseMode):
     def forward(z: Tensor, gamma: Tensor, found: Shard) -> Tensor:
         raw = torch.ops.awpf.rbf_sums
         rank = found.ranks.rank
-        rest = (gamma, found.centre, *last_argument(found.one_product))
+        rest = (gamma, found.centre, found.allow_fp16)
         sums: Tensor = run(raw, z, found.rows(rank), None, *rest)
         panel = z
         for step in _steps(found):
@@ -229,7 +228,7 @@ class _ShardedGradient(FirstDerivative):
         ranks, n = found.ranks, len(z)
         grad = ranks.total(grad)
         both_ways = (grad + grad.mT).contiguous()
-        rest = (gamma, found.centre, *last_argument(found.one_product))
+        rest = (gamma, found.centre, found.allow_fp16)
         gradient: Tensor = run(raw, grad, z, found.rows(ranks.rank), None, *rest)
         panel, owed = z, torch.zeros_like(z)
         for step in _steps(found):

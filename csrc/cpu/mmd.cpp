@@ -4,8 +4,8 @@
 // z_j|^2). FLOPs: n^2 d for n pooled rows (the lower triangle only; 2 n m d for rows against other columns). Memory:
 // two packed copies of the points, O(n d), and one block of inner products a thread; never an n x n matrix. Trick:
 // inner products of a block by the packed product, then distance, exponential and sum while it is in cache.
-#include "../common/weighted_sums.h"
 #include "../common/ops.h"
+#include "../common/weighted_sums.h"
 #include "request.h"
 
 namespace awpf {
@@ -86,9 +86,9 @@ Tensor rbf_sums(Tensor z, Tensor rows, std::optional<Tensor> columns, Tensor gam
   return sums;
 }
 
-Tensor rbf_weighted_sums(Tensor z, Tensor rows, Tensor gamma, Tensor coefficients, Tensor constant, bool one_product) {
+Tensor rbf_weighted_sums(Tensor z, Tensor rows, Tensor gamma, Tensor coefficients, Tensor constant, bool allow_fp16) {
   check_weights(coefficients, constant, z, rows);
-  const Tensor sums = rbf_sums(z, rows, std::nullopt, gamma, std::nullopt, one_product);
+  const Tensor sums = rbf_sums(z, rows, std::nullopt, gamma, std::nullopt, allow_fp16);
   const bool wide = z.scalar_type() == ScalarType::Double;
   Tensor values = torch::stable::new_empty(gamma, {sums.size(0)}, value_type(z));
   const int64_t cells = sums.size(1) * sums.size(2);

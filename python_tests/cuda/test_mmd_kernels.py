@@ -36,7 +36,7 @@ def error(found, expected):
 def test_sums_of_two_samples(emulated, dtype, n, m, d):
     z = (torch.randn(n + m, d) + 1).to(dtype)
     rows, gamma = ranges((0, n), (n, n + m)), wide(n + m)
-    found = emulated.rbf_sums(z, rows, None, gamma, None)
+    found = emulated.rbf_sums(z, rows, None, gamma, None, False)
     in_double = dtype == DOUBLE or n + m < 512
     assert error(found, block_sums(z, rows, None, gamma)) < (1e-14 if in_double else 1e-8)
     assert torch.equal(found, found.mT)
@@ -48,7 +48,7 @@ def test_sums_of_many_groups_some_empty(emulated, dtype):
     z = torch.randn(601, 5).to(dtype)
     ends = torch.tensor([0, 0, 3, 3, 50, 51, 52, 180, 180, 513, 601, 601])
     rows, gamma = torch.stack([ends[:-1], ends[1:]], -1).unsqueeze(0), wide(601)
-    found = emulated.rbf_sums(z, rows, None, gamma, None)
+    found = emulated.rbf_sums(z, rows, None, gamma, None, False)
     expected = block_sums(z, rows, None, gamma)
     assert torch.equal(found == 0, expected == 0)
     assert torch.allclose(found, expected, rtol=1e-13 if dtype == DOUBLE else 2e-7, atol=0)
@@ -61,10 +61,10 @@ def test_sums_of_ragged_problems(emulated, dtype):
     z = torch.randn(800, 6).to(dtype)
     bounds = [[[100, 400], [400, 730]], [[0, 40], [60, 99]], [[5, 5], [9, 9]]]
     rows, gamma = torch.tensor(bounds), wide(600).repeat(3, 1)
-    found = emulated.rbf_sums(z, rows, None, gamma, None)
+    found = emulated.rbf_sums(z, rows, None, gamma, None, False)
     assert torch.allclose(found, block_sums(z, rows, None, gamma), rtol=1e-8, atol=0)
     for p in range(3):
-        alone = emulated.rbf_sums(z, rows[p : p + 1], None, gamma[p : p + 1], None)
+        alone = emulated.rbf_sums(z, rows[p : p + 1], None, gamma[p : p + 1], None, False)
         assert torch.equal(alone[0], found[p])
 
 
@@ -75,7 +75,7 @@ def test_sums_of_rectangles_with_a_given_centre(emulated, dtype):
     rows, columns = ranges((0, 5), (5, 200), (200, 200)), ranges((200, 451), (451, 700))
     gamma, centre = wide(700), torch.full((1, 13), 4.7, dtype=DOUBLE)
     for given in (None, centre):
-        found = emulated.rbf_sums(z, rows, columns, gamma, given)
+        found = emulated.rbf_sums(z, rows, columns, gamma, given, False)
         expected = block_sums(z, rows, columns, gamma)
         assert torch.allclose(found, expected, rtol=1e-13 if dtype == DOUBLE else 1e-7, atol=0)
 
@@ -84,7 +84,7 @@ def test_columns_of_several_tiles_a_segment(emulated):
     """More than 32 tiles of 128 columns."""
     z = torch.randn(4400, 2)
     rows, columns = ranges((0, 2), (2, 7)), ranges((7, 700), (700, 4399), (4399, 4400))
-    found = emulated.rbf_sums(z, rows, columns, wide(4400), None)
+    found = emulated.rbf_sums(z, rows, columns, wide(4400), None, False)
     assert torch.allclose(found, block_sums(z, rows, columns, wide(4400)), rtol=1e-7, atol=0)
 
 
@@ -93,10 +93,10 @@ def test_columns_of_several_tiles_a_segment(emulated):
 def test_groups_may_share_rows(emulated, dtype):
     z, gamma = torch.randn(40, 3).to(dtype), torch.ones(1, 1, dtype=DOUBLE)
     rows = ranges((0, 30), (10, 40), (0, 30))
-    found = emulated.rbf_sums(z, rows, rows.clone(), gamma, None)
+    found = emulated.rbf_sums(z, rows, rows.clone(), gamma, None, False)
     assert torch.allclose(found, block_sums(z, rows, None, gamma), rtol=1e-12)
     two = torch.tensor([[[0, 5], [5, 9]], [[8, 20], [20, 22]]])  # row 8 is in both problems
-    found = emulated.rbf_sums(z, two, None, gamma.repeat(2, 1), None)
+    found = emulated.rbf_sums(z, two, None, gamma.repeat(2, 1), None, False)
     assert torch.allclose(found, block_sums(z, two, None, gamma.repeat(2, 1)), rtol=1e-12)
 
 
@@ -107,29 +107,33 @@ def test_bad_values_become_nan_where_they_are_and_nowhere_else(emulated):
     rows = torch.stack([first, first + 40, first + 40, first + 100], -1).view(3, 2, 2)
     z[150, 2] = float("inf")
     gamma[2, 1] = float("nan")
-    found = emulated.rbf_sums(z, rows, None, gamma, None)
+    found = emulated.rbf_sums(z, rows, None, gamma, None, False)
     assert torch.isnan(found[1:]).all()
     assert not torch.isnan(found[0]).any()
-    _, gradient = emulated.rbf_sums_and_gradient(z, rows, gamma, torch.ones(3, 2, 2).double())
+    _, gradient = emulated.rbf_sums_and_gradient(
+        z, rows, gamma, torch.ones(3, 2, 2).double(), False
+    )
     assert torch.isnan(gradient[100:]).all()
     assert not torch.isnan(gradient[:100]).any()
-    assert torch.isnan(emulated.rbf_permutation_sums(z, rows, gamma, 3, 0)[1:]).all()
+    assert torch.isnan(emulated.rbf_permutation_sums(z, rows, gamma, 3, 0, False)[1:]).all()
 
 
 @pytest.mark.usefixtures("small_or_not")
 def test_ranges_outside_of_z_are_cut_off(emulated):
     """Values cannot be looked at without waiting for the device; they must not reach memory."""
     z, gamma = torch.randn(30, 3), torch.full((1, 1), 0.1, dtype=DOUBLE)
-    found = emulated.rbf_sums(z, ranges((-(2**62), 10), (10, 2**62), (9, 5)), None, gamma, None)
+    found = emulated.rbf_sums(
+        z, ranges((-(2**62), 10), (10, 2**62), (9, 5)), None, gamma, None, False
+    )
     cut = ranges((0, 10), (10, 30), (5, 5))
-    assert torch.equal(found, emulated.rbf_sums(z, cut, None, gamma, None))
+    assert torch.equal(found, emulated.rbf_sums(z, cut, None, gamma, None, False))
 
 
 @pytest.mark.parametrize("make", accuracy.DATA, ids=lambda make: make.__name__)
 @pytest.mark.usefixtures("small_or_not")
 def test_the_contract_of_single_precision(emulated, make):
     def sums(z, rows, gamma):
-        return emulated.rbf_sums(z, rows, None, gamma, None)[0]
+        return emulated.rbf_sums(z, rows, None, gamma, None, False)[0]
 
     dtypes = (torch.float32, torch.float16) if make in HALF_DATA else (torch.float32,)
     for dtype in dtypes:
@@ -150,11 +154,11 @@ def test_gradients_of_two_samples(emulated, dtype, n, m, d):
     rows, gamma = ranges((0, n), (n, n + m)), wide(n + m)
     weights = torch.tensor([[1 / n**2, -1 / (n * m)], [-1 / (n * m), 1 / m**2]], dtype=DOUBLE)
     expected = block_gradient(z, [n, m], gamma[0].tolist(), weights)
-    sums, found = emulated.rbf_sums_and_gradient(z, rows, gamma, weights[None])
-    assert torch.equal(sums, emulated.rbf_sums(z, rows, None, gamma, None))
+    sums, found = emulated.rbf_sums_and_gradient(z, rows, gamma, weights[None], False)
+    assert torch.equal(sums, emulated.rbf_sums(z, rows, None, gamma, None, False))
     assert found.dtype == (DOUBLE if dtype == DOUBLE else torch.float32)
     assert error(found, expected) < (1e-12 if dtype == DOUBLE else 2e-6)
-    alone = emulated.rbf_sums_backward(weights[None], z, rows, None, gamma, None)
+    alone = emulated.rbf_sums_backward(weights[None], z, rows, None, gamma, None, False)
     assert torch.equal(alone, found.to(dtype))
 
 
@@ -163,9 +167,9 @@ def test_gradients_of_more_features_than_a_chunk(emulated):
     z, gamma = torch.randn(515, 270), wide(515) / 14
     rows, columns = ranges((0, 4), (4, 15)), ranges((15, 200), (200, 515))
     weights = torch.randn(1, 2, 2, dtype=DOUBLE)
-    found = emulated.rbf_sums_backward(weights, z, rows, columns, gamma, None)
+    found = emulated.rbf_sums_backward(weights, z, rows, columns, gamma, None, False)
     z = z.double()
-    expected = torch.ops.awpf.rbf_sums_backward(weights, z, rows, columns, gamma, None)
+    expected = torch.ops.awpf.rbf_sums_backward(weights, z, rows, columns, gamma, None, False)
     for part in (slice(0, 15), slice(15, 515)):
         assert error(found[part], expected[part]) < 2e-6
 
@@ -176,16 +180,18 @@ def test_gradients_of_uneven_groups_and_rectangles(emulated, dtype):
     z = torch.randn(600, 9).to(dtype)
     rows, gamma = ranges((3, 4), (4, 250), (250, 590)), wide(600)
     weights = torch.tensor([[1.0, -3e-3, 0], [-3e-3, 1e-5, 2e-6], [0, 2e-6, -1e-6]], dtype=DOUBLE)
-    found = emulated.rbf_sums_backward(weights[None], z, rows, None, gamma, None)
-    expected = torch.ops.awpf.rbf_sums_backward(weights[None], z.double(), rows, None, gamma, None)
+    found = emulated.rbf_sums_backward(weights[None], z, rows, None, gamma, None, False)
+    expected = torch.ops.awpf.rbf_sums_backward(
+        weights[None], z.double(), rows, None, gamma, None, False
+    )
     for begin, end in rows[0].tolist():
         assert error(found[begin:end], expected[begin:end]) < (1e-12 if dtype == DOUBLE else 3e-6)
     outside = torch.cat([found[:3], found[590:]])
     assert torch.equal(outside, torch.zeros_like(outside))
     left, right = rows[:, :1].clone(), rows[:, 1:].clone()
-    found = emulated.rbf_sums_backward(weights[None, :1, 1:], z, left, right, gamma, None)
+    found = emulated.rbf_sums_backward(weights[None, :1, 1:], z, left, right, gamma, None, False)
     expected = torch.ops.awpf.rbf_sums_backward(
-        weights[None, :1, 1:].contiguous(), z.double(), left, right, gamma, None
+        weights[None, :1, 1:].contiguous(), z.double(), left, right, gamma, None, False
     )
     assert error(found, expected) < (1e-12 if dtype == DOUBLE else 3e-6)
 
@@ -200,8 +206,8 @@ def test_permutations_are_those_of_the_cpu(emulated, dtype, n, m, count):
     first = torch.tensor([0, n + m])
     rows = torch.stack([first, first + n, first + n, first + n + m], -1).view(2, 2, 2)
     gamma = wide(n + m).repeat(2, 1)
-    found = emulated.rbf_permutation_sums(z, rows, gamma, count, 5)
-    expected = torch.ops.awpf.rbf_permutation_sums(z.double(), rows, gamma, count, 5)
+    found = emulated.rbf_permutation_sums(z, rows, gamma, count, 5, False)
+    expected = torch.ops.awpf.rbf_permutation_sums(z.double(), rows, gamma, count, 5, False)
     assert found.shape == (2, count + 1, 3)
     tolerance = 1e-13 if dtype == DOUBLE else 1e-9 if n + m < 512 else 1e-8
     assert torch.allclose(found, expected, rtol=tolerance, atol=0)
@@ -209,8 +215,8 @@ def test_permutations_are_those_of_the_cpu(emulated, dtype, n, m, count):
 
 def test_more_splits_than_fit_at_once(emulated):
     z, rows, gamma = torch.randn(7, 2), ranges((0, 3), (3, 7)), torch.ones(1, 1, dtype=DOUBLE)
-    found = emulated.rbf_permutation_sums(z, rows, gamma, 2200, 9)
-    expected = torch.ops.awpf.rbf_permutation_sums(z, rows, gamma, 2200, 9)
+    found = emulated.rbf_permutation_sums(z, rows, gamma, 2200, 9, False)
+    expected = torch.ops.awpf.rbf_permutation_sums(z, rows, gamma, 2200, 9, False)
     assert torch.allclose(found, expected, rtol=1e-8)
 
 
@@ -240,13 +246,13 @@ Z = torch.randn(520, 34)
 ROWS, GAMMA = ranges((0, 250), (250, 251), (251, 520)), wide(520)
 WEIGHTS = torch.randn(1, 3, 3, dtype=DOUBLE)
 CALLS = {
-    "sums": lambda op, z: op.rbf_sums(z, ROWS, None, GAMMA, None),
+    "sums": lambda op, z: op.rbf_sums(z, ROWS, None, GAMMA, None, False),
     "rectangles": lambda op, z: op.rbf_sums(
-        z, ROWS[:, :1].clone(), ROWS[:, 1:].clone(), GAMMA, None
+        z, ROWS[:, :1].clone(), ROWS[:, 1:].clone(), GAMMA, None, False
     ),
-    "sums and gradient": lambda op, z: op.rbf_sums_and_gradient(z, ROWS, GAMMA, WEIGHTS),
+    "sums and gradient": lambda op, z: op.rbf_sums_and_gradient(z, ROWS, GAMMA, WEIGHTS, False),
     "permutations": lambda op, z: op.rbf_permutation_sums(
-        z, ROWS[:, ::2].contiguous(), GAMMA, 20, 1
+        z, ROWS[:, ::2].contiguous(), GAMMA, 20, 1, False
     ),
     "median": lambda op, z: op.median_square_distance(z, ROWS, 100, 1),
 }

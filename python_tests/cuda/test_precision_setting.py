@@ -62,7 +62,7 @@ def test_gradients_and_permutations_too(emulated):
     alone = emulated.rbf_sums_backward(weights[None], z, TWO, None, GAMMA, None, True)
     assert torch.equal(alone, gradient)
     found = emulated.rbf_permutation_sums(z, TWO, GAMMA, 3, 0, True)
-    rounded = torch.ops.awpf.rbf_permutation_sums(kept(z), TWO, GAMMA, 3, 0)
+    rounded = torch.ops.awpf.rbf_permutation_sums(kept(z), TWO, GAMMA, 3, 0, False)
     assert torch.allclose(found, rounded, rtol=2e-6, atol=0)
 
 
@@ -70,7 +70,7 @@ def test_gradients_and_permutations_too(emulated):
 def test_it_is_about_float32_alone(emulated, dtype):
     z = points().to(dtype)
     with_it = emulated.rbf_sums(z, ROWS, None, GAMMA, None, True)
-    assert torch.equal(with_it, emulated.rbf_sums(z, ROWS, None, GAMMA, None))
+    assert torch.equal(with_it, emulated.rbf_sums(z, ROWS, None, GAMMA, None, False))
 
 
 def test_the_setting_reaches_every_kernel(use_emulated, emulated, request):

@@ -25,7 +25,7 @@ def batch(problems, n, m, d, dtype=torch.float32):
 def test_sums_of_small_problems_are_one_launch(emulated, launches, dtype, problems, n, m):
     z, rows, gamma = batch(problems, n, m, 9, dtype)
     found = []
-    count = launches(lambda: found.append(emulated.rbf_sums(z, rows, None, gamma, None)))
+    count = launches(lambda: found.append(emulated.rbf_sums(z, rows, None, gamma, None, False)))
     assert count == 1
     expected = block_sums(z, rows, None, gamma)
     bound = 1e-13 if dtype == DOUBLE or n + m < 512 else 2e-8
@@ -41,7 +41,7 @@ def test_weighted_sums_come_out_of_the_same_launch(emulated, launches, resident_
 
     def call():
         weighted = emulated.rbf_weighted_sums
-        found.append(weighted(z, rows, gamma, coefficients, constant))
+        found.append(weighted(z, rows, gamma, coefficients, constant, False))
 
     assert launches(call) == 1
     resident_blocks(0)
@@ -57,19 +57,19 @@ def test_a_gradient_is_four_launches(emulated, launches):
     weights = torch.randn(3, 2, 2, dtype=DOUBLE)
     for points, expected in ((z, 4), (z.double(), 3)):
         both = emulated.rbf_sums_and_gradient
-        assert launches(lambda z=points, f=both: f(z, rows, gamma, weights)) == expected
+        assert launches(lambda z=points, f=both: f(z, rows, gamma, weights, False)) == expected
 
 
 def test_what_is_not_small_takes_several_launches(emulated, launches, resident_blocks):
     def count(problems, n, m):
         z, rows, gamma = batch(problems, n, m, 2)
-        return launches(lambda: emulated.rbf_sums(z, rows, None, gamma, None))
+        return launches(lambda: emulated.rbf_sums(z, rows, None, gamma, None, False))
 
     assert count(1, 513, 512) > 1  # rows
     assert count(1000, 1, 1) > 1  # tables beyond what shared memory has room for
     groups = torch.arange(6).view(1, 6, 1) + torch.tensor([0, 1])
     many = (torch.randn(6, 2), groups, None, torch.ones(1, 1, dtype=DOUBLE), None)
-    assert launches(lambda: emulated.rbf_sums(*many)) > 1  # sums of a problem
+    assert launches(lambda: emulated.rbf_sums(*many, False)) > 1  # sums of a problem
     resident_blocks(0)  # a device with too little shared memory
     assert count(1, 5, 5) > 1
 
@@ -78,9 +78,9 @@ def test_what_is_not_small_takes_several_launches(emulated, launches, resident_b
 def test_any_number_of_blocks_gives_the_same_bits(emulated, resident_blocks, resident):
     for problems in (1, 4, 9):
         z, rows, gamma = batch(problems, 100, 60, 11)
-        expected = emulated.rbf_sums(z, rows, None, gamma, None)
+        expected = emulated.rbf_sums(z, rows, None, gamma, None, False)
         resident_blocks(resident)
-        assert torch.equal(emulated.rbf_sums(z, rows, None, gamma, None), expected)
+        assert torch.equal(emulated.rbf_sums(z, rows, None, gamma, None, False), expected)
         resident_blocks(6)
 
 
@@ -88,12 +88,12 @@ def test_the_order_of_threads_and_blocks_changes_no_bit(emulated, emulator_order
     for problems, n, m in ((1, 300, 290), (8, 70, 60)):
         z, rows, gamma = batch(problems, n, m, 20)
         weights = torch.randn(problems, 2, 2, dtype=DOUBLE)
-        expected = emulated.rbf_sums(z, rows, None, gamma, None)
-        _, gradient = emulated.rbf_sums_and_gradient(z, rows, gamma, weights)
+        expected = emulated.rbf_sums(z, rows, None, gamma, None, False)
+        _, gradient = emulated.rbf_sums_and_gradient(z, rows, gamma, weights, False)
         for kind, seed in ((1, 0), (2, 1), (2, 2)):
             emulator_order(kind, seed)
-            assert torch.equal(emulated.rbf_sums(z, rows, None, gamma, None), expected)
-            sums, found = emulated.rbf_sums_and_gradient(z, rows, gamma, weights)
+            assert torch.equal(emulated.rbf_sums(z, rows, None, gamma, None, False), expected)
+            sums, found = emulated.rbf_sums_and_gradient(z, rows, gamma, weights, False)
             assert torch.equal(sums, expected)
             assert torch.equal(found, gradient)
         emulator_order(0, 0)
@@ -102,12 +102,12 @@ def test_the_order_of_threads_and_blocks_changes_no_bit(emulated, emulator_order
 def test_problems_that_share_rows_do_not_disturb_the_others(emulated):
     z, rows, gamma = batch(4, 300, 250, 5)
     rows[1, 1, 1] += 30  # reaches into problem 2
-    found = emulated.rbf_sums(z, rows, None, gamma, None)
+    found = emulated.rbf_sums(z, rows, None, gamma, None, False)
     expected = block_sums(z, rows, None, gamma)
     assert torch.allclose(found, expected, rtol=1e-8, atol=0)
     assert torch.allclose(found[1:3], expected[1:3], rtol=1e-13, atol=0)  # by differences
     weights = torch.ones(4, 2, 2, dtype=DOUBLE)
-    _, gradient = emulated.rbf_sums_and_gradient(z, rows, gamma, weights)
+    _, gradient = emulated.rbf_sums_and_gradient(z, rows, gamma, weights, False)
     assert torch.isnan(gradient).all()
 
 
@@ -115,7 +115,7 @@ def test_gradients_of_a_batch(emulated):
     n, m = 300, 250
     z, rows, gamma = batch(3, n, m, 8)
     weights = torch.tensor([[1 / n**2, -1 / (n * m)], [-1 / (n * m), 1 / m**2]], dtype=DOUBLE)
-    _, found = emulated.rbf_sums_and_gradient(z, rows, gamma, weights.repeat(3, 1, 1))
+    _, found = emulated.rbf_sums_and_gradient(z, rows, gamma, weights.repeat(3, 1, 1), False)
     for p, part in enumerate(found.split(n + m)):
         own = z[p * (n + m) : (p + 1) * (n + m)]
         expected = block_gradient(own, [n, m], gamma[p].tolist(), weights)

@@ -30,7 +30,7 @@ def portable(emulated, capability):
 
     def call(*arguments):
         capability(80)
-        sums = emulated.rbf_sums(*arguments)
+        sums = emulated.rbf_sums(*arguments, False)
         capability(90)
         return sums
 
@@ -48,7 +48,7 @@ def test_sums_of_groups_some_empty(emulated, portable, dtype, n, d):
     z = (torch.randn(n, d) + (dtype == torch.float32)).to(dtype)
     rows, gamma = ranges([0, 0, 3, 50, 180, 513, n]), wide(n, d)
     found, expected = (
-        emulated.rbf_sums(z, rows, None, gamma, None),
+        emulated.rbf_sums(z, rows, None, gamma, None, False),
         block_sums(z, rows, None, gamma),
     )
     assert torch.equal(found == 0, expected == 0)
@@ -60,7 +60,7 @@ def test_sums_of_groups_some_empty(emulated, portable, dtype, n, d):
 def test_sums_are_those_of_other_kernels(emulated, portable):
     """Else this file tests nothing: every 32 of the depth are rounded together, not every 16."""
     z, rows = torch.randn(550, 40), ranges([0, 1, 2, 3, 300, 550])
-    found = emulated.rbf_sums(z, rows, None, wide(550, 40), None)
+    found = emulated.rbf_sums(z, rows, None, wide(550, 40), None, False)
     assert not torch.equal(found, portable(z, rows, None, wide(550, 40), None))
 
 
@@ -71,7 +71,7 @@ def test_bits_do_not_depend_on_the_order_of_threads_and_blocks(emulated, emulato
         seen = []
         for kind, seed in ((0, 0), (1, 0), (2, 11)):
             emulator_order(kind, seed)
-            seen.append(emulated.rbf_sums(points, rows, None, gamma, None))
+            seen.append(emulated.rbf_sums(points, rows, None, gamma, None, False))
         assert torch.equal(seen[0], seen[1])
         assert torch.equal(seen[0], seen[2])
 
@@ -84,7 +84,7 @@ def test_sums_of_rectangles_with_a_given_centre(emulated, dtype):
     columns = torch.tensor([[[600, 601], [700, 2000], [2100, 4700], [130, 420], [430, 431]]])
     gamma, centre = wide(4000, 13), torch.full((1, 13), 4.7, dtype=DOUBLE)
     for given in (None, centre):
-        found = emulated.rbf_sums(z, rows, columns, gamma, given)
+        found = emulated.rbf_sums(z, rows, columns, gamma, given, False)
         expected = block_sums(z, rows, columns, gamma)
         assert torch.allclose(found, expected, rtol=1e-7, atol=0)
 
@@ -100,7 +100,7 @@ def test_sums_of_ragged_problems(emulated, dtype):
         [[800, 1100], [1100, 1101], [1150, 1400], [1400, 1413], [1500, 1890]],
     ]
     rows, gamma = torch.tensor(bounds), wide(600, 40).repeat(4, 1)
-    found = emulated.rbf_sums(z, rows, None, gamma, None)
+    found = emulated.rbf_sums(z, rows, None, gamma, None, False)
     assert torch.allclose(found, block_sums(z, rows, None, gamma), rtol=1e-7, atol=0)
 
 
@@ -109,7 +109,7 @@ def test_bad_values_become_nan_where_they_are_and_nowhere_else(emulated):
     ends = torch.tensor([[0, 100, 200, 300, 400, 640], [650, 700, 800, 900, 1000, 1300]])
     rows = torch.stack([ends[:, :-1], ends[:, 1:]], -1)
     z[900, 2] = float("inf")
-    found = emulated.rbf_sums(z, rows, None, gamma, None)
+    found = emulated.rbf_sums(z, rows, None, gamma, None, False)
     assert torch.isnan(found[1]).all()
     assert not torch.isnan(found[0]).any()
 
@@ -121,7 +121,7 @@ def test_the_contract_of_single_precision(emulated, make):
 
     def sums(z, _, gamma):
         rows = ranges([0, 110, n, n, n + 50, n + m])
-        blocks = emulated.rbf_sums(z, rows, None, gamma, None)[0]
+        blocks = emulated.rbf_sums(z, rows, None, gamma, None, False)[0]
         return torch.stack([torch.stack([blocks[i][:, j].sum() for j in parts]) for i in parts])
 
     worst = max(accuracy.ratios(make(n + m, 24), n, sums))

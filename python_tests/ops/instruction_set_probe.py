@@ -35,15 +35,15 @@ def probe_mmd(dtype: torch.dtype, tolerance: float) -> None:
         rows = torch.tensor([[[0, n], [n, n + m]]])
         gamma = torch.tensor([[0.25, 0.5, 1.0, 3.0]], dtype=torch.float64) / (8 * d)
         exact = references.block_sums(z, rows, None, gamma)
-        sums = AWPF.rbf_sums(z, rows, None, gamma, None)
+        sums = AWPF.rbf_sums(z, rows, None, gamma, None, False)
         note(f"sums {dtype}", sums, exact, tolerance / 50)
         first, second = rows[:, :1].contiguous(), rows[:, 1:].contiguous()
-        across = AWPF.rbf_sums(z, first, second, gamma, None)
+        across = AWPF.rbf_sums(z, first, second, gamma, None, False)
         note(f"rectangles {dtype}", across, exact[:, :1, 1:], tolerance / 50)
-        split = AWPF.rbf_permutation_sums(z, rows, gamma, 5, 0)[0, 0]
+        split = AWPF.rbf_permutation_sums(z, rows, gamma, 5, 0, False)[0, 0]
         note(f"permutations {dtype}", split, exact[0].flatten()[[0, 1, 3]], tolerance)
         weights = torch.tensor([[[1.0, -2.0], [-2.0, 1.5]]], dtype=torch.float64)
-        gradient = AWPF.rbf_sums_and_gradient(z, rows, gamma, weights)[1]
+        gradient = AWPF.rbf_sums_and_gradient(z, rows, gamma, weights, False)[1]
         expected = references.block_gradient(z, [n, m], gamma[0].tolist(), weights[0])
         note(f"gradient {dtype}", gradient, expected, 2 * tolerance)
         median = awpf_ext.median_bandwidth(z)
@@ -70,7 +70,7 @@ def probe_low_rank(dtype: torch.dtype, tolerance: float) -> None:
 def splits_of_a_seed() -> list[float]:
     z, rows = torch.arange(40.0).double().unsqueeze(1), torch.tensor([[[0, 17], [17, 40]]])
     gamma = torch.full((1, 1), 0.01, dtype=torch.float64)
-    sums: list[float] = AWPF.rbf_permutation_sums(z, rows, gamma, 30, 3)[0, :, 0].tolist()
+    sums: list[float] = AWPF.rbf_permutation_sums(z, rows, gamma, 30, 3, False)[0, :, 0].tolist()
     return sums
 
 

@@ -61,21 +61,21 @@ CALLS = {
     ),
     "mmd_matrix": (lambda x: awpf_ext.mmd_matrix(x, GROUPS), (X,)),
     "mmd_test": (lambda x, y: tuple(awpf_ext.mmd_test(x, y, permutations=40)), (X, Y)),
-    "block sums": (lambda z: AWPF.rbf_sums(z, ROWS, None, GAMMA, None), (X.detach(),)),
+    "block sums": (lambda z: AWPF.rbf_sums(z, ROWS, None, GAMMA, None, False), (X.detach(),)),
     "block sums in double": (
-        lambda z: AWPF.rbf_sums(z, ROWS, None, GAMMA, None),
+        lambda z: AWPF.rbf_sums(z, ROWS, None, GAMMA, None, False),
         (X.detach().double(),),
     ),
     "block sums of rectangles": (
-        lambda z: AWPF.rbf_sums(z, ROWS[:, :1].clone(), ROWS[:, 1:].clone(), GAMMA, None),
+        lambda z: AWPF.rbf_sums(z, ROWS[:, :1].clone(), ROWS[:, 1:].clone(), GAMMA, None, False),
         (X.detach(),),
     ),
     "sums of permutations": (
-        lambda z: AWPF.rbf_permutation_sums(z, ROWS, GAMMA, 30, 0),
+        lambda z: AWPF.rbf_permutation_sums(z, ROWS, GAMMA, 30, 0, False),
         (X.detach(),),
     ),
     "sums and gradient": (
-        lambda z: AWPF.rbf_sums_and_gradient(z, ROWS, GAMMA, WEIGHTS),
+        lambda z: AWPF.rbf_sums_and_gradient(z, ROWS, GAMMA, WEIGHTS, False),
         (X.detach(),),
     ),
     "raw scatter": (lambda z: AWPF.scatter(z[None], GROUPS[None], 9), (X.detach(),)),

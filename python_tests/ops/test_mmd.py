@@ -91,7 +91,7 @@ def test_the_pool_is_centred_before_anything_is_rounded(shift):
     rows, gamma = torch.tensor([[[0, 60], [60, 110]]]), torch.ones(1, 1).double()
     z = torch.cat([x, y])
     assert torch.allclose(
-        sums(z + shift, rows, gamma, 3, 0), sums(z, rows, gamma, 3, 0), rtol=1e-11
+        sums(z + shift, rows, gamma, 3, 0, False), sums(z, rows, gamma, 3, 0, False), rtol=1e-11
     )
     sigma = awpf_ext.median_bandwidth(z)
     assert float(awpf_ext.median_bandwidth(z + shift)) == pytest.approx(float(sigma), rel=1e-11)

@@ -102,16 +102,16 @@ def block_sums_of(squares: torch.Tensor, n: int, gammas: list[float]) -> tuple[t
 
 
 def sums_alone(z, rows, gamma):
-    return torch.ops.awpf.rbf_sums(z, rows, None, gamma, None)[0]
+    return torch.ops.awpf.rbf_sums(z, rows, None, gamma, None, False)[0]
 
 
 def sums_with_gradient(z, rows, gamma):
     coefficients = torch.ones(1, 2, 2, dtype=torch.float64)
-    return torch.ops.awpf.rbf_sums_and_gradient(z, rows, gamma, coefficients)[0][0]
+    return torch.ops.awpf.rbf_sums_and_gradient(z, rows, gamma, coefficients, False)[0][0]
 
 
 def sums_of_permutations(z, rows, gamma):
-    xx, xy, yy = torch.ops.awpf.rbf_permutation_sums(z, rows, gamma, 0, 0)[0, 0]
+    xx, xy, yy = torch.ops.awpf.rbf_permutation_sums(z, rows, gamma, 0, 0, False)[0, 0]
     return torch.stack([torch.stack([xx, xy]), torch.stack([xy, yy])])
 
 
@@ -164,7 +164,7 @@ def test_the_result_carries_one_rounding_more():
     x, y = mean_20(300, 20), mean_20(280, 20) + 0.1
     gamma = torch.tensor([[0.5 / 9.0]], dtype=torch.float64)
     rows = torch.tensor([[[0, 300], [300, 580]]])
-    sums = torch.ops.awpf.rbf_sums(torch.cat([x, y]), rows, None, gamma, None)[0]
+    sums = torch.ops.awpf.rbf_sums(torch.cat([x, y]), rows, None, gamma, None, False)[0]
     expected = estimate(sums[0, 0], sums[0, 1], sums[1, 1], 300, 280, "biased").float()
     assert torch.equal(awpf_ext.mmd(x, y, bandwidth=3.0), expected)
 
@@ -179,7 +179,7 @@ def test_large_samples(make):
     for gammas in kernels(mean_square, n + m).values():
         gamma = torch.tensor([gammas], dtype=torch.float64)
         found, exact = (
-            torch.ops.awpf.rbf_sums(points, rows, None, gamma, None)[0]
+            torch.ops.awpf.rbf_sums(points, rows, None, gamma, None, False)[0]
             for points in (z, z.double())
         )
         scale = float(exact[0, 0]) / n**2 + float(exact[1, 1]) / m**2

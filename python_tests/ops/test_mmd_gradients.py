@@ -222,9 +222,9 @@ def test_a_gradient_of_shared_rows_is_refused():
     """Groups of a raw call may overlap for sums; a gradient would be written twice."""
     z, gamma = torch.randn(6, 2), torch.ones(1, 1).double()
     shared = torch.tensor([[[0, 4], [3, 6]]])
-    assert torch.ops.awpf.rbf_sums(z, shared, None, gamma, None).shape == (1, 2, 2)
+    assert torch.ops.awpf.rbf_sums(z, shared, None, gamma, None, False).shape == (1, 2, 2)
     grad = torch.ones(1, 2, 2).double()
     with pytest.raises((ValueError, RuntimeError), match="share rows"):
-        torch.ops.awpf.rbf_sums_backward(grad, z, shared, None, gamma, None)
+        torch.ops.awpf.rbf_sums_backward(grad, z, shared, None, gamma, None, False)
     with pytest.raises((ValueError, RuntimeError), match="share rows"):
-        torch.ops.awpf.rbf_sums_and_gradient(z, shared, gamma, grad)
+        torch.ops.awpf.rbf_sums_and_gradient(z, shared, gamma, grad, False)

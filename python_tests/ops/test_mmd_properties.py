@@ -140,10 +140,10 @@ def test_block_sums_of_parts_add_up_to_the_whole(case):
     cut = len(z) // 3
     whole = torch.tensor([[[0, len(z)]]])
     parts = torch.tensor([[[0, cut], [cut, len(z)]]])
-    total = torch.ops.awpf.rbf_sums(z, whole, None, gamma, None)
-    blocks = torch.ops.awpf.rbf_sums(z, parts, None, gamma, None)
+    total = torch.ops.awpf.rbf_sums(z, whole, None, gamma, None, False)
+    blocks = torch.ops.awpf.rbf_sums(z, parts, None, gamma, None, False)
     assert abs(float(blocks.sum() / total.sum()) - 1) < 1e-8
-    against = torch.ops.awpf.rbf_sums(z, parts, whole, gamma, None)
+    against = torch.ops.awpf.rbf_sums(z, parts, whole, gamma, None, False)
     assert abs(float(against.sum() / total.sum()) - 1) < 1e-8
 
 

@@ -31,7 +31,7 @@ def memberships(n, m, permutations, seed):
     points = torch.diag((-weights.log()).sqrt())
     rows = torch.tensor([[[0, n], [n, total]]])
     gamma = torch.ones(1, 1).double()
-    sums = torch.ops.awpf.rbf_permutation_sums(points, rows, gamma, permutations, seed)[0]
+    sums = torch.ops.awpf.rbf_permutation_sums(points, rows, gamma, permutations, seed, False)[0]
     subsets = list(itertools.combinations(range(total), n))
     table = []
     for subset in subsets:

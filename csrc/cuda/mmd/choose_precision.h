@@ -36,7 +36,7 @@ __device__ __forceinline__ void choose_precision(const Plan& plan, int64_t rows,
     // A difference, since fmax, by which from_centre was found, returns the other operand of a NaN.
     if (!(from_origin - from_origin == 0))
       scaling.precision = Precision::invalid;
-    else if (as_it_is || (plan.one_product && plan.type == ScalarType::Float))
+    else if (as_it_is || (plan.allow_fp16 && plan.type == ScalarType::Float))
       scaling.precision = Precision::fp16;
     else if (plan.type != ScalarType::Double && float_is_enough(mean_gamma * from_centre, rows))
       scaling.precision = Precision::fp16_split;

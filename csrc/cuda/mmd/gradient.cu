@@ -213,9 +213,9 @@ void check_coefficients(const Tensor& coefficients, const Plan& plan, const Tens
 }  // namespace
 
 Tensor rbf_sums_backward(Tensor grad, Tensor z, Tensor rows, std::optional<Tensor> columns, Tensor gamma,
-                         std::optional<Tensor> centre, bool one_product) {
+                         std::optional<Tensor> centre, bool allow_fp16) {
   const DeviceScope scope(z);
-  const Prepared prepared = prepare(z, rows, columns, gamma, centre, one_product, false, scope.stream);
+  const Prepared prepared = prepare(z, rows, columns, gamma, centre, allow_fp16, false, scope.stream);
   check_coefficients(grad, prepared.plan, z, "grad");
   Tensor gradient = torch::stable::new_zeros(z, {z.size(0), z.size(1)});
   launch_gradients(prepared.plan, grad, gradient, false, scope.stream);
@@ -223,9 +223,9 @@ Tensor rbf_sums_backward(Tensor grad, Tensor z, Tensor rows, std::optional<Tenso
 }
 
 std::tuple<Tensor, Tensor> rbf_sums_and_gradient(Tensor z, Tensor rows, Tensor gamma, Tensor coefficients,
-                                                 bool one_product) {
+                                                 bool allow_fp16) {
   const DeviceScope scope(z);
-  const Prepared prepared = prepare(z, rows, std::nullopt, gamma, std::nullopt, one_product, true, scope.stream);
+  const Prepared prepared = prepare(z, rows, std::nullopt, gamma, std::nullopt, allow_fp16, true, scope.stream);
   check_coefficients(coefficients, prepared.plan, z, "coefficients");
   const bool wide = z.scalar_type() == ScalarType::Double;
   Tensor gradient = torch::stable::new_zeros(z, {z.size(0), z.size(1)}, wide ? ScalarType::Double : ScalarType::Float);

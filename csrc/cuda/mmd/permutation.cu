@@ -145,12 +145,12 @@ void launch_permutations(const PermutationBatch& call, Stream stream) {
 
 }  // namespace
 
-Tensor rbf_permutation_sums(Tensor z, Tensor rows, Tensor gamma, int64_t permutations, int64_t seed, bool one_product) {
+Tensor rbf_permutation_sums(Tensor z, Tensor rows, Tensor gamma, int64_t permutations, int64_t seed, bool allow_fp16) {
   AWPF_CHECK(rows.dim() == 3 && rows.size(1) == 2, "rows must hold two groups a problem");
   AWPF_CHECK(permutations >= 0, "permutations must not be negative");
   AWPF_CHECK(z.size(0) < int64_t(1) << 31, "at most 2^31 - 1 pooled rows");
   const DeviceScope scope(z);
-  const Prepared prepared = prepare(z, rows, std::nullopt, gamma, std::nullopt, one_product, false, scope.stream);
+  const Prepared prepared = prepare(z, rows, std::nullopt, gamma, std::nullopt, allow_fp16, false, scope.stream);
   PermutationBatch call{};
   call.plan = prepared.plan;
   const int64_t problems = call.plan.problems, count = permutations + 1;

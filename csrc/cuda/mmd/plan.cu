@@ -82,7 +82,7 @@ void allocate_layout(ProblemLayout& layout, Arena& arena) {
 }
 
 Prepared plan_for(const ProblemLayout& layout, const Tensor& z, const Tensor& gamma,
-                  const std::optional<Tensor>& centre, bool one_product, bool with_partial_sums, Route route) {
+                  const std::optional<Tensor>& centre, bool allow_fp16, bool with_partial_sums, Route route) {
   check_beside(gamma, z, "gamma", "z");
   check_type(gamma, ScalarType::Double, "gamma", "float64");
   AWPF_CHECK(gamma.dim() == 2 && gamma.size(0) == layout.problems, "gamma must have shape (problems, kernels)");
@@ -98,7 +98,7 @@ Prepared plan_for(const ProblemLayout& layout, const Tensor& z, const Tensor& ga
   Plan& plan = prepared.plan;
   static_cast<ProblemLayout&>(plan) = layout;
   plan.kernels = int(gamma.size(1));
-  plan.one_product = one_product;
+  plan.allow_fp16 = allow_fp16;
   plan.gamma = gamma.const_data_ptr<double>();
   plan.given_centre = centre.has_value() ? centre->const_data_ptr<double>() : nullptr;
   plan.pitch = round_up(plan.dim, kPackedSlab);

@@ -11,7 +11,7 @@ namespace awpf {
 // What every kernel reads that computes kernel values.
 struct Plan : ProblemLayout {
   int kernels;
-  bool one_product;  // one product of fp16 values is enough for float32
+  bool allow_fp16;  // for the products of float32 points
   const double *gamma, *given_centre;
 
   Step* steps;       // [problem][kernel], the widest kernel first
@@ -74,14 +74,14 @@ struct Prepared {
 
 // Checks the arguments that check_problems has not seen, and takes memory for all tables.
 Prepared plan_for(const ProblemLayout& layout, const Tensor& z, const Tensor& gamma,
-                  const std::optional<Tensor>& centre, bool one_product, bool with_partial_sums, Route route);
+                  const std::optional<Tensor>& centre, bool allow_fp16, bool with_partial_sums, Route route);
 
 // Starts the kernels that fill the tables, by several launches.
 void fill_tables(const Prepared& prepared, Stream stream);
 
 // Checks all arguments and starts the kernels that fill the tables, in as few launches as possible.
 Prepared prepare(const Tensor& z, const Tensor& rows, const std::optional<Tensor>& columns, const Tensor& gamma,
-                 const std::optional<Tensor>& centre, bool one_product, bool with_partial_sums, Stream stream);
+                 const std::optional<Tensor>& centre, bool allow_fp16, bool with_partial_sums, Stream stream);
 
 // Adds up the partial sums that the tiles left into `sums` (problems, row groups, column groups).
 void reduce_partial_sums(const Plan& plan, double* sums, Stream stream);

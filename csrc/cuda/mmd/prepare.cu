@@ -174,11 +174,11 @@ void fill_tables(const Prepared& prepared, Stream stream) {
 }
 
 Prepared prepare(const Tensor& z, const Tensor& rows, const std::optional<Tensor>& columns, const Tensor& gamma,
-                 const std::optional<Tensor>& centre, bool one_product, bool with_partial_sums, Stream stream) {
+                 const std::optional<Tensor>& centre, bool allow_fp16, bool with_partial_sums, Stream stream) {
   const ProblemLayout layout = check_problems(z, rows, columns);
   const BlockGroups block_groups = block_groups_for(layout);
   const Route route = block_groups.count > 0 ? Route::one_launch : Route::rows;
-  const Prepared prepared = plan_for(layout, z, gamma, centre, one_product, with_partial_sums, route);
+  const Prepared prepared = plan_for(layout, z, gamma, centre, allow_fp16, with_partial_sums, route);
   if (route == Route::one_launch)
     fill_small_tables(prepared, block_groups, stream);
   else

@@ -46,14 +46,14 @@ bool pays_by_warpgroups(const ProblemLayout& layout) {
 }  // namespace
 
 Tensor rbf_sums(Tensor z, Tensor rows, std::optional<Tensor> columns, Tensor gamma, std::optional<Tensor> centre,
-                bool one_product) {
+                bool allow_fp16) {
   const DeviceScope scope(z);
   const ProblemLayout layout = check_problems(z, rows, columns);
   const BlockGroups block_groups = block_groups_for(layout);
   const Route route = block_groups.count > 0       ? Route::one_launch
                       : pays_by_warpgroups(layout) ? Route::panels
                                                    : Route::rows;
-  const Prepared prepared = plan_for(layout, z, gamma, centre, one_product, true, route);
+  const Prepared prepared = plan_for(layout, z, gamma, centre, allow_fp16, true, route);
   const Plan& plan = prepared.plan;
   Tensor sums = torch::stable::new_empty(gamma, {plan.problems, plan.groups[0], plan.groups[1]}, ScalarType::Double);
   if (plan.problems == 0) return sums;

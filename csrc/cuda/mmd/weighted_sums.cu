@@ -16,7 +16,7 @@ __global__ void __launch_bounds__(kWarp)
 
 }  // namespace
 
-Tensor rbf_weighted_sums(Tensor z, Tensor rows, Tensor gamma, Tensor coefficients, Tensor constant, bool one_product) {
+Tensor rbf_weighted_sums(Tensor z, Tensor rows, Tensor gamma, Tensor coefficients, Tensor constant, bool allow_fp16) {
   check_weights(coefficients, constant, z, rows);
   const DeviceScope scope(z);
   const int64_t problems = rows.size(0), group_pairs = rows.size(1) * rows.size(1);
@@ -26,12 +26,12 @@ Tensor rbf_weighted_sums(Tensor z, Tensor rows, Tensor gamma, Tensor coefficient
   const ProblemLayout layout = check_problems(z, rows, std::nullopt);
   const BlockGroups block_groups = block_groups_for(layout);
   if (block_groups.count > 0) {
-    const Prepared prepared = plan_for(layout, z, gamma, std::nullopt, one_product, true, Route::one_launch);
+    const Prepared prepared = plan_for(layout, z, gamma, std::nullopt, allow_fp16, true, Route::one_launch);
     Tensor sums = torch::stable::new_empty(gamma, {problems, group_pairs}, ScalarType::Double);
     sum_small(prepared, block_groups, sums.mutable_data_ptr<double>(), weighted, scope.stream);
     return out;
   }
-  const Tensor sums = rbf_sums(z, rows, std::nullopt, gamma, std::nullopt, one_product);
+  const Tensor sums = rbf_sums(z, rows, std::nullopt, gamma, std::nullopt, allow_fp16);
   launch(weighted_sums_kernel, dim3(unsigned(smaller(problems, 64 * multiprocessors()))), dim3(kWarp), size_t(0),
          scope.stream, weighted, sums.const_data_ptr<double>(), problems, group_pairs);
   return out;
