@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from awpf_ext.finetuning.roles import Role
 
 
 class TuningConfig(BaseModel):
@@ -26,13 +28,13 @@ class TuningConfig(BaseModel):
         description="the ends of layers' names that get factors; null: all linear layers",
     )
     use_rslora: bool = Field(False, description="alpha / sqrt(rank) in place of alpha / rank")
-    checkpointing: bool = Field(
+    checkpointing: Annotated[bool, Role.MACHINE] = Field(
         False, description="compute activations again for gradients: less memory, more time"
     )
     autocast: Literal["none", "bf16"] = Field(
         "none", description="bf16: the towers' products in bfloat16"
     )
-    micro_batch: int | None = Field(
+    micro_batch: Annotated[int | None, Role.MACHINE] = Field(
         None,
         ge=1,
         description="most images, and most prompts, that are in a tower at once; the gradient "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
+from awpf_ext.finetuning.roles import Role
 from awpf_ext.methods._base.method import Method, MethodConfig
 from awpf_ext.methods._base.presets import PRESETS
 from awpf_ext.methods.registry import (
@@ -25,6 +26,7 @@ __all__ = [
     "PRESETS",
     "Method",
     "MethodConfig",
+    "Role",
     "create_method",
     "method_class",
     "method_config",

@@ -8,6 +8,7 @@ one file serves a comparison of several methods.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -26,58 +27,120 @@ from awpf_ext.clip.prompts import DEFAULT_PROMPT
 from awpf_ext.data.datasets import absolute
 from awpf_ext.data.stream import Protocol
 from awpf_ext.errors import UserError, first_validation_error, reason, suggestion
+from awpf_ext.finetuning.roles import Role, keys_with, marker_of
 from awpf_ext.methods import METHODS, MethodConfig, method_class, method_config
 
 
+class Panel(Enum):
+    """Where help shows a key's option; a key that names no panel is in DATA."""
+
+    DATA = "Data"
+    METHOD = "Method"
+    MODEL = "Model"
+    MACHINE = "Machine"
+
+
+class AppliesTo(Enum):
+    """The runs in which a key has an effect; in others it is ignored."""
+
+    ALL = "all runs"
+    IMAGES = "runs that encode images"
+    CLASS_PROTOCOL = "runs under the class protocol"
+
+
 class RunConfig(BaseModel):
-    """All that a run depends on; `settings` are the method's."""
+    """Everything that a run depends on; `settings` are the method's.
+
+    A new key needs one declaration here. Options, help and identities follow from it.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    dataset: str = Field(
-        "demo", description="NAME or NAME:PATH: demo, cifar100, folder:DIR, features:FILE.npz"
+    dataset: Annotated[str, Role.FILES] = Field(
+        "demo",
+        description="Data set, as NAME or NAME:PATH: demo, cifar100, folder:DIR, features:FILE.npz",
     )
-    class_names: Path | None = Field(None, description="JSON or TXT file with the classes' names")
+    class_names: Annotated[Path | None, Role.FILES, AppliesTo.IMAGES] = Field(
+        None, description="JSON or TXT file with the class names; null = the data set's own"
+    )
     train_limit: int | None = Field(
-        None, ge=1, description="most training images of a class (and domain); null: all"
+        None,
+        ge=1,
+        description="Maximum number of training images per class (and domain); null = no limit",
     )
-    test_limit: int | None = Field(None, ge=1, description="the same of test images")
+    test_limit: int | None = Field(
+        None, ge=1, description="Maximum number of test images per class (and domain)"
+    )
     imbalance: float | None = Field(
-        None, gt=0, le=1, description="long tail: training images of the rarest class by the most"
+        None,
+        gt=0,
+        le=1,
+        description="Long tail: training images of the rarest class / of the most frequent",
     )
-    protocol: Protocol = Field(
-        "class", description="what a task brings: class, new classes; domain, a new domain"
+    on_unreadable: Annotated[Literal["stop", "skip"], AppliesTo.IMAGES] = Field(
+        "stop", description="What to do when images cannot be read"
     )
-    base: int = Field(0, ge=0, description="classes of the first task; 0: as many as the others")
-    increment: int = Field(10, ge=1, description="classes of each further task")
-    order: str = Field(
-        "seed:1993", description="of the classes (or domains): natural, seed:N or file:PATH"
+    protocol: Annotated[Protocol, Role.RUN] = Field(
+        "class", description="What each task brings: new classes, or a new domain of all classes"
     )
-    method: str = Field("awpf", description="see `awpf methods`")
-    preset: str | None = Field(None, description="published settings, as cifar100-b0-inc10")
-    seed: int = Field(0, ge=0, lt=2**63, description="of everything random in the method")
-    model: str = Field(
-        "ViT-B-16", description="open_clip's name of the backbone; with the data set demo, demo"
+    base: Annotated[int, Role.RUN, AppliesTo.CLASS_PROTOCOL] = Field(
+        0, ge=0, description="Number of classes in the first task; 0 = as in the other tasks"
     )
-    pretrained: str = Field(
+    increment: Annotated[int, Role.RUN, AppliesTo.CLASS_PROTOCOL] = Field(
+        10, ge=1, description="Number of classes in each further task"
+    )
+    order: Annotated[str, Role.RUN] = Field(
+        "seed:1993", description="Order of the classes (or domains): natural, seed:N or file:PATH"
+    )
+    method: Annotated[str, Role.RUN, Panel.METHOD] = Field(
+        "awpf", description="Method to train; `awpf methods` lists all"
+    )
+    preset: Annotated[str | None, Role.PRESET, Panel.METHOD] = Field(
+        None, description="Published settings to start from, such as cifar100-b0-inc10"
+    )
+    seed: Annotated[int, Role.RUN, Panel.METHOD] = Field(
+        0, ge=0, lt=2**63, description="Seed for all randomness in the method"
+    )
+    model: Annotated[str, Panel.MODEL, AppliesTo.IMAGES] = Field(
+        "ViT-B-16",
+        description="CLIP backbone by its open_clip name; with the data set demo, the default is "
+        "demo",
+    )
+    pretrained: Annotated[str, Role.FILES, Panel.MODEL, AppliesTo.IMAGES] = Field(
         "openai",
-        description="its weights: a tag of open_clip, a checkpoint file, or random:SEED; of the "
-        f"model demo, {embedded.TAG}",
+        description="Weights of the backbone: an open_clip tag, a checkpoint file, or random:SEED; "
+        f"with the model demo, the default is {embedded.TAG}",
     )
-    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of the backbone")
-    prompt: str | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
-        DEFAULT_PROMPT, description="template with {} for the name; several: their mean"
+    precision: Annotated[Literal["fp32", "bf16", "fp16"], Panel.MODEL, AppliesTo.IMAGES] = Field(
+        "fp32", description="Floating-point type of the backbone"
     )
-    on_unreadable: Literal["stop", "skip"] = Field("stop", description="images that cannot be read")
-    encode_batch: int = Field(128, ge=1, description="images encoded at a time")
-    workers: int | None = Field(None, ge=1, description="threads that read images")
-    store: Path = Field(Path("~/.cache/awpf_ext/features"), description="folder of the features")
-    cache_dir: Path | None = Field(None, description="folder of downloaded weights")
-    device: str = Field(
-        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N"
+    prompt: Annotated[
+        str | Annotated[tuple[str, ...], Field(min_length=1)], Panel.MODEL, AppliesTo.IMAGES
+    ] = Field(
+        DEFAULT_PROMPT,
+        description="Template of a class's text, with {} for its name; several are averaged",
     )
-    threads: int | None = Field(None, ge=1, description="threads of the arithmetic")
-    settings: SerializeAsAny[MethodConfig]
+    device: Annotated[str, Role.MACHINE, Panel.MACHINE] = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="Where to compute: auto, cpu, cuda or cuda:N",
+    )
+    threads: Annotated[int | None, Role.MACHINE, Panel.MACHINE] = Field(
+        None, ge=1, description="CPU threads for computation; null = PyTorch's choice"
+    )
+    workers: Annotated[int | None, Role.MACHINE, Panel.MACHINE] = Field(
+        None, ge=1, description="Threads that read images; null = one per core, at most 16"
+    )
+    encode_batch: Annotated[int, Role.MACHINE, Panel.MACHINE] = Field(
+        128, ge=1, description="Number of images that are encoded at a time"
+    )
+    store: Annotated[Path, Role.MACHINE, Panel.MACHINE] = Field(
+        Path("~/.cache/awpf_ext/features"), description="Folder that encoded features are kept in"
+    )
+    cache_dir: Annotated[Path | None, Role.MACHINE, Panel.MACHINE] = Field(
+        None, description="Folder for downloaded weights; null = open_clip's cache"
+    )
+    settings: Annotated[SerializeAsAny[MethodConfig], Role.RUN]
 
     @model_validator(mode="before")
     @classmethod
@@ -89,27 +152,31 @@ class RunConfig(BaseModel):
         return {"pretrained": embedded.default_weights(str(chosen["model"])), **chosen}
 
     def to_yaml(self) -> str:
-        """A file that, given as `--config`, makes this run again."""
+        """A file that makes this run again when it is given as `--config`."""
         own = self.model_dump(mode="json", exclude={"settings"})
         keys = {**own, self.method: self.settings.model_dump(mode="json")}
         return yaml.safe_dump(keys, sort_keys=False, allow_unicode=True)
 
     def identity(self) -> dict[str, Any]:
-        """What a result follows from, and that can be told without reading any data."""
-        names = ["dataset", "protocol", "order", "method", "seed"]
-        names += ["base", "increment"] if self.protocol == "class" else []
-        names += [name for name in LIMITS if getattr(self, name) is not None]
-        if not self.dataset.startswith("features:"):
-            names += ["class_names", "model", "pretrained", "precision", "prompt", "on_unreadable"]
-        dumped = self.model_dump(mode="json")
-        kept = {name: dumped[name] for name in names}
-        kept["dataset"] = absolute(self.dataset)
-        incidental = method_class(self.method).incidental
-        settings = {k: v for k, v in dumped["settings"].items() if k not in incidental}
-        return {**kept, **{f"{self.method}.{key}": value for key, value in settings.items()}}
+        """The keys and values that make this run this run, as far as they show without its data."""
+        cls = type(self)
+        keys = keys_with(cls, Role.FEATURES, Role.FILES, Role.RUN)
+        effective = {AppliesTo.ALL}
+        effective |= set() if self.dataset.startswith("features:") else {AppliesTo.IMAGES}
+        effective |= {AppliesTo.CLASS_PROTOCOL} if self.protocol == "class" else set()
+        used = {k for k in keys if marker_of(cls.model_fields[k], AppliesTo.ALL) in effective}
+        dumped = self.model_dump(mode="json", include=used)
+        settings = dumped.pop("settings")
+        for key in keys_with(type(self.settings), Role.MACHINE):
+            del settings[key]
+        named = {f"{self.method}.{key}": value for key, value in settings.items()}
+        return {**dumped, "dataset": absolute(self.dataset), **named}
+
+    def features_identity(self) -> dict[str, Any]:
+        """The keys and values that the features depend on; runs that agree here share features."""
+        return self.model_dump(include=set(keys_with(type(self), Role.FEATURES, Role.FILES)))
 
 
-LIMITS = ("train_limit", "test_limit", "imbalance")
 RUN_KEYS = tuple(key for key in RunConfig.model_fields if key != "settings")
 
 

@@ -18,12 +18,10 @@ from typing import Any, NamedTuple
 from awpf_ext import io
 from awpf_ext.data import TaskStream
 from awpf_ext.errors import AwpfError, CheckpointError, DataError, UserError
+from awpf_ext.finetuning.roles import Role, keys_with
 from awpf_ext.runs.checkpoint import RunFolder
 from awpf_ext.runs.config import RunConfig, read_config_file, resolve_config
 from awpf_ext.runs.result import Result, TaskResult
-
-# A run may go on where its files have moved: the trainer compares what is in them.
-PLACES = ("dataset", "class_names", "pretrained")
 
 
 class Found(NamedTuple):
@@ -41,7 +39,8 @@ def look_into(folder: Path, config: RunConfig) -> Found:
     finished = (folder / "result.json").exists()
     if (folder / "config.yaml").exists():
         here, there = config.identity(), saved_config(folder).identity()
-        left_out = () if finished else PLACES
+        # Files may move while a run is stopped; the trainer compares their content.
+        left_out = () if finished else keys_with(RunConfig, Role.FILES)
         told = [
             f"{key} is {there[key]} there, {here[key]} here"
             for key in there

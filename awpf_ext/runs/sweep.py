@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 from awpf_ext.data import FeatureSet
 from awpf_ext.errors import UserError
 from awpf_ext.runs.config import (
-    LIMITS,
     ConfigLayer,
     RunConfig,
     parse_assignments,
@@ -217,16 +216,12 @@ def run_grid(
 class _LatestFeatures:
     """Features are read once for runs that share them."""
 
-    KEYS = frozenset(
-        ("dataset", "class_names", "model", "pretrained", "precision", "prompt", "on_unreadable")
-    ).union(LIMITS)
-
     def __init__(self) -> None:
         self._key: dict[str, Any] | None = None
         self._features: FeatureSet | None = None
 
     def __call__(self, config: RunConfig, progress: RunProgress | None) -> FeatureSet:
-        key = config.model_dump(include=set(self.KEYS))
+        key = config.features_identity()
         if self._features is None or key != self._key:
             self._features, self._key = load_features(config, progress), key
         return self._features

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from awpf_ext._library import __version__
 from awpf_ext.data.stream import TaskStream
+from awpf_ext.finetuning.roles import Role, keys_with
 from awpf_ext.methods._base.class_statistics import StatisticsBlock
 from awpf_ext.methods._base.method import Method
 from awpf_ext.runs.checkpoint import Resume, RunFolder, SavedRun
@@ -150,7 +151,7 @@ def _identity(stream: TaskStream, method: Method) -> dict[str, Any]:
     """What must agree for two runs to be one: the method, its settings, the seed, the stream."""
     return {
         "method": method.name,
-        "config": {k: v for k, v in _settings(method).items() if k not in method.incidental},
+        "config": method.config.model_dump(mode="json", exclude=_machine_settings(method)),
         "seed": method.seed,
         "order_hash": stream.order_hash,
         "stream_hash": stream_hash(stream),
@@ -165,12 +166,12 @@ def _environment(stream: TaskStream, method: Method) -> dict[str, Any]:
         "torch": torch.__version__,
         "awpf_ext": __version__,
         "processes": method.world.size,
-        **{key: value for key, value in _settings(method).items() if key in method.incidental},
+        **method.config.model_dump(mode="json", include=_machine_settings(method)),
     }
 
 
-def _settings(method: Method) -> dict[str, Any]:
-    return method.config.model_dump(mode="json")
+def _machine_settings(method: Method) -> set[str]:
+    return set(keys_with(type(method.config), Role.MACHINE))
 
 
 def stream_hash(stream: TaskStream) -> str:

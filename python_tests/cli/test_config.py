@@ -6,20 +6,32 @@ from pathlib import Path
 
 import pytest
 
-from awpf_ext.errors import UserError
+from awpf_ext.errors import CheckpointError, UserError
+from awpf_ext.finetuning.config import TuningConfig
+from awpf_ext.finetuning.roles import Role, keys_with
+from awpf_ext.methods import METHODS
 from awpf_ext.runs.config import (
+    RUN_KEYS,
     ConfigLayer,
+    RunConfig,
     parse_assignments,
     parse_value,
     read_config_file,
     resolve_config,
 )
+from awpf_ext.runs.folder import look_into
+from awpf_ext.runs.sweep import _LatestFeatures
 
 DATA = {"dataset": "features:clip.npz"}
 
 
 def of(**values):
     return resolve_config([ConfigLayer("test", {**DATA, **values})]).config
+
+
+def create_run(folder, config):
+    """A run that was started in `folder`."""
+    (folder / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
 
 
 def test_later_layers_win(tmp_path):
@@ -146,3 +158,72 @@ def test_the_identity_is_what_a_result_follows_from():
         assert config.identity() != of(**change).identity()
     images = of(dataset="folder:a")
     assert images.identity() != of(dataset="folder:a", model="RN50").identity()
+
+
+def test_a_limit_makes_another_run(tmp_path):
+    create_run(tmp_path, of())
+    with pytest.raises(CheckpointError, match="train_limit is None there, 5 here"):
+        look_into(tmp_path, of(train_limit=5))
+
+
+FILES = {"dataset", "class_names", "pretrained"}
+LIMITS = {"train_limit", "test_limit", "imbalance"}
+FEATURES = {*FILES, *LIMITS, "model", "precision", "prompt", "on_unreadable"}
+RUN = {"protocol", "base", "increment", "order", "method", "seed", "settings"}
+MACHINE = {"store", "cache_dir", "device", "threads", "workers", "encode_batch"}
+ONLY_IMAGES = {"class_names", "model", "pretrained", "precision", "prompt", "on_unreadable"}
+
+
+def test_every_key_has_its_role():
+    assert set(of().features_identity()) == FEATURES
+    assert set(keys_with(RunConfig, Role.FILES)) == FILES
+    assert set(keys_with(RunConfig, Role.RUN)) == RUN
+    assert set(keys_with(RunConfig, Role.MACHINE)) == MACHINE
+    assert set(RunConfig.model_fields) == {*FEATURES, *RUN, *MACHINE, "preset"}
+    for name, method in METHODS.items():
+        fine_tuned = issubclass(method.Config, TuningConfig)
+        changeable = {"checkpointing", "micro_batch"} if fine_tuned else set()
+        assert set(keys_with(method.Config, Role.MACHINE)) == changeable, name
+
+
+def test_an_identity_has_what_counts_in_the_run():
+    images = of(dataset="folder:a").identity()
+    settings = {f"awpf.{key}" for key in METHODS["awpf"].Config.model_fields}
+    assert set(images) == {*FEATURES, *RUN, *settings} - {"settings"}
+    assert set(of().identity()) == set(images) - ONLY_IMAGES  # of ready-made features
+    domains = of(dataset="folder:a", protocol="domain", method="gcl").identity()
+    settings = {f"gcl.{key}" for key in METHODS["gcl"].Config.model_fields}
+    changeable = {"gcl.checkpointing", "gcl.micro_batch"}
+    expected = {*FEATURES, *RUN, *settings} - {"settings", "base", "increment", *changeable}
+    assert set(domains) == expected
+
+
+@pytest.fixture
+def with_new_key(monkeypatch):
+    """RunConfig with one more key, whose declaration says no more than type and default."""
+
+    class WithNewKey(RunConfig):
+        sharpen: float = 0.0
+
+    monkeypatch.setattr("awpf_ext.runs.config.RunConfig", WithNewKey)
+    monkeypatch.setattr("awpf_ext.runs.config.RUN_KEYS", (*RUN_KEYS, "sharpen"))
+
+
+@pytest.mark.usefixtures("with_new_key")
+def test_a_key_without_a_role_never_reuses_features(monkeypatch):
+    loaded = []
+    monkeypatch.setattr(
+        "awpf_ext.runs.sweep.load_features", lambda config, progress: loaded.append(config) or 1
+    )
+    source = _LatestFeatures()
+    for changes in ({}, {"seed": 1, "threads": 2}, {"sharpen": 1}, {"sharpen": 2}):
+        source(of(**changes), None)
+    assert [config.sharpen for config in loaded] == [0, 1, 2]
+
+
+@pytest.mark.usefixtures("with_new_key")
+def test_a_key_without_a_role_makes_another_run(tmp_path):
+    create_run(tmp_path, of())
+    look_into(tmp_path, of(threads=2))
+    with pytest.raises(CheckpointError, match=r"sharpen is 0\.0 there, 1\.0 here"):
+        look_into(tmp_path, of(sharpen=1))

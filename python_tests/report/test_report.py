@@ -124,12 +124,16 @@ def test_the_command_uses_options_that_there_are():
     import typer
 
     from awpf_ext.cli.commands import app
-    from awpf_ext.report.sections.provenance import PLACES, WITHOUT_OPTION
-    from awpf_ext.runs.config import RUN_KEYS
+    from awpf_ext.finetuning.roles import Role, keys_with
+    from awpf_ext.report.sections.provenance import WITHOUT_OPTION
+    from awpf_ext.runs.config import RUN_KEYS, RunConfig
 
     run_command = typer.main.get_command(app).commands["run"]
     options = {name for parameter in run_command.params for name in parameter.opts}
-    used = {f"--{key.replace('_', '-')}" for key in {*RUN_KEYS} - {*PLACES, *WITHOUT_OPTION}}
+    used = {
+        f"--{key.replace('_', '-')}"
+        for key in {*RUN_KEYS} - {*keys_with(RunConfig, Role.MACHINE), *WITHOUT_OPTION}
+    }
     assert used <= options
 
 

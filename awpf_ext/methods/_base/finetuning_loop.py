@@ -48,7 +48,6 @@ class LoopMethod(Method):
     config: LoopConfig
     protocols = ("class", "domain")
     distributed = True
-    incidental = frozenset(("checkpointing", "micro_batch"))
     large_state = True
 
     def __init__(self, config: LoopConfig, *, text: Tensor, **given: Any) -> None:

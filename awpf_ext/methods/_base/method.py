@@ -42,7 +42,6 @@ class Method:
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     protocols: ClassVar[tuple[Protocol, ...]] = ("class",)
     distributed: ClassVar[bool] = False  # whether several processes may learn one model together
-    incidental: ClassVar[frozenset[str]] = frozenset()  # settings that change last digits at most
     large_state: ClassVar[bool] = False  # then a run keeps the state after its last two tasks only
 
     def __init__(

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from awpf_ext.finetuning.roles import Role, keys_with
 from awpf_ext.report.blocks import Block, Code, Section, Table, Text
 from awpf_ext.report.load import FinishedRun
 from awpf_ext.report.names import plain
@@ -13,7 +14,6 @@ from awpf_ext.runs.config import RUN_KEYS, RunConfig
 from awpf_ext.runs.wording import yaml_text
 
 WITHOUT_OPTION = ("imbalance", "on_unreadable")
-PLACES = ("store", "cache_dir", "device", "threads", "workers", "encode_batch")
 
 
 def section(run: FinishedRun) -> Section:
@@ -63,9 +63,10 @@ def _buffer(run: FinishedRun, records: Sequence[Mapping[str, Any]]) -> Table:
 def command(config: RunConfig) -> str:
     """The command of a run: every key that is not as it would be without being given."""
     given: list[str] = []
+    machine = keys_with(RunConfig, Role.MACHINE)
     for key in RUN_KEYS:
         value, default = getattr(config, key), RunConfig.model_fields[key].default
-        if (value == default and key != "method") or key in PLACES:
+        if (value == default and key != "method") or key in machine:
             continue
         if key == "prompt" and not isinstance(value, str):
             for template in value:
