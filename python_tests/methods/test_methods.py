@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from error_bounds import backward_error
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, normalize
 
 from awpf_ext.errors import UserError
@@ -89,10 +90,11 @@ def test_a_seed_gives_one_result(name, make_stream):
 
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_scaling_the_features_changes_nothing_but_the_ridge(name, make_stream):
+    """By a power of two, which rounds nothing: training would enlarge any other difference."""
     x, _ = make_stream().test_seen(3)
     small = fitted(name, make_stream(), settings={"ridge": 1e-8}, tasks=4)
-    large = fitted(name, make_stream(scale=10.0), settings={"ridge": 1e-6}, tasks=4)
-    torch.testing.assert_close(large.logits(10 * x), small.logits(x), atol=0.05, rtol=1e-3)
+    large = fitted(name, make_stream(scale=16.0), settings={"ridge": 256e-8}, tasks=4)
+    torch.testing.assert_close(large.logits(16 * x), small.logits(x))
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
@@ -121,11 +123,15 @@ def test_fusion_is_that_of_the_method(name, make_stream, monkeypatch):
 
 
 def test_awpf_can_stack_literally(make_stream):
+    """At full rank both ways are interpolation. After one fusion they differ by rounding, which
+    further training would enlarge.
+    """
     stream = make_stream()
-    settings = {"stacking": "literal", "rank": 16, "balance_scale": 1e9}
-    literal = fitted("awpf", stream, settings=settings)
-    delta = fitted("awpf", stream, settings={**settings, "stacking": "delta"})
-    torch.testing.assert_close(literal.adapter, delta.adapter, atol=1e-4, rtol=1e-4)
+    settings = {"stacking": "literal", "rank": 16, "balance_scale": 0.5}
+    literal = fitted("awpf", stream, tasks=2, settings=settings)
+    delta = fitted("awpf", stream, tasks=2, settings={**settings, "stacking": "delta"})
+    bound = backward_error(torch.float32, literal.adapter.norm(), 16)
+    assert (literal.adapter - delta.adapter).norm() <= bound
     narrow = fitted("awpf", stream, settings={**settings, "rank": 2})
     assert torch.linalg.matrix_rank(narrow.adapter, rtol=1e-5) <= 4
 

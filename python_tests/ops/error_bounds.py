@@ -24,6 +24,13 @@ def backward_error(dtype: torch.dtype, norm: Tensor | float, size: int) -> float
     return 10 * math.sqrt(size) * torch.finfo(dtype).eps * float(norm)
 
 
+def sum_error(dtype: torch.dtype, count: int) -> float:
+    """Of a sum of `count` products one after the other, relative to the sum of their magnitudes:
+    the roundings, up to eps / 2 each, add up like a random walk, here of twice the usual length.
+    """
+    return math.sqrt(count) * torch.finfo(dtype).eps
+
+
 def truncation_error(exact: Tensor, rank: int, backward: float) -> float:
     """How far the best approximation of `rank` moves (Frobenius) where `exact` moves by `backward`.
 
