@@ -1,5 +1,5 @@
-// Argument checks of the native side. Python has already said what is wrong in its own words where shapes and types
-// tell; these keep a direct call of torch.ops.awpf safe and report what only a look at the values shows.
+// Argument checks of the native side. Wrong shapes and types are reported by Python before an operation is called;
+// these checks keep a direct call of torch.ops.awpf safe and report what only the values show.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -7,8 +7,8 @@
 #include <sstream>
 #include <stdexcept>
 
-// Python turns what begins with "awpf_ext: " into a ValueError of the sentence after it (ops/_autograd.py): which
-// exception a C++ type becomes differs between releases of torch.
+// Python turns a message that begins with "awpf_ext: " into a ValueError of the sentence after it (ops/_autograd.py),
+// because the Python exception that a C++ type becomes differs between releases of torch.
 #define AWPF_CHECK(condition, ...) \
   do {                             \
     if (!(condition)) {            \
@@ -34,7 +34,7 @@ inline void check_cpu_contiguous(const Tensor& tensor, const char* name) {
   AWPF_CHECK(tensor.is_contiguous(), name, " must be contiguous");
 }
 
-// The dispatcher goes by one argument's device: a pointer to another's memory must not reach a kernel.
+// The dispatcher looks at the device of one argument only: memory of another device must not reach a kernel.
 inline void check_beside(const Tensor& tensor, const Tensor& first, const char* name, const char* first_name) {
   AWPF_CHECK(tensor.is_cpu() == first.is_cpu() && tensor.get_device_index() == first.get_device_index(), name,
              " must be on the device of ", first_name);

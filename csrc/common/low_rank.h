@@ -1,4 +1,4 @@
-// What low_rank_sum is called with, checked, for the kernels of every device.
+// Checks the arguments of low_rank_sum, on every device.
 #pragma once
 
 #include <optional>

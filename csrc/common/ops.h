@@ -1,4 +1,4 @@
-// The implementations behind the schemas of csrc/ops.cpp: one set of these functions in each library of kernels.
+// The functions behind the schemas of csrc/ops.cpp. Each library of kernels implements all of them.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -6,7 +6,7 @@
 #include <optional>
 #include <tuple>
 
-// The namespace of the operations in torch. Tests build the CUDA kernels for the CPU under another one.
+// The namespace of the operations in torch. The emulated CUDA kernels of the tests are in another one.
 #ifndef AWPF_LIBRARY
 #define AWPF_LIBRARY awpf
 #endif

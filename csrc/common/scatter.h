@@ -1,4 +1,4 @@
-// What scatter is called with, checked, and what it returns, for the kernels of every device.
+// Checks the arguments of scatter and allocates its results, on every device.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>

@@ -1,6 +1,6 @@
-// Random permutations from a counter: element -> permuted element by a keyed bijection, the same on every device, with
-// no state, no sort and no array. An alternating Feistel network over the next power of two; values that fall outside
-// [0, n) are sent through again until they fall inside ("cycle walking"), which keeps it a uniform bijection of [0, n).
+// Counter-based random permutations: a keyed bijection maps each element to its permuted one, the same on every device,
+// without state, sort or array. It is an alternating Feistel network over the next power of two. Results outside [0, n)
+// are mapped again until they are inside ("cycle walking"), which keeps it a uniform bijection of [0, n).
 #pragma once
 
 #include "common/precision.h"
@@ -20,9 +20,9 @@ AWPF_HOST_DEVICE inline uint64_t splitmix64(uint64_t x) {
   return x ^ (x >> 31);
 }
 
-// The key of permutation `counter` under `seed`, for n elements (n < 2^31).
+// The key of permutation number `counter` of `seed`, for n elements (n < 2^31).
 AWPF_HOST_DEVICE inline ShuffleKey shuffle_key(uint64_t seed, uint64_t counter, uint64_t n) {
-  uint32_t bits = 8;  // fewer would leave a Feistel network too few permutations to choose from
+  uint32_t bits = 8;  // with fewer bits a Feistel network has too few permutations
   while ((uint64_t(1) << bits) < n) ++bits;
   ShuffleKey key;
   key.left_bits = bits / 2;
@@ -42,7 +42,7 @@ AWPF_HOST_DEVICE inline uint32_t shuffle_mix(uint32_t value, uint32_t key) {
   return x ^ (x >> 16);
 }
 
-// One pass of the network, over the whole power of two.
+// One pass of the network, a bijection of the whole power of two.
 AWPF_HOST_DEVICE inline uint32_t shuffle_once(uint32_t value, const ShuffleKey& key) {
   const uint32_t left_mask = (1u << key.left_bits) - 1, right_mask = (1u << key.right_bits) - 1;
   uint32_t left = value >> key.right_bits, right = value & right_mask;

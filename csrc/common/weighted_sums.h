@@ -1,4 +1,4 @@
-// What rbf_weighted_sums asks of its arguments on any device, and the type of its values.
+// Checks the arguments of rbf_weighted_sums, on every device, and gives the type of its values.
 #pragma once
 
 #include "common/checks.h"

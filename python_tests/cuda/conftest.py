@@ -1,5 +1,5 @@
-"""The CUDA kernels: compiled for the CPU, every thread of a block emulated (csrc/emulator), and on
-a GPU where there is one."""
+"""Fixtures that run the CUDA kernels on the emulator (csrc/emulator), which needs no GPU, and on a
+GPU if there is one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def emulated(emulated_library: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def probe(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    """The small kernels of the emulator's own tests."""
+    """The small kernels of the tests of the emulator itself."""
     library = emulation.build_probe(tmp_path_factory.mktemp("probe"))
     library.mistake.restype = library.on_hopper.restype = ctypes.c_char_p
     library.schedule_errors.restype = library.partial_sum_errors.restype = ctypes.c_int64
@@ -46,7 +46,7 @@ def probe(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 
 
 class OnGpu:
-    """The raw operations for tensors on the CPU, which travel to the GPU and back."""
+    """The raw operations for CPU tensors, which are copied to the GPU and back."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         operation = getattr(torch.ops.awpf, name)
@@ -67,7 +67,7 @@ def _need_gpu() -> None:
 
 @pytest.fixture(params=["emulated", "gpu"])
 def kernels(request: pytest.FixtureRequest) -> Any:
-    """The raw operations of the CUDA kernels, for tensors on the CPU."""
+    """The raw operations of the CUDA kernels, for CPU tensors."""
     if request.param == "emulated":
         return request.getfixturevalue("emulated")
     _need_gpu()
@@ -76,7 +76,7 @@ def kernels(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture(params=["emulated", "gpu"])
 def device(request: pytest.FixtureRequest) -> torch.device:
-    """Where the public functions run on the CUDA kernels."""
+    """A device on which the public functions run the CUDA kernels."""
     if request.param == "emulated":
         request.getfixturevalue("use_emulated")
         return torch.device("cpu")
@@ -86,21 +86,21 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 
 @pytest.fixture
 def gpu() -> torch.device:
-    """A GPU; for what has no meaning on the emulator."""
+    """A GPU, for tests that have no meaning on the emulator."""
     _need_gpu()
     return torch.device("cuda")
 
 
 @pytest.fixture
 def use_emulated(emulated: Any) -> Iterator[None]:
-    """Everything that calls `torch.ops.awpf` for CPU tensors runs on the emulator meanwhile."""
+    """While it lives, `torch.ops.awpf` runs on the emulator for CPU tensors."""
     with emulation.in_place_of_the_cpus():
         yield
 
 
 @pytest.fixture
 def launches(emulated_library: Path) -> Callable[[Callable[[], Any]], int]:
-    """launches(call): how many kernels the emulator starts meanwhile."""
+    """launches(call) runs the call and returns how many kernels it launched on the emulator."""
     count = ctypes.CDLL(str(emulated_library)).awpf_emulator_launches
     count.restype = ctypes.c_int64
 
@@ -114,7 +114,7 @@ def launches(emulated_library: Path) -> Callable[[Callable[[], Any]], int]:
 
 @pytest.fixture
 def resident_blocks(emulated_library: Path) -> Iterator[Callable[[int], None]]:
-    """resident_blocks(count): as many blocks of a cooperative launch run at once; 0: none may."""
+    """resident_blocks(count) limits how many blocks of a cooperative launch run at once."""
     choose = ctypes.CDLL(str(emulated_library)).awpf_emulator_resident
     yield choose
     choose(RESIDENT)
@@ -122,13 +122,13 @@ def resident_blocks(emulated_library: Path) -> Iterator[Callable[[int], None]]:
 
 @pytest.fixture(params=["one launch", "several launches"])
 def small_or_not(request: pytest.FixtureRequest, resident_blocks: Callable[[int], None]) -> None:
-    """Small problems in one launch, or as large ones are done."""
+    """Small problems are computed in one launch or, like large ones, in several."""
     resident_blocks(RESIDENT if request.param == "one launch" else 0)
 
 
 @pytest.fixture
 def emulator_order(emulated_library: Path) -> Iterator[Callable[[int, int], None]]:
-    """emulator_order(kind, seed): the order in which blocks and threads take turns."""
+    """emulator_order(kind, seed) chooses the order in which blocks and threads run."""
     choose = ctypes.CDLL(str(emulated_library)).awpf_emulator_order
     choose.argtypes = [ctypes.c_int, ctypes.c_uint64]
     yield lambda kind, seed=0: choose(kind, seed)
@@ -137,7 +137,7 @@ def emulator_order(emulated_library: Path) -> Iterator[Callable[[int, int], None
 
 @pytest.fixture
 def capability(emulated_library: Path) -> Iterator[Callable[[int], None]]:
-    """capability(90): the emulated device has what compute capability 9.0 has."""
+    """capability(90) makes the emulated device one of compute capability 9.0."""
     choose = ctypes.CDLL(str(emulated_library)).awpf_emulator_capability
     yield choose
     choose(80)

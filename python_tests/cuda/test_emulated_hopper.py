@@ -1,5 +1,5 @@
-"""What the emulator knows of Hopper: products of warpgroups, bulk copies and their barriers, and
-the mistakes it must find; pairs of strips and panels, over small cases exhaustively."""
+"""The emulator's model of Hopper: wgmma, bulk copies and mbarriers, and the mistakes that it must
+find. Also the schedule of pairs of strips and the panels, exhaustively for small cases."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from emulation import pointer
 
 @pytest.fixture
 def run(probe):
-    """run(name): what the emulator says, and what the kernel made of a product of whole numbers."""
+    """run(name) returns the emulator's message, the kernel's product, and the right product."""
     generator = np.random.default_rng(0)
     a, b = generator.integers(-8, 9, (2, 128, 64)).astype(np.float16)
 
@@ -26,7 +26,7 @@ def run(probe):
 
 
 def test_a_warpgroup_multiplies_swizzled_operands(run):
-    """Small whole numbers: every sum is exact."""
+    """Sums of small integers are exact."""
     said, found, expected = run("product")
     assert said == ""
     np.testing.assert_array_equal(found, expected)
@@ -47,7 +47,7 @@ def test_what_is_not_waited_for_is_nan(run, name):
 
 
 def test_operands_that_are_overwritten_too_early_are_nan(run):
-    """For warps that are not done with them."""
+    """Other warps still need the operands."""
     said, found, _ = run("overwrites_operands_in_use")
     assert said == ""
     assert np.isnan(found).any()

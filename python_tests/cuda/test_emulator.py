@@ -1,6 +1,6 @@
 """The emulator that runs the CUDA kernels in tests: its arithmetic, and the mistakes it must find.
 
-And the host side of the MMD kernels, over small cases exhaustively.
+Also the host side of the MMD kernels, exhaustively for small cases.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def test_sixteen_bit_numbers_round_to_nearest_even(probe):
 
 @pytest.mark.parametrize(("bfloat", "transposed"), list(product((0, 1), (0, 1))))
 def test_tensor_cores_multiply_matrices(probe, bfloat, transposed):
-    """Small whole numbers: every sum is exact."""
+    """Sums of small integers are exact."""
     generator = np.random.default_rng(bfloat)
     a, b = generator.integers(-8, 9, (2, 16, 16)).astype(np.float32)
     as_bits = [
@@ -102,7 +102,7 @@ def test_tensor_cores_multiply_matrices(probe, bfloat, transposed):
 
 
 def test_tensor_cores_cut_off_what_they_add(probe):
-    """0.75 units of the last place are lost three times over, where rounding would keep them."""
+    """0.75 units in the last place are lost three times, where rounding would keep them."""
     a, b = np.zeros((2, 16, 16), np.float16)
     a[0, :4], b[0, :4] = (1, 2**-12, 2**-12, 2**-12), (1, 0.75 * 2**-12, 2**-13, 2**-13)
     c = np.zeros((16, 16), dtype=np.float32)
@@ -134,7 +134,9 @@ def test_every_partial_sum_has_memory_of_its_own(probe):
     for groups in (1, 2, 3, 9):
         for largest in (1, 5, 70, 200):
             sizes = generator.integers(0, largest + 1, (4, groups)).astype(np.int64)
-            errors = probe.partial_sum_errors(pointer(sizes), ctypes.c_int64(4), ctypes.c_int64(groups))
+            errors = probe.partial_sum_errors(
+                pointer(sizes), ctypes.c_int64(4), ctypes.c_int64(groups)
+            )
             assert errors == 0, sizes
 
 

@@ -1,4 +1,4 @@
-"""The CUDA kernels of low_rank_sum, packing, products on tensor cores, the epilogue."""
+"""The CUDA kernels of low_rank_sum: packing, products on tensor cores, the epilogue."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_order_of_threads_and_blocks_changes_no_bit(emulated, emulator_order
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_rounding_to_half_precision_is_that_of_torch(kernels, dtype):
-    """Ties to even, denormals, overflow: all values of a product of one term."""
+    """Ties to even, subnormal numbers and overflow, in products of one term."""
     u = torch.randn(200, 1) * torch.exp(12 * torch.randn(200, 1).clamp(-1.5, 1.5))
     u = torch.cat([u, torch.tensor([[65519.0], [65520.0], [2.0**-25], [2.0**-24 * 1.5]])]).to(dtype)
     v = torch.randn(40, 1).to(dtype)
@@ -63,7 +63,7 @@ def test_rounding_to_half_precision_is_that_of_torch(kernels, dtype):
 
 @pytest.mark.parametrize("scale", [1e-38, 1e-30, 1e18, 1e37])
 def test_single_precision_over_its_whole_range(kernels, scale):
-    """Rows are scaled by powers of two: neither overflow nor denormals on the way."""
+    """Rows are scaled by powers of two, so nothing overflows or underflows on the way."""
     u, v, coefficients, _ = factors(1, 2, 20, 30, 5, torch.float32)
     u, v = u * scale, v * min(1.0, 1e37 / scale)
     found = kernels.low_rank_sum(u, v, coefficients, None)

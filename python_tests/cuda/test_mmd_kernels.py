@@ -18,7 +18,7 @@ def ranges(*pairs):
 
 
 def wide(rows, kernels=3):
-    """Exponents that single precision is enough for, for points around N(0, 1)^d, d <= 20."""
+    """Gammas for which single precision is enough, with points from about N(0, 1)^d, d <= 20."""
     return torch.tensor([[2e-5 * rows * 2.0**k for k in range(kernels)]], dtype=DOUBLE) / 20
 
 
@@ -57,7 +57,7 @@ def test_sums_of_many_groups_some_empty(emulated, dtype):
 @pytest.mark.parametrize("dtype", [DOUBLE, torch.float32], ids=str)
 @pytest.mark.usefixtures("small_or_not")
 def test_sums_of_ragged_problems(emulated, dtype):
-    """One in single precision, one in double, one with no rows at all."""
+    """One problem in single precision, one in double precision, one without rows."""
     z = torch.randn(800, 6).to(dtype)
     bounds = [[[100, 400], [400, 730]], [[0, 40], [60, 99]], [[5, 5], [9, 9]]]
     rows, gamma = torch.tensor(bounds), wide(600).repeat(3, 1)
@@ -120,7 +120,7 @@ def test_bad_values_become_nan_where_they_are_and_nowhere_else(emulated):
 
 @pytest.mark.usefixtures("small_or_not")
 def test_ranges_outside_of_z_are_cut_off(emulated):
-    """Values cannot be looked at without waiting for the device; they must not reach memory."""
+    """The host cannot check values without waiting for the device; they must not reach memory."""
     z, gamma = torch.randn(30, 3), torch.full((1, 1), 0.1, dtype=DOUBLE)
     found = emulated.rbf_sums(
         z, ranges((-(2**62), 10), (10, 2**62), (9, 5)), None, gamma, None, False
@@ -163,7 +163,7 @@ def test_gradients_of_two_samples(emulated, dtype, n, m, d):
 
 
 def test_gradients_of_more_features_than_a_chunk(emulated):
-    """Of both sides of a rectangle, which is less work to emulate than a square."""
+    """Of both sides of a rectangle, which takes less time to emulate than a square."""
     z, gamma = torch.randn(515, 270), wide(515) / 14
     rows, columns = ranges((0, 4), (4, 15)), ranges((15, 200), (200, 515))
     weights = torch.randn(1, 2, 2, dtype=DOUBLE)
@@ -232,7 +232,7 @@ def test_medians_are_those_of_the_cpu(emulated, dtype):
 
 
 def test_medians_that_are_none(emulated):
-    """What is an error on the CPU cannot be one without waiting: zero, and NaN for a lone row."""
+    """The CPU raises an error, which would need a wait here: zero instead, NaN for a single row."""
     rows = torch.tensor([[[0, 10]], [[10, 11]], [[11, 11]]])
     found = emulated.median_square_distance(torch.ones(11, 3), rows, 1024, 0)
     assert found[0] == 0

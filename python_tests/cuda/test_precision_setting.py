@@ -1,5 +1,5 @@
-"""torch.set_float32_matmul_precision("medium"): float32 points are multiplied as what float16 keeps
-of them."""
+"""torch.set_float32_matmul_precision("medium"): float32 points are rounded to float16 before they
+are multiplied."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def points():
 
 
 def kept(z):
-    """What float16 keeps of the centred points."""
+    """The centred points, rounded to float16."""
     centre = z.double().mean(0)
     return (z.double() - centre).float().half().double()
 
@@ -46,7 +46,7 @@ def test_sums_are_those_of_rounded_points(emulated, capability, device, rows):
 
 
 def test_few_points_are_no_exception(emulated):
-    """They would be computed in double precision else."""
+    """Otherwise they would be computed in double precision."""
     z, rows = points()[:20], torch.tensor([[[0, 9], [9, 20]]])
     found = emulated.rbf_sums(z, rows, None, GAMMA, None, True)
     assert torch.allclose(found, block_sums(kept(z), rows, None, GAMMA), rtol=1e-6, atol=0)

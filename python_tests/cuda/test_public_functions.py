@@ -1,5 +1,5 @@
-"""The public functions on the CUDA kernels against the CPU's: on the emulator and, where there is
-one, on a GPU. What only a GPU can show is at the end."""
+"""The public functions on the CUDA kernels against the CPU kernels: on the emulator and, if there
+is one, on a GPU. Tests that need a GPU are at the end."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ CALLS = [mmd, mmd_by_median, mmd_ragged, mmd_gradient, mmd_matrix, mmd_test, med
 
 @pytest.fixture
 def expected(points, request):
-    """What the CPU's kernels say in float64; asked for before `device`, which replaces them."""
+    """Results of the CPU kernels in float64, found before `device` replaces these kernels."""
     x, y, labels = points
     return request.param(x.double(), y.double(), labels)
 

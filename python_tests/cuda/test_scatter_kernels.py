@@ -1,4 +1,4 @@
-"""The CUDA kernels of scatter, counting sort, means, products on tensor cores."""
+"""The CUDA kernels of scatter: counting sort, means, products on tensor cores."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_batch_is_its_members(kernels):
 
 
 def test_many_classes_and_rows_in_their_order(kernels):
-    """More classes than one block of threads scans at once, and more than there are rows."""
+    """More classes than a thread block scans at once, and more classes than rows."""
     labels = torch.randint(0, 2500, (1200,))
     x = torch.arange(1200.0)[:, None] * torch.tensor([1.0, -0.5])
     found = kernels.scatter(x[None], labels[None], 2500)
@@ -111,7 +111,7 @@ def test_single_precision_on_hard_data(kernels, name, make):
 
 @pytest.mark.parametrize("gap", [1e3, 1e6, 1e12])
 def test_tight_classes_far_apart_fall_back_to_double(kernels, gap):
-    """Halves scaled for the gap would have no bits left for the spread within a class."""
+    """fp16 halves scaled for the gap would have no bits left for the spread within a class."""
     x, labels = labelled(200, 12, 5)
     spread = torch.randn(200, 12) * 1e-3
     x = (gap * labels.unsqueeze(1)).float() + spread

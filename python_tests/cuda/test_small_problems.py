@@ -1,4 +1,4 @@
-"""Small problems in one launch: how many launches, who waits for whom, and the same results."""
+"""Small problems in one launch: the number of launches, which blocks wait, and the same results."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ DOUBLE = torch.float64
 
 
 def batch(problems, n, m, d, dtype=torch.float32):
-    """Pooled rows of `problems` pairs of samples one after the other, their ranges, exponents that
-    single precision is enough for."""
+    """Pooled rows of `problems` pairs of samples one after the other, their ranges, and gammas for
+    which single precision is enough."""
     first = (n + m) * torch.arange(problems)
     rows = torch.stack([first, first + n, first + n, first + n + m], -1).view(problems, 2, 2)
     gamma = 2e-5 * max(n + m, 512) / d * torch.tensor([[1.0, 2.0, 4.0]]).double()
@@ -134,7 +134,7 @@ def test_the_public_function_starts_one_kernel_of_ours(launches):
 
 
 def test_small_problems_in_a_cuda_graph(gpu):
-    """A cooperative launch is captured, and replayed on other values."""
+    """A cooperative launch is captured in a CUDA graph and replayed with other values."""
     x, y = torch.randn(3, 200, 64, device=gpu), torch.randn(3, 200, 64, device=gpu)
 
     def run():

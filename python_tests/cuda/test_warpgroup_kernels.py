@@ -1,6 +1,6 @@
 """The MMD kernels for Hopper, run by the emulator, against float64 and the portable ones.
 
-More than 16 sums a problem keep these sizes away from the launch for small problems.
+With more than 16 sums, a problem is not computed by the single launch for small problems.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ def ranges(ends):
 
 
 def wide(rows, d):
-    """Exponents that single precision is enough for, for points around N(0, 1)^d."""
+    """Gammas for which single precision is enough, with points from about N(0, 1)^d."""
     return torch.tensor([[2e-5 * rows * 2.0**k for k in range(3)]], dtype=DOUBLE) / d
 
 
 @pytest.fixture
 def portable(emulated, capability):
-    """The sums by the kernels for every GPU."""
+    """The sums found by the portable kernels."""
 
     def call(*arguments):
         capability(80)
@@ -58,7 +58,7 @@ def test_sums_of_groups_some_empty(emulated, portable, dtype, n, d):
 
 
 def test_sums_are_those_of_other_kernels(emulated, portable):
-    """Else this file tests nothing: every 32 of the depth are rounded together, not every 16."""
+    """Bits differ, since every 32 of the depth are rounded together, not every 16."""
     z, rows = torch.randn(550, 40), ranges([0, 1, 2, 3, 300, 550])
     found = emulated.rbf_sums(z, rows, None, wide(550, 40), None, False)
     assert not torch.equal(found, portable(z, rows, None, wide(550, 40), None))
@@ -78,7 +78,7 @@ def test_bits_do_not_depend_on_the_order_of_threads_and_blocks(emulated, emulato
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_sums_of_rectangles_with_a_given_centre(emulated, dtype):
-    """Strips without a second one, several tiles a segment, columns from two groups apart."""
+    """A pair with only one strip, several tiles in a segment, columns of two separate groups."""
     z = (torch.randn(4700, 13) + 5).to(dtype)
     rows = torch.tensor([[[0, 5], [20, 120], [120, 120], [500, 545]]])
     columns = torch.tensor([[[600, 601], [700, 2000], [2100, 4700], [130, 420], [430, 431]]])
@@ -91,7 +91,7 @@ def test_sums_of_rectangles_with_a_given_centre(emulated, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_sums_of_ragged_problems(emulated, dtype):
-    """In halves, in double, without rows, in halves again: the ring goes on where it was."""
+    """Problems in fp16, in double precision, without rows, in fp16 again: the ring goes on."""
     z = torch.randn(1900, 40).to(dtype)
     bounds = [
         [[100, 400], [400, 730], [730, 731], [731, 731], [740, 745]],
@@ -116,7 +116,7 @@ def test_bad_values_become_nan_where_they_are_and_nowhere_else(emulated):
 
 @pytest.mark.parametrize("make", accuracy.DATA, ids=lambda make: make.__name__)
 def test_the_contract_of_single_precision(emulated, make):
-    """By the sums of two samples, each found in parts."""
+    """By the sums of two samples, each in several parts."""
     n, m, parts = 330, 190, [[0, 1], [2, 3, 4]]
 
     def sums(z, _, gamma):
