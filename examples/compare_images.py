@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 import awpf_ext
-from awpf_ext.clip import Backbone, embedded, load_backbone
+from awpf_ext.clip import Backbone, demo_model, load_backbone
 from awpf_ext.data import load_dataset
 from awpf_ext.data.demo import DEFAULT_STYLE, STYLES
 from awpf_ext.data.images import IMAGE_SUFFIXES
@@ -88,12 +88,12 @@ def compare_all(
 def main(arguments: Sequence[str] | None = None) -> dict[str, Comparison]:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER")
-    parser.add_argument("--model", default=embedded.MODEL)
+    parser.add_argument("--model", default=demo_model.MODEL)
     parser.add_argument("--pretrained", help="default: the model's own")
     options = parser.parse_args(arguments)
     if len(options.folders) == 1:
         parser.error("expected two folders of images or more, or none for the demo")
-    pretrained = options.pretrained or embedded.default_weights(options.model)
+    pretrained = options.pretrained or demo_model.default_weights(options.model)
     backbone = load_backbone(options.model, pretrained)
     styles = [DEFAULT_STYLE, *(style for style in STYLES if style != DEFAULT_STYLE)]
     sets = {str(folder): images_of(folder) for folder in options.folders} or {

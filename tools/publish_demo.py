@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torch.utils.flop_counter import FlopCounterMode
 
-from awpf_ext.clip import Backbone, embedded, load_backbone, text_bank
+from awpf_ext.clip import Backbone, demo_model, load_backbone, text_bank
 from awpf_ext.clip.prompts import DEFAULT_PROMPT
 from awpf_ext.data import demo
 from awpf_ext.data.demo import dataset as demo_data
@@ -39,7 +39,7 @@ PROBE_KEY = (2024, 2)  # pictures of neither training nor the demo
 def publish(run: Path, folder: Path) -> None:
     """Configuration, merges and half-precision weights, from the last checkpoint."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (f"{embedded.MODEL}.json", "merges.txt.gz"):
+    for name in (f"{demo_model.MODEL}.json", "merges.txt.gz"):
         shutil.copyfile(run / name, folder / name)
     saved = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
     half = {name: tensor.half().contiguous() for name, tensor in saved["model"].items()}
@@ -135,7 +135,7 @@ def card(run: Path, backbone: Backbone) -> str:
     training, watched, classes = demo.compositions()
     every = len(training) + len(watched) + len(classes)
     millions = sum(part.numel() for part in backbone.model.parameters()) / 1e6
-    files = [file for file in embedded.FOLDER.iterdir() if file.name != "MODEL_CARD.md"]
+    files = [file for file in demo_model.FOLDER.iterdir() if file.name != "MODEL_CARD.md"]
     megabytes = sum(file.stat().st_size for file in files) / 1e6
     flops, draw = gigaflops(backbone), milliseconds(2000)
     return f"""# The embedded demo model
@@ -195,13 +195,13 @@ def main() -> None:
         write_sheets(options.sheets)
     if options.run is None:
         return
-    publish(options.run, embedded.FOLDER)
-    backbone = load_backbone(embedded.MODEL, embedded.TAG)
+    publish(options.run, demo_model.FOLDER)
+    backbone = load_backbone(demo_model.MODEL, demo_model.TAG)
     if options.clutter:
         for clutter in options.clutter:
             print(clutter, probe(backbone, demo.compositions().demo, clutter))
         return
-    (embedded.FOLDER / "MODEL_CARD.md").write_text(card(options.run, backbone))
+    (demo_model.FOLDER / "MODEL_CARD.md").write_text(card(options.run, backbone))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from awpf_ext.cli.app import handle_errors, print_json
 from awpf_ext.cli.progress import Reporter
 from awpf_ext.cli.tables import print_merge
 from awpf_ext.errors import UserError
-from awpf_ext.lora import METHODS
+from awpf_ext.lora import MERGE_METHODS
 from awpf_ext.lora import merge as merge_adapters
 
 
@@ -23,7 +23,7 @@ def merge(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="the folder to write")],
     method: Annotated[
-        str, typer.Option("--method", "-m", metavar="NAME", help=", ".join(METHODS))
+        str, typer.Option("--method", "-m", metavar="NAME", help=", ".join(MERGE_METHODS))
     ] = "linear",
     weights: Annotated[
         str | None, typer.Option(metavar="A,B,...", help="one an adapter [1 each]")
@@ -34,11 +34,11 @@ def merge(
     density: Annotated[
         float | None, typer.Option(metavar="P", help="share of entries that stay")
     ] = None,
-    on: Annotated[
+    merge_space: Annotated[
         str | None,
         typer.Option(metavar="WHAT", help="what is pruned: delta or factors [delta]"),
     ] = None,
-    common: Annotated[
+    common_fraction: Annotated[
         float | None,
         typer.Option(metavar="P", help="iso: share of the common directions, 1 is Iso-C [1]"),
     ] = None,
@@ -68,8 +68,8 @@ def merge(
             weights=None if weights is None else _numbers(weights),
             rank=rank,
             density=density,
-            on=on,
-            common=common,
+            merge_space=merge_space,
+            common_fraction=common_fraction,
             seed=seed,
             dtype=dtype,
             base_model=base_model,

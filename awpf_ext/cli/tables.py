@@ -103,14 +103,14 @@ def print_merge(report: MergeReport) -> None:
             f"{len(layers):,}",
             _range({rank for layer in layers for rank in layer.ranks}),
             _range({layer.rank for layer in layers}),
-            _range({percent(layer.kept) for layer in layers}, key=float),
+            _range({percent(layer.energy_kept) for layer in layers}, key=float),
         )
     console().print(table)
     memory = report.peak_memory
     told = "" if memory is None else f", {memory / 1e6:,.0f} MB at the peak"
     print_line(
         "\nenergy kept ",
-        (percent(report.kept), "bold"),
+        (percent(report.energy_kept), "bold"),
         (f"   {report.seconds:.1f} s{told}", "dim"),
     )
     print_line((str(report.out), "dim"))

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from awpf_ext.clip import embedded
+from awpf_ext.clip import demo_model
 from awpf_ext.clip.weights import PREPROCESSING, Weights, resolve_weights
 from awpf_ext.errors import DataError, OfflineError, UserError
 
@@ -171,7 +171,7 @@ def _tokenizer(model: str, cache_dir: str | Path | None) -> Callable[[Sequence[s
     try:
         location = None if cache_dir is None else str(cache_dir)
         tokenizer: Callable[[Sequence[str]], Tensor] = open_clip.get_tokenizer(
-            model, cache_dir=location, **embedded.tokenizer_options(model)
+            model, cache_dir=location, **demo_model.tokenizer_options(model)
         )
     except OSError as error:
         reason = str(error).split("\n", 1)[0]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from awpf_ext.clip import embedded
+from awpf_ext.clip import demo_model
 from awpf_ext.errors import OfflineError, UserError, reason, suggestion
 
 PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
@@ -35,14 +35,14 @@ def resolve_weights(model: str, pretrained: str | None, cache_dir: Path | None) 
     """
     import open_clip
 
-    embedded.register()
+    demo_model.register()
     known = open_clip.list_models()
     if model not in known:
         raise UserError(f"model {model!r} is not known to open_clip; {suggestion(model, known)}")
     if pretrained is None or pretrained.startswith("random:"):
         return _random_weights(pretrained or "random:0")
-    if (model, pretrained) == (embedded.MODEL, embedded.TAG):
-        return Weights(label=pretrained, file=embedded.WEIGHTS)
+    if (model, pretrained) == (demo_model.MODEL, demo_model.TAG):
+        return Weights(label=pretrained, file=demo_model.WEIGHTS)
     tag = open_clip.get_pretrained_cfg(model, pretrained)
     if tag:
         return Weights(
@@ -55,8 +55,8 @@ def resolve_weights(model: str, pretrained: str | None, cache_dir: Path | None) 
     if path.is_file():
         return Weights(label=path.name, file=path)
     tags = open_clip.list_pretrained_tags_by_model(model)
-    if model == embedded.MODEL:
-        tags = [embedded.TAG]
+    if model == demo_model.MODEL:
+        tags = [demo_model.TAG]
     raise UserError(
         f"pretrained {pretrained!r} is neither a file nor a tag of {model}; "
         + (suggestion(pretrained, tags) if tags else "open_clip has no weights for this model")
@@ -96,7 +96,7 @@ def _tagged_file(model: str, tag_name: str, tag: Mapping[str, Any], cache_dir: P
         f"the weights {tag_name!r} of {model} are not in the cache {cache} and cannot be fetched "
         f"({failure}). Three ways out: pretrained=PATH, a checkpoint file you copied here; "
         f"features:FILE.npz as the data set, features computed elsewhere; or the model "
-        f"{embedded.MODEL!r}, whose weights come with the package"
+        f"{demo_model.MODEL!r}, whose weights come with the package"
     )
 
 

@@ -7,7 +7,7 @@ from awpf_ext.data.features import FeatureSet, read_features
 from awpf_ext.data.images import ImageDataset
 from awpf_ext.data.limits import Limits, limited
 from awpf_ext.data.order import class_order
-from awpf_ext.data.pixels import PixelRows
+from awpf_ext.data.prepared_images import PreparedImages
 from awpf_ext.data.store import FeatureStore
 from awpf_ext.data.stream import Task, TaskStream, task_stream
 
@@ -18,7 +18,7 @@ __all__ = [
     "FeatureStore",
     "ImageDataset",
     "Limits",
-    "PixelRows",
+    "PreparedImages",
     "Task",
     "TaskStream",
     "class_order",

@@ -17,10 +17,10 @@ from awpf_ext.clip.backbone import Backbone
 from awpf_ext.clip.prompted import prompted_clip
 from awpf_ext.clip.prompts import DEFAULT_PROMPT, prompt_templates, text_bank
 from awpf_ext.data.features import FeatureSet, nonfinite_rows
+from awpf_ext.data.image_reader import Pixels, default_workers, prepared_batches
 from awpf_ext.data.images import ImageDataset, ImageSplit
-from awpf_ext.data.pixels import MEMORY, PixelRows
-from awpf_ext.data.reading import Pixels, default_workers, prepared_batches
-from awpf_ext.data.store import FeatureStore, Shard, SplitEntry, StoredSplit, read_or_none
+from awpf_ext.data.prepared_images import MEMORY, PreparedImages
+from awpf_ext.data.store import FeatureShard, FeatureStore, SplitEntry, StoredSplit, read_or_none
 from awpf_ext.distributed import SINGLE_PROCESS, World, local_world_size
 from awpf_ext.errors import DataError, UserError
 from awpf_ext.io import lock, remove_leftovers, save_tensors
@@ -83,7 +83,7 @@ def extract_features(
     rows = {title: _readable_rows(splits[title], stored[title]) for title in splits}
     memory = MEMORY // local_world_size()
     pixels = {
-        title: PixelRows(
+        title: PreparedImages(
             splits[title], backbone.prepare, rows[title], workers=workers, memory=memory
         )
         for title in splits
@@ -180,7 +180,7 @@ class _Encoder:
         title: str,
         images: ImageSplit,
         entry: SplitEntry,
-        shards: list[Shard | None],
+        shards: list[FeatureShard | None],
         world: World,
     ) -> None:
         """Encode this process's part of the missing shards and write them one by one."""
@@ -198,7 +198,7 @@ class _Encoder:
         # A model on the CPU needs the cores itself: readers beside it stall its threads.
         ahead = 0 if self.backbone.device.type == "cpu" else BATCHES_AHEAD
         reader = prepared_batches(images, batches, self.backbone.prepare, self.workers, ahead)
-        parts: list[Shard] = []
+        parts: list[FeatureShard] = []
         with closing(reader) as prepared:
             for batch, pixels in zip(batches, prepared, strict=True):
                 parts.append(self._encode(images, batch, pixels))
@@ -210,12 +210,12 @@ class _Encoder:
                 rate = (done - resumed) / max(time.monotonic() - started, 1e-9)
                 self.tell(ExtractProgress(title, done, total, rate))
 
-    def _encode(self, images: ImageSplit, batch: range, pixels: list[Pixels | str]) -> Shard:
+    def _encode(self, images: ImageSplit, batch: range, pixels: list[Pixels | str]) -> FeatureShard:
         pairs = list(zip(batch, pixels, strict=True))
         readable = [(row, image) for row, image in pairs if not isinstance(image, str)]
         unreadable = [(images.name(row), image) for row, image in pairs if isinstance(image, str)]
         if not readable:
-            return Shard(torch.empty(0, 0), torch.empty(0, dtype=torch.int64), unreadable)
+            return FeatureShard(torch.empty(0, 0), torch.empty(0, dtype=torch.int64), unreadable)
         stacked = torch.from_numpy(np.stack([image for _, image in readable]))
         x = self.backbone.encode_images(stacked)
         bad = nonfinite_rows(x)
@@ -226,7 +226,7 @@ class _Encoder:
                 f"{names[0]}: precision {self.backbone.precision} may be too low for "
                 f"{self.backbone.name}, or its weights are damaged"
             )
-        return Shard(x, torch.tensor([row for row, _ in readable]), unreadable)
+        return FeatureShard(x, torch.tensor([row for row, _ in readable]), unreadable)
 
 
 def _readable_rows(images: ImageSplit, stored: StoredSplit) -> Tensor:

@@ -18,7 +18,7 @@ from awpf_ext.errors import DataError
 
 if TYPE_CHECKING:
     from awpf_ext.clip.prompted import PromptedClip
-    from awpf_ext.data.pixels import PixelRows
+    from awpf_ext.data.prepared_images import PreparedImages
 
 # A row of test_x to its image and the image's name.
 ReadTestImage = Callable[[int], tuple[str, Image.Image]]
@@ -42,8 +42,8 @@ class FeatureSet:
     logit_scale: float  # exp(logit_scale) of the backbone; 100.0 where unknown
     provenance: Mapping[str, Any]
     read_test_image: ReadTestImage | None = None  # None: features that came without images
-    train_images: PixelRows | None = None  # row for row what train_x was made of
-    test_images: PixelRows | None = None
+    train_images: PreparedImages | None = None  # row for row what train_x was made of
+    test_images: PreparedImages | None = None
     domain_names: tuple[str, ...] = ()  # none: the images are of one kind
     train_domain: Tensor | None = None  # (n,) int64, where there are domains
     test_domain: Tensor | None = None

@@ -38,7 +38,7 @@ Unreadable = list[tuple[str, str]]  # image name and reason
 
 
 @dataclass(frozen=True)
-class Shard:
+class FeatureShard:
     """Features of some images of a split, by their rows, and the images that have none."""
 
     x: Tensor
@@ -113,7 +113,7 @@ class SplitEntry:
         stored = StoredSplit(tensors["x"], tensors["y"], _parsed(metadata["unreadable"]))
         return None if retry_unreadable and stored.unreadable else stored
 
-    def read_shards(self, retry_unreadable: bool) -> list[Shard | None]:
+    def read_shards(self, retry_unreadable: bool) -> list[FeatureShard | None]:
         """Every shard, None where missing; shards of equal images in other entries serve.
 
         With `retry_unreadable` a shard with unreadable images is missing too: what made them so
@@ -125,7 +125,7 @@ class SplitEntry:
             for index in range(len(self.shard_keys))
         ]
 
-    def completed(self, shards: Sequence[Shard | None]) -> list[Shard]:
+    def completed(self, shards: Sequence[FeatureShard | None]) -> list[FeatureShard]:
         """Every shard, those missing from `shards` read anew; DataError where one is not there."""
         written = self.read_shards(retry_unreadable=False)
         found = [old or new for old, new in zip(shards, written, strict=True)]
@@ -135,10 +135,10 @@ class SplitEntry:
             raise DataError(f"{self.folder} lacks {missing} of {len(found)} shards just written")
         return there
 
-    def write_shard(self, index: int, parts: Sequence[Shard]) -> None:
+    def write_shard(self, index: int, parts: Sequence[FeatureShard]) -> None:
         """Join the parts of a shard and keep it."""
         filled = [part for part in parts if len(part.rows)] or list(parts[:1])
-        shard = Shard(
+        shard = FeatureShard(
             torch.cat([part.x for part in filled]),
             torch.cat([part.rows for part in filled]),
             [image for part in parts for image in part.unreadable],
@@ -149,7 +149,7 @@ class SplitEntry:
             {"unreadable": json.dumps(shard.unreadable)},
         )
 
-    def merge(self, shards: Sequence[Shard], metadata: dict[str, str]) -> None:
+    def merge(self, shards: Sequence[FeatureShard], metadata: dict[str, str]) -> None:
         """Write the whole split from its shards, which then go unless images were unreadable."""
         filled = [shard for shard in shards if len(shard.rows)] or list(shards[:1])
         unreadable = [image for shard in shards for image in shard.unreadable]
@@ -179,7 +179,9 @@ class SplitEntry:
     def _shard_file(self, index: int) -> Path:
         return self.folder / f"shard-{self.shard_keys[index]}.safetensors"
 
-    def _read_shard(self, index: int, path: Path | None, retry_unreadable: bool) -> Shard | None:
+    def _read_shard(
+        self, index: int, path: Path | None, retry_unreadable: bool
+    ) -> FeatureShard | None:
         found = None if path is None else read_or_none(path)
         if found is None:
             return None
@@ -187,7 +189,7 @@ class SplitEntry:
         unreadable = _parsed(metadata["unreadable"])
         if unreadable and retry_unreadable:
             return None
-        return Shard(tensors["x"], tensors["rows"] + self.bounds(index).start, unreadable)
+        return FeatureShard(tensors["x"], tensors["rows"] + self.bounds(index).start, unreadable)
 
 
 def read_or_none(path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:

@@ -15,7 +15,7 @@ from awpf_ext.data.order import class_order, order_hash
 from awpf_ext.errors import DataError, UserError
 
 if TYPE_CHECKING:
-    from awpf_ext.data.pixels import PixelRows
+    from awpf_ext.data.prepared_images import PreparedImages
 
 Protocol = Literal["class", "domain"]
 
@@ -36,7 +36,7 @@ class Task:
     test_y: Tensor
     train_ids: Tensor  # int64 on the CPU: names of the rows, the same in every order of tasks
     features: Tensor  # by such a name, the training features of all tasks, as they are stored
-    images: PixelRows | None  # the images likewise; None where there are only features
+    images: PreparedImages | None  # the images likewise; None where there are only features
 
     def __len__(self) -> int:
         return len(self.train_y)
@@ -142,16 +142,16 @@ class TaskStream(Sequence[Task]):
         end = self._test_ends[self._checked(index) + 1]
         return self._test_x[:end], self._test_y[:end]
 
-    def test_images(self, index: int) -> PixelRows:
+    def test_images(self, index: int) -> PreparedImages:
         """The images of the rows of `test(index)`; DataError where there are only features."""
         index = self._checked(index)
         return self._pixels(slice(self._test_ends[index], self._test_ends[index + 1]))
 
-    def test_images_seen(self, index: int) -> PixelRows:
+    def test_images_seen(self, index: int) -> PreparedImages:
         """The images of the rows of `test_seen(index)`."""
         return self._pixels(slice(0, self._test_ends[self._checked(index) + 1]))
 
-    def _pixels(self, span: slice) -> PixelRows:
+    def _pixels(self, span: slice) -> PreparedImages:
         if self._features.test_images is None:
             raise DataError(f"{self.provenance.get('dataset')} has features, but no images")
         return self._features.test_images.at(self._test_rows[span])

@@ -20,9 +20,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from awpf_ext.finetuning import compressed
+from awpf_ext.finetuning import image_codec
 
-Form = Literal["references", "png", "jpeg"]
+BufferFormat = Literal["references", "png", "jpeg"]
 READ_AT_ONCE = 256  # samples that are copied, before they are compressed
 
 
@@ -34,10 +34,10 @@ class Buffer:
     they are.
     """
 
-    def __init__(self, size: int, form: Form = "references", quality: int = 90) -> None:
+    def __init__(self, size: int, format: BufferFormat = "references", quality: int = 90) -> None:
         """size: m, the most samples in all. quality: of JPEGs."""
         self.size = size
-        self.form = form
+        self.format = format
         self.quality = quality
         self.ids = torch.empty(0, dtype=torch.int64)
         self.labels = torch.empty(0, dtype=torch.int64)
@@ -71,7 +71,7 @@ class Buffer:
         all_labels = torch.cat([self.labels, labels.cpu()])
         priority = torch.cat([self._priority, _priorities(labels.cpu(), classes, generator)])
         chosen = _smallest(priority, all_labels, self.size, classes)
-        if self.form != "references":
+        if self.format != "references":
             self._copy(chosen, kept, all_ids, read)
         self.ids, self.labels = all_ids[chosen], all_labels[chosen]
         self._priority = priority[chosen]
@@ -80,19 +80,19 @@ class Buffer:
         """The copies at `positions`: images (n, height, width, 3), or features."""
         if self._rows is not None:
             return self._rows[positions]
-        return compressed.decompress([self._files[position] for position in positions.tolist()])
+        return image_codec.decompress([self._files[position] for position in positions.tolist()])
 
     def state_dict(self) -> dict[str, Tensor]:
         state = {"ids": self.ids, "labels": self.labels, "priority": self._priority}
         if self._rows is not None:
             return {**state, "rows": self._rows}
-        return {**state, **(compressed.to_tensors(self._files) if self._files else {})}
+        return {**state, **(image_codec.to_tensors(self._files) if self._files else {})}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.ids, self.labels = state["ids"].cpu(), state["labels"].cpu()
         self._priority = state["priority"].cpu()
         self._rows = state["rows"].cpu() if "rows" in state else None
-        self._files = compressed.from_tensors(state) if "files" in state else []
+        self._files = image_codec.from_tensors(state) if "files" in state else []
 
     def _copy(
         self, chosen: Tensor, kept: int, ids: Tensor, read: Callable[[Tensor], Tensor]
@@ -104,8 +104,8 @@ class Buffer:
         for part in ids[chosen[new]].split(READ_AT_ONCE):
             fresh = read(part)
             if fresh.dtype == torch.uint8:
-                assert self.form != "references"
-                files += compressed.compress(fresh, self.form, self.quality)
+                assert self.format != "references"
+                files += image_codec.compress(fresh, self.format, self.quality)
             else:
                 features.append(fresh)
         if not features:

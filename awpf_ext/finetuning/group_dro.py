@@ -28,20 +28,20 @@ class ClassWeights:
         self,
         classes: int,
         *,
-        evenness: float,
+        dro_lambda: float,
         momentum: float,
         device: torch.device | str = "cpu",
     ) -> None:
-        """classes: all that will come. evenness: lambda."""
+        """classes: all that will come. dro_lambda: lambda."""
         self.values = torch.full((classes,), UNKNOWN, device=device)
-        self._evenness = evenness
+        self._dro_lambda = dro_lambda
         self._momentum = momentum
 
     def weights(self, among: Tensor) -> Tensor:
         """p of all classes, zero outside `among` (class ids): softmax over those of them met."""
         met = self._met(among)
         weights = torch.zeros_like(self.values)
-        weights[met] = torch.softmax(self.values[met] / self._evenness, dim=0)
+        weights[met] = torch.softmax(self.values[met] / self._dro_lambda, dim=0)
         return weights
 
     def loss(self, losses: Tensor, labels: Tensor, among: Tensor) -> Tensor:

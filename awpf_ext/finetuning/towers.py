@@ -15,13 +15,13 @@ from torch.nn.functional import normalize
 from awpf_ext.clip.backbone import Backbone
 from awpf_ext.clip.prompted import PromptedClip
 from awpf_ext.errors import UserError
-from awpf_ext.finetuning.config import TuningConfig
+from awpf_ext.finetuning.trainable_config import TrainableConfig
 
 
 class Towers(nn.Module):
     """Both towers; each is used where it is given something."""
 
-    def __init__(self, model: Any, backbone: Backbone, config: TuningConfig) -> None:
+    def __init__(self, model: Any, backbone: Backbone, config: TrainableConfig) -> None:
         """model: a copy of the backbone's, to be changed."""
         super().__init__()
         self.model = model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
+from awpf_ext.lora.merge_methods import MERGE_METHODS
 from awpf_ext.lora.merging import MergedLayer, MergeReport, merge
-from awpf_ext.lora.methods import METHODS
 
-__all__ = ["METHODS", "MergeReport", "MergedLayer", "merge"]
+__all__ = ["MERGE_METHODS", "MergeReport", "MergedLayer", "merge"]

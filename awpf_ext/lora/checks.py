@@ -8,26 +8,29 @@ from pathlib import Path
 from typing import Any
 
 from awpf_ext.errors import UserError, suggestion
-from awpf_ext.lora.adapter import Adapter
-from awpf_ext.lora.config import check_agreement
-from awpf_ext.lora.methods import METHODS, Method, Settings
+from awpf_ext.lora.adapter_config import check_agreement
+from awpf_ext.lora.adapter_reader import LoraAdapter
+from awpf_ext.lora.merge_methods import MERGE_METHODS, MergeMethod, MergeSettings
 
 _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "rank": ("a whole number of at least 1", lambda v: isinstance(v, int) and v >= 1),
     "density": ("a number above 0, at most 1", lambda v: isinstance(v, int | float) and 0 < v <= 1),
-    "on": ("delta or factors", lambda v: v in ("delta", "factors")),
-    "common": ("a number from 0 to 1", lambda v: isinstance(v, int | float) and 0 <= v <= 1),
+    "merge_space": ("delta or factors", lambda v: v in ("delta", "factors")),
+    "common_fraction": (
+        "a number from 0 to 1",
+        lambda v: isinstance(v, int | float) and 0 <= v <= 1,
+    ),
     "seed": ("a whole number of at least 0", lambda v: isinstance(v, int) and v >= 0),
 }
 
 
-def checked_method(name: str) -> Method:
-    if name not in METHODS:
-        raise UserError(f"there is no merge method {name!r}; {suggestion(name, METHODS)}")
-    return METHODS[name]
+def checked_method(name: str) -> MergeMethod:
+    if name not in MERGE_METHODS:
+        raise UserError(f"there is no merge method {name!r}; {suggestion(name, MERGE_METHODS)}")
+    return MERGE_METHODS[name]
 
 
-def checked_settings(name: str, method: Method, given: dict[str, Any]) -> Settings:
+def checked_settings(name: str, method: MergeMethod, given: dict[str, Any]) -> MergeSettings:
     for key, value in given.items():
         if key not in method.takes:
             takes = f"it takes {' and '.join(method.takes)}" if method.takes else "it takes none"
@@ -39,7 +42,7 @@ def checked_settings(name: str, method: Method, given: dict[str, Any]) -> Settin
         if method.density is None:
             raise UserError(f"{name} needs density (--density), the share of entries that stay")
         given = {**given, "density": method.density}
-    return Settings(**given)
+    return MergeSettings(**given)
 
 
 def checked_folders(adapters: Sequence[str | Path], out: Path) -> list[Path]:
@@ -64,7 +67,7 @@ def checked_weights(weights: Sequence[float] | None, count: int) -> list[float]:
     return shares
 
 
-def check_alike(adapters: Sequence[Adapter], base_model: str | None) -> None:
+def check_alike(adapters: Sequence[LoraAdapter], base_model: str | None) -> None:
     names = [adapter.name for adapter in adapters]
     check_agreement([adapter.config for adapter in adapters], names, base_model)
     first = adapters[0]

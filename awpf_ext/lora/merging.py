@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,10 @@ import torch
 from awpf_ext import io
 from awpf_ext._library import __version__
 from awpf_ext.errors import DataError, UserError
-from awpf_ext.lora.adapter import PREFIX, WEIGHTS, Adapter, Layer, open_adapter
+from awpf_ext.lora.adapter_config import FILE as CONFIG
+from awpf_ext.lora.adapter_config import merged_config, renamed
+from awpf_ext.lora.adapter_reader import PREFIX, WEIGHTS, LoraAdapter, LoraLayer, open_adapter
+from awpf_ext.lora.adapter_writer import RECORD, TensorStream, new_folder
 from awpf_ext.lora.checks import (
     check_alike,
     checked_folders,
@@ -23,10 +26,8 @@ from awpf_ext.lora.checks import (
     checked_settings,
     checked_weights,
 )
-from awpf_ext.lora.config import FILE as CONFIG
-from awpf_ext.lora.config import merged_config, renamed
-from awpf_ext.lora.methods import Merged, Method, Settings, Term
-from awpf_ext.lora.output import RECORD, TensorStream, new_folder
+from awpf_ext.lora.merge_methods import Merged, MergeMethod, MergeSettings, Term
+from awpf_ext.lora.merge_methods.base import MergeLayers
 
 _TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -37,7 +38,7 @@ class MergedLayer(NamedTuple):
     name: str
     ranks: tuple[int, ...]  # of the adapters
     rank: int  # of the result
-    kept: float
+    energy_kept: float
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class MergeReport:
     sources: tuple[dict[str, str], ...]
     base_model: str | None
     layers: tuple[MergedLayer, ...]
-    kept: float  # the share of energy that cutting to a rank has left, over all layers
+    energy_kept: float  # the share of energy that cutting to a rank has left, over all layers
     seconds: float
     peak_memory: int | None  # bytes, of the whole process since its start
 
@@ -65,7 +66,7 @@ class MergeReport:
             "weights": list(self.weights),
             "sources": list(self.sources),
             "base_model": self.base_model,
-            "kept": self.kept,
+            "energy_kept": self.energy_kept,
             "layers": [layer._asdict() for layer in self.layers],
         }
 
@@ -86,30 +87,45 @@ def merge(
     weights: Sequence[float] | None = None,
     rank: int | None = None,
     density: float | None = None,
-    on: str | None = None,
-    common: float | None = None,
+    merge_space: str | None = None,
+    common_fraction: float | None = None,
     seed: int | None = None,
     dtype: str | None = None,
     base_model: str | None = None,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> MergeReport:
-    """Merge PEFT LoRA adapters of one model into a new adapter, the folder `out`.
+    """Merge PEFT LoRA adapters of one model into a new adapter in the folder `out`.
 
-    method: one of `METHODS`, whose docstrings define them. weights: one an adapter, 1 each where
-    not given. rank, density, on ("delta" or "factors"), common, seed: settings of the methods that
-    take them. dtype: of the result (float32, float16, bfloat16), by default that of the adapters.
-    base_model: the base model's name for the result, where the adapters name it differently.
-    force: replace an adapter that is there. progress(done, layers) is called after each layer.
+    A single adapter at weight 1 is copied unchanged, except by `iso` or if density or rank cut it.
+    The merge needs memory for the largest layer only, except `icm`, which needs all layers at once.
+    A killed merge leaves no half-written adapter.
 
-    One adapter at weight 1 comes back as it is, but for `iso` and where density or rank cut it.
-    Memory stays that of the largest layer, but for `icm`, which needs all of them. A killed merge
-    leaves no half-written adapter.
+    Args:
+        adapters: the adapters' folders.
+        out: the folder to write.
+        method: one of `MERGE_METHODS`; their docstrings define them.
+        weights: one per adapter; default: 1 each.
+        rank, density, merge_space, common_fraction, seed: settings of the methods that take them;
+            merge_space is "delta" or "factors".
+        dtype: of the result (float32, float16, bfloat16); default: that of the adapters.
+        base_model: the base model's name in the result, needed if the adapters disagree about it.
+        force: replace an existing adapter.
+        progress: progress(done, layers) is called after each layer.
+
+    Returns:
+        A report of what was merged, and how much of it the rank kept.
     """
     start = time.perf_counter()
     out = Path(out).expanduser()
     chosen = checked_method(method)
-    given = {"rank": rank, "density": density, "on": on, "common": common, "seed": seed}
+    given = {
+        "rank": rank,
+        "density": density,
+        "merge_space": merge_space,
+        "common_fraction": common_fraction,
+        "seed": seed,
+    }
     settings = checked_settings(method, chosen, {k: v for k, v in given.items() if v is not None})
     if dtype is not None and dtype not in _TYPES:
         raise UserError(f"dtype is {dtype!r}; expected one of {', '.join(_TYPES)}")
@@ -117,45 +133,49 @@ def merge(
         opened = [
             stack.enter_context(open_adapter(folder)) for folder in checked_folders(adapters, out)
         ]
-        shares = checked_weights(weights, len(opened))
+        checked = checked_weights(weights, len(opened))
         check_alike(opened, base_model)
-        one = len(opened) == 1 and shares[0] == 1 and _keeps_one(chosen, settings, opened[0])
+        one = len(opened) == 1 and checked[0] == 1 and _keeps_one(chosen, settings, opened[0])
         kind = _result_type(opened) if dtype is None else _TYPES[dtype]
 
         together: dict[str, Merged] = {}
-        if chosen.together is not None and not one:
-            together = _merged_together(chosen.together, opened, shares, settings)
+        if chosen.merge_layers is not None and not one:
+            together = _merged_together(chosen.merge_layers, opened, checked, settings)
 
-        def compute(name: str, layer: Layer) -> Merged:
+        def compute(name: str, layer: LoraLayer) -> Merged:
             if one:
                 return Merged(opened[0].read(layer.b_key), opened[0].read(layer.a_key))
             if name in together:
                 return together.pop(name)
-            return _merged(chosen, name, _terms(opened, shares, name), settings)
+            return _merged(chosen, name, _terms(opened, checked, name), settings)
 
         folder = stack.enter_context(new_folder(out, force))
         with io.open_atomic(folder / WEIGHTS) as file:
             stream = TensorStream(file, _names(opened[0]))
             if one and dtype is None:
-                layers, kept = _copy_tensors(stream, opened[0]), 1.0
+                layers, energy_kept = _copy_tensors(stream, opened[0]), 1.0
             else:
-                layers, kept = _write_tensors(stream, opened, compute, kind, progress)
+                layers, energy_kept = _write_tensors(stream, opened, compute, kind, progress)
             stream.finish()
         new_ranks = {layer.name: layer.rank for layer in layers}
         first = opened[0].config
         config = renamed(first, base_model) if one else merged_config(first, new_ranks, base_model)
-        taken = [key for key in ("rank", "density", "on", "common", "seed") if key in chosen.takes]
+        taken = [
+            key
+            for key in ("rank", "density", "merge_space", "common_fraction", "seed")
+            if key in chosen.takes
+        ]
         report = MergeReport(
             out=out,
             method=method,
             settings={key: getattr(settings, key) for key in taken},
-            weights=tuple(shares),
+            weights=tuple(checked),
             sources=tuple(
                 {"name": adapter.folder.name, "sha256": adapter.sha256} for adapter in opened
             ),
             base_model=base_model or first.base_model,
             layers=tuple(layers),
-            kept=kept,
+            energy_kept=energy_kept,
             seconds=time.perf_counter() - start,
             peak_memory=_peak_memory(),
         )
@@ -164,7 +184,7 @@ def merge(
     return report
 
 
-def _copy_tensors(stream: TensorStream, adapter: Adapter) -> list[MergedLayer]:
+def _copy_tensors(stream: TensorStream, adapter: LoraAdapter) -> list[MergedLayer]:
     """One adapter as it is."""
     keys = {PREFIX + name: key for name, key in adapter.others.items()}
     for name, layer in adapter.layers.items():
@@ -178,8 +198,8 @@ def _copy_tensors(stream: TensorStream, adapter: Adapter) -> list[MergedLayer]:
 
 def _write_tensors(
     stream: TensorStream,
-    adapters: Sequence[Adapter],
-    compute: Callable[[str, Layer], Merged],
+    adapters: Sequence[LoraAdapter],
+    compute: Callable[[str, LoraLayer], Merged],
     dtype: torch.dtype,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[list[MergedLayer], float]:
@@ -193,27 +213,27 @@ def _write_tensors(
         _write_layer(stream, name, layer, merged, dtype)
         energy, lost = energy + merged.energy, lost + merged.lost
         ranks = tuple(adapter.layers[name].rank for adapter in adapters)
-        layers.append(MergedLayer(name, ranks, merged.a.shape[0], merged.kept))
+        layers.append(MergedLayer(name, ranks, merged.a.shape[0], merged.energy_kept))
         if progress is not None:
             progress(len(layers), len(shared))
     _carry(stream, adapters, sorted(set(others) - set(wide)))
     return layers, 1 - lost / energy if energy > 0 else 1.0
 
 
-def _result_type(adapters: Sequence[Adapter]) -> torch.dtype:
+def _result_type(adapters: Sequence[LoraAdapter]) -> torch.dtype:
     dtype = adapters[0].dtype
     for adapter in adapters[1:]:
         dtype = torch.promote_types(dtype, adapter.dtype)
     return dtype
 
 
-def _keeps_one(method: Method, settings: Settings, adapter: Adapter) -> bool:
+def _keeps_one(method: MergeMethod, settings: MergeSettings, adapter: LoraAdapter) -> bool:
     widest = max(layer.rank for layer in adapter.layers.values())
     whole = settings.rank is None or settings.rank >= widest
     return method.keeps_one and whole and settings.density in (None, 1)
 
 
-def _terms(adapters: Sequence[Adapter], weights: Sequence[float], name: str) -> list[Term]:
+def _terms(adapters: Sequence[LoraAdapter], weights: Sequence[float], name: str) -> list[Term]:
     """The layer's factors as matrices, in single precision or better."""
     precise = torch.promote_types(_result_type(adapters), torch.float32)
     terms = []
@@ -225,7 +245,9 @@ def _terms(adapters: Sequence[Adapter], weights: Sequence[float], name: str) -> 
     return terms
 
 
-def _merged(method: Method, name: str, terms: Sequence[Term], settings: Settings) -> Merged:
+def _merged(
+    method: MergeMethod, name: str, terms: Sequence[Term], settings: MergeSettings
+) -> Merged:
     try:
         return method.merge(name, terms, settings)
     except (ValueError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
@@ -233,21 +255,21 @@ def _merged(method: Method, name: str, terms: Sequence[Term], settings: Settings
 
 
 def _merged_together(
-    merge_layers: Callable[[Mapping[str, Sequence[Term]], Settings], dict[str, Merged]],
-    adapters: Sequence[Adapter],
+    merge_layers: MergeLayers,
+    adapters: Sequence[LoraAdapter],
     weights: Sequence[float],
-    settings: Settings,
+    settings: MergeSettings,
 ) -> dict[str, Merged]:
     terms = {name: _terms(adapters, weights, name) for name in adapters[0].layers}
     return merge_layers(terms, settings)
 
 
-def _names(adapter: Adapter) -> list[str]:
+def _names(adapter: LoraAdapter) -> list[str]:
     factors = [key for name, layer in adapter.layers.items() for key in _keys(name, layer)]
     return [*factors, *(PREFIX + name for name in adapter.others)]
 
 
-def _keys(name: str, layer: Layer) -> tuple[str, str]:
+def _keys(name: str, layer: LoraLayer) -> tuple[str, str]:
     """PEFT's keys for A and B."""
     if layer.embedding:
         return f"{PREFIX}{name}.lora_embedding_A", f"{PREFIX}{name}.lora_embedding_B"
@@ -255,7 +277,7 @@ def _keys(name: str, layer: Layer) -> tuple[str, str]:
 
 
 def _write_layer(
-    stream: TensorStream, name: str, layer: Layer, merged: Merged, dtype: torch.dtype
+    stream: TensorStream, name: str, layer: LoraLayer, merged: Merged, dtype: torch.dtype
 ) -> None:
     rank = merged.a.shape[0]
     shapes = (rank, *layer.a_shape[1:]), (layer.b_shape[0], rank, *layer.b_shape[2:])
@@ -266,7 +288,7 @@ def _write_layer(
         stream.write(key, tensor)
 
 
-def _carry(stream: TensorStream, adapters: Sequence[Adapter], names: Sequence[str]) -> None:
+def _carry(stream: TensorStream, adapters: Sequence[LoraAdapter], names: Sequence[str]) -> None:
     """Write what is no factor (saved modules, biases): only what all adapters have in common."""
     first = adapters[0]
     for name in sorted(names, key=lambda name: -first.width(first.others[name])):

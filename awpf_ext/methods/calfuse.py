@@ -50,7 +50,7 @@ class Calfuse(AdapterMethod):
     def embed(self, x: Tensor) -> Tensor:
         return calibrated(x, self.adapter, self.theta)
 
-    def trainable(self) -> list[Tensor]:
+    def trained_parameters(self) -> list[Tensor]:
         return [self.adapter, self.theta] if self.config.calibration is None else [self.adapter]
 
     def train(self, task: Task, progress: EpochProgress) -> None:

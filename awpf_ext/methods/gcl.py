@@ -10,10 +10,10 @@ from torch import Tensor
 
 from awpf_ext.data.stream import Task
 from awpf_ext.finetuning.contrastive import MovingAverages, gamma_at, global_contrastive
-from awpf_ext.methods._base.finetuned import (
-    TunedBatch,
-    TunedConfig,
-    TunedMethod,
+from awpf_ext.methods._base.buffered_finetuning import (
+    BufferedFineTuning,
+    BufferedFineTuningConfig,
+    JointBatch,
     joined_states,
     part_of_state,
 )
@@ -21,7 +21,7 @@ from awpf_ext.methods._base.method import EpochProgress, MethodConfig
 from awpf_ext.methods.registry import register
 
 
-class GclConfig(TunedConfig):
+class GclConfig(BufferedFineTuningConfig):
     gamma: float = Field(0.8, gt=0, le=1, description="share of the batch in a moving average")
     gamma_epochs: int = Field(
         2, ge=0, description="epochs of a task in which that share falls from 1 along a cosine"
@@ -30,8 +30,8 @@ class GclConfig(TunedConfig):
 
 
 @register("gcl")
-class Gcl(TunedMethod):
-    """Each sample against all others of other classes; see tuning/contrastive.py."""
+class Gcl(BufferedFineTuning):
+    """Each sample against all others of other classes; see finetuning/contrastive.py."""
 
     Config: ClassVar[type[MethodConfig]] = GclConfig
     config: GclConfig
@@ -40,10 +40,10 @@ class Gcl(TunedMethod):
         super().__init__(config, **given)
         self.averages = MovingAverages(self.device)
 
-    def loss(self, images: Tensor, texts: Tensor, batch: TunedBatch) -> Tensor:
+    def loss(self, images: Tensor, texts: Tensor, batch: JointBatch) -> Tensor:
         return self.sample_losses(images, texts, batch).mean()
 
-    def sample_losses(self, images: Tensor, texts: Tensor, batch: TunedBatch) -> Tensor:
+    def sample_losses(self, images: Tensor, texts: Tensor, batch: JointBatch) -> Tensor:
         """Of every sample, in units of cross-entropy: the objective T log(eps + u) over T."""
         config = self.config
         return global_contrastive(

@@ -11,8 +11,8 @@ from torch.nn.functional import cross_entropy
 
 from awpf_ext.data.stream import Task
 from awpf_ext.finetuning.group_dro import ClassWeights
-from awpf_ext.finetuning.samples import Samples
-from awpf_ext.methods._base.finetuned import TunedBatch, joined_states, part_of_state
+from awpf_ext.finetuning.task_samples import TaskSamples
+from awpf_ext.methods._base.buffered_finetuning import JointBatch, joined_states, part_of_state
 from awpf_ext.methods._base.method import MethodConfig
 from awpf_ext.methods.gcl import Gcl, GclConfig
 from awpf_ext.methods.registry import register
@@ -22,7 +22,7 @@ class GdroConfig(GclConfig):
     objective: Literal["gcl", "ce"] = Field(
         "gcl", description="what is weighed: GCL's losses, or cross-entropies"
     )
-    evenness: float = Field(
+    dro_lambda: float = Field(
         1.0,
         gt=0,
         allow_inf_nan=False,
@@ -35,7 +35,7 @@ class GdroConfig(GclConfig):
 
 @register("gdro")
 class Gdro(Gcl):
-    """The losses of GCL, weighed by class; see tuning/group_dro.py."""
+    """The losses of GCL, weighed by class; see finetuning/group_dro.py."""
 
     Config: ClassVar[type[MethodConfig]] = GdroConfig
     config: GdroConfig
@@ -44,23 +44,23 @@ class Gdro(Gcl):
         super().__init__(config, text=text, **given)
         self.class_weights = ClassWeights(
             len(text),
-            evenness=config.evenness,
+            dro_lambda=config.dro_lambda,
             momentum=config.weight_momentum,
             device=self.device,
         )
 
-    def loss(self, images: Tensor, texts: Tensor, batch: TunedBatch) -> Tensor:
+    def loss(self, images: Tensor, texts: Tensor, batch: JointBatch) -> Tensor:
         return self.class_weights.loss(
             self.sample_losses(images, texts, batch), batch.labels, batch.drawn_from
         )
 
-    def sample_losses(self, images: Tensor, texts: Tensor, batch: TunedBatch) -> Tensor:
+    def sample_losses(self, images: Tensor, texts: Tensor, batch: JointBatch) -> Tensor:
         if self.config.objective == "gcl":
             return super().sample_losses(images, texts, batch)
         logits = images @ texts.T / self.temperature
         return cross_entropy(logits, batch.labels, reduction="none")
 
-    def after_task(self, task: Task, samples: Samples) -> None:
+    def after_task(self, task: Task, samples: TaskSamples) -> None:
         weights = self.class_weights.weights(samples.labels.unique().to(self.device))
         self.records.append(
             {

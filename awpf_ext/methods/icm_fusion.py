@@ -16,21 +16,21 @@ from torch.nn.functional import cross_entropy, normalize
 
 from awpf_ext.data.stream import Task
 from awpf_ext.finetuning.buffer import Buffer
-from awpf_ext.finetuning.samples import Samples
+from awpf_ext.finetuning.task_samples import TaskSamples
 from awpf_ext.lora.icm import (
-    Flat,
+    FlatLora,
     FusionVae,
-    Inner,
+    InnerSteps,
     Layout,
     MetaSettings,
     TaskLoss,
     TrainingSet,
-    fused,
+    count_sketch,
+    fuse_loras,
     meta_train,
-    sketch,
-    stacked,
+    stack_loras,
 )
-from awpf_ext.methods._base.finetuned import joined_states, part_of_state
+from awpf_ext.methods._base.buffered_finetuning import joined_states, part_of_state
 from awpf_ext.methods._base.method import MethodConfig
 from awpf_ext.methods._base.task_loras import TaskLoras, TaskLorasConfig, seed_of
 from awpf_ext.methods.registry import register
@@ -80,8 +80,8 @@ class IcmFusion(TaskLoras):
         self.task_of: dict[int, int] = {}  # of the buffer's ids
         self.classes_of: dict[int, range] = {}
         self.vectors: dict[int, Tensor] = {}
-        self.states: dict[int, Flat] = {}  # the latest of each LoRA's training, values in float16
-        self._recent: list[Flat] = []
+        self.states: dict[int, FlatLora] = {}  # latest training states, in float16
+        self._recent: list[FlatLora] = []
         size = 2 * self.text.shape[1] if config.task_vector == "features" else SKETCH
         seed = seed_of("f-vae", self.seed)
         self.vae = FusionVae(self.layout.size, size, config.latent, seed).to(self.device)
@@ -93,12 +93,12 @@ class IcmFusion(TaskLoras):
 
     def after_step(self, step: int, steps: int) -> None:
         if step > steps - self.config.checkpoints:
-            self._recent.append(_in_half(self.layout.flatten(self.tuned.state_dict())))
+            self._recent.append(_in_half(self.layout.flatten(self.trainable.state_dict())))
 
     def fuse(self, task: Task) -> dict[str, Tensor]:
         index = task.index
         latest = self.layout.flatten(self.loras[index])
-        self.states[index] = stacked(self._recent or [_in_half(latest)])
+        self.states[index] = stack_loras(self._recent or [_in_half(latest)])
         self._recent = []
         self.classes_of[index] = task.classes
         self.vectors[index] = self._task_vector(task)
@@ -112,14 +112,14 @@ class IcmFusion(TaskLoras):
     def _fused(self, task: Task) -> dict[str, Tensor]:
         config, tasks = self.config, list(self.loras)
         data = self._training_set(tasks)
-        inner = Inner(
+        inner = InnerSteps(
             self._task_loss(task, tasks), config.inner_steps, config.inner_rate, config.inner_every
         )
         settings = MetaSettings(
             config.meta_steps, config.meta_batch, config.meta_learning_rate, config.kl_weight
         )
         steps = meta_train(self.vae, data, settings, self.random, inner)
-        flats = stacked([self.layout.flatten(self.loras[one]) for one in tasks])
+        flats = stack_loras([self.layout.flatten(self.loras[one]) for one in tasks])
         if steps:
             spread = data.flats.values.float().var(dim=0, correction=0).mean().item()
             last = steps[-min(len(steps), 10) :]
@@ -134,7 +134,7 @@ class IcmFusion(TaskLoras):
                 }
             )
         shares = [1 / len(tasks)] * len(tasks)
-        return fused(
+        return fuse_loras(
             self.vae,
             self.layout,
             flats,
@@ -149,7 +149,7 @@ class IcmFusion(TaskLoras):
         counts = torch.tensor([len(state.values) for state in states], device=self.device)
         return TrainingSet(
             self.layout,
-            Flat(*(torch.cat(parts) for parts in zip(*states, strict=True))),
+            FlatLora(*(torch.cat(parts) for parts in zip(*states, strict=True))),
             torch.arange(len(tasks), device=self.device).repeat_interleave(counts),
             torch.stack([self.vectors[task] for task in tasks]),
         )
@@ -161,11 +161,11 @@ class IcmFusion(TaskLoras):
             return torch.cat([normalize(images, dim=-1), normalize(texts, dim=-1)])
         lora = self.loras[task.index]
         changed = [(lora[name] - self.start[name]).flatten() for name in self.layout.shapes]
-        return sketch(torch.cat(changed), SKETCH)
+        return count_sketch(torch.cat(changed), SKETCH)
 
     def _task_loss(self, task: Task, tasks: list[int]) -> TaskLoss:
         """On samples of the task at hand, and on those of earlier ones that the buffer has."""
-        samples = Samples(task, Buffer(0), self.inputs)
+        samples = TaskSamples(task, Buffer(0), self.inputs)
         task_of = torch.tensor([self.task_of[one] for one in self.buffer.ids.tolist()])
         held = {task.index: (task.train_ids, task.train_y.cpu())}
         for index in tasks[:-1]:
@@ -180,7 +180,7 @@ class IcmFusion(TaskLoras):
             chosen = order[: self.config.inner_batch]
             x = next(iter(samples.by_id([ids[chosen]])))
             classes = self.classes_of[tasks[place]]
-            logits = self.tuned.embed(x, tensors) @ self.tuned.texts(classes, tensors).T
+            logits = self.trainable.embed(x, tensors) @ self.trainable.texts(classes, tensors).T
             wanted = labels[chosen].to(self.device) - classes.start
             return cross_entropy(logits / self.temperature, wanted)
 
@@ -223,11 +223,11 @@ class IcmFusion(TaskLoras):
             for task, vector in self._loaded(part_of_state(state, "vector")).items()
         }
         self.states = {
-            task: Flat(**self._loaded(part_of_state(state, f"states.{task:04d}")))
+            task: FlatLora(**self._loaded(part_of_state(state, f"states.{task:04d}")))
             for task in self.classes_of
         }
 
 
-def _in_half(flat: Flat) -> Flat:
+def _in_half(flat: FlatLora) -> FlatLora:
     """Standardised values are small enough for it."""
     return flat._replace(values=flat.values.half())

@@ -8,10 +8,10 @@ from pydantic import Field
 from torch import Tensor
 
 from awpf_ext.data.stream import Task
+from awpf_ext.lora.adapter_config import LoraConfig
 from awpf_ext.lora.checks import checked_settings
-from awpf_ext.lora.config import AdapterConfig
-from awpf_ext.lora.in_memory import merge_tensors
-from awpf_ext.lora.methods import METHODS
+from awpf_ext.lora.merge_methods import MERGE_METHODS
+from awpf_ext.lora.merging_in_memory import merge_tensors
 from awpf_ext.methods._base.method import MethodConfig
 from awpf_ext.methods._base.task_loras import TaskLoras, TaskLorasConfig
 from awpf_ext.methods.registry import register
@@ -52,7 +52,7 @@ class LoraMerge(TaskLoras):
     def __init__(self, config: LoraMergeConfig, **given: Any) -> None:
         super().__init__(config, **given)
         name = "linear" if config.fusion == "average" else config.fusion
-        self.merging = METHODS[name]
+        self.merging = MERGE_METHODS[name]
         chosen = {"rank": config.rank, "density": config.density}
         if config.rank is None and "density" in self.merging.takes:
             chosen["rank"] = _UNCUT  # pruned entries make a matrix of full rank
@@ -60,8 +60,8 @@ class LoraMerge(TaskLoras):
             chosen["seed"] = self.seed
         present = {key: value for key, value in chosen.items() if value is not None}
         self.settings = checked_settings(config.fusion, self.merging, present)
-        peft = self.tuned.to_adapter().config
-        self.scale = AdapterConfig(peft, peft["r"], peft["lora_alpha"], {}, {})
+        peft = self.trainable.to_adapter().config
+        self.scale = LoraConfig(peft, peft["r"], peft["lora_alpha"], {}, {})
 
     def fuse(self, task: Task) -> dict[str, Tensor]:
         loras = list(self.loras.values())

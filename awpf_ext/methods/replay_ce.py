@@ -5,13 +5,13 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from awpf_ext.methods._base.finetuned import TunedBatch, TunedMethod
+from awpf_ext.methods._base.buffered_finetuning import BufferedFineTuning, JointBatch
 from awpf_ext.methods.registry import register
 
 
 @register("replay_ce")
-class ReplayCrossEntropy(TunedMethod):
+class ReplayCrossEntropy(BufferedFineTuning):
     """Every image among the texts of all classes seen."""
 
-    def loss(self, images: Tensor, texts: Tensor, batch: TunedBatch) -> Tensor:
+    def loss(self, images: Tensor, texts: Tensor, batch: JointBatch) -> Tensor:
         return cross_entropy(images @ texts.T / self.temperature, batch.labels)

@@ -6,19 +6,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from awpf_ext.methods._base.finetuned import TunedBatch, TunedMethod
+from awpf_ext.methods._base.buffered_finetuning import BufferedFineTuning, JointBatch
 from awpf_ext.methods.registry import register
 
 
 @register("replay_clip")
-class ReplayClip(TunedMethod):
+class ReplayClip(BufferedFineTuning):
     """CLIP's symmetric loss over the batch's pairs of an image and its class's text.
 
     As it stands: two pairs of one class are negatives of each other, which is what GCL's masking
     avoids.
     """
 
-    def loss(self, images: Tensor, texts: Tensor, batch: TunedBatch) -> Tensor:
+    def loss(self, images: Tensor, texts: Tensor, batch: JointBatch) -> Tensor:
         logits = images @ texts[batch.labels].T / self.temperature
         own = torch.arange(len(logits), device=logits.device)
         return (cross_entropy(logits, own) + cross_entropy(logits.T, own)) / 2

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from awpf_ext import io
 from awpf_ext.errors import CheckpointError, DataError, UserError
-from awpf_ext.lora.output import AdapterFiles, write_adapter
+from awpf_ext.lora.adapter_writer import AdapterFiles, write_adapter
 
 FORMAT = 1  # of this layout; a folder of another format is refused
 Resume = bool | Literal["intact"]

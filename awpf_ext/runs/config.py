@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from awpf_ext.clip import embedded
+from awpf_ext.clip import demo_model
 from awpf_ext.clip.prompts import DEFAULT_PROMPT
 from awpf_ext.data.datasets import absolute
 from awpf_ext.data.stream import Protocol
@@ -109,7 +109,7 @@ class RunConfig(BaseModel):
     pretrained: Annotated[str, Role.FILES, Panel.MODEL, AppliesTo.IMAGES] = Field(
         "openai",
         description="Weights of the backbone: an open_clip tag, a checkpoint file, or random:SEED; "
-        f"with the model demo, the default is {embedded.TAG}",
+        f"with the model demo, the default is {demo_model.TAG}",
     )
     precision: Annotated[Literal["fp32", "bf16", "fp16"], Panel.MODEL, AppliesTo.IMAGES] = Field(
         "fp32", description="Floating-point type of the backbone"
@@ -148,8 +148,8 @@ class RunConfig(BaseModel):
         """The drawn pictures go with the model that comes with the package."""
         chosen = {name: cls.model_fields[name].default for name in ("dataset", "model")} | given
         if "model" not in given and str(chosen["dataset"]).partition(":")[0] == "demo":
-            chosen["model"] = embedded.MODEL
-        return {"pretrained": embedded.default_weights(str(chosen["model"])), **chosen}
+            chosen["model"] = demo_model.MODEL
+        return {"pretrained": demo_model.default_weights(str(chosen["model"])), **chosen}
 
     def to_yaml(self) -> str:
         """A file that makes this run again when it is given as `--config`."""

@@ -15,7 +15,7 @@ from awpf_ext.distributed import SINGLE_PROCESS, World
 from awpf_ext.methods import Method
 
 if TYPE_CHECKING:
-    from awpf_ext.data.pixels import PixelRows
+    from awpf_ext.data.prepared_images import PreparedImages
 
 ROWS_AT_ONCE = {"features": 8192, "images": 256}  # test rows that are in a method at a time
 
@@ -48,7 +48,7 @@ def evaluate_next(stream: TaskStream, method: Method, index: int) -> tuple[float
     return fraction(learned), fraction(zero_shot)
 
 
-def inputs_of_seen(stream: TaskStream, method: Method, index: int) -> Tensor | PixelRows:
+def inputs_of_seen(stream: TaskStream, method: Method, index: int) -> Tensor | PreparedImages:
     """What `method` takes, of the test images of tasks 0..`index`."""
     if method.inputs == "features":
         return stream.test_seen(index)[0]
@@ -56,7 +56,7 @@ def inputs_of_seen(stream: TaskStream, method: Method, index: int) -> Tensor | P
 
 
 def predictions(
-    method: Method, x: Tensor | PixelRows, classes: int, world: World = SINGLE_PROCESS
+    method: Method, x: Tensor | PreparedImages, classes: int, world: World = SINGLE_PROCESS
 ) -> Tensor:
     """The likeliest of the first `classes` classes, row by row; the processes share the rows."""
     own = world.share(len(x))
@@ -64,7 +64,7 @@ def predictions(
     return world.all_gather(_joined(labels).to(method.device), len(x))
 
 
-def parts(x: Tensor | PixelRows, span: range | None = None) -> Iterator[Tensor]:
+def parts(x: Tensor | PreparedImages, span: range | None = None) -> Iterator[Tensor]:
     """The rows of `x`, or those in `span`, in pieces that fit into memory."""
     span = range(len(x)) if span is None else span
     step = ROWS_AT_ONCE["features" if isinstance(x, Tensor) else "images"]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from awpf_ext.errors import CheckpointError, UserError
-from awpf_ext.finetuning.config import TuningConfig
 from awpf_ext.finetuning.roles import Role, keys_with
+from awpf_ext.finetuning.trainable_config import TrainableConfig
 from awpf_ext.methods import METHODS
 from awpf_ext.runs.config import (
     RUN_KEYS,
@@ -181,7 +181,7 @@ def test_every_key_has_its_role():
     assert set(keys_with(RunConfig, Role.MACHINE)) == MACHINE
     assert set(RunConfig.model_fields) == {*FEATURES, *RUN, *MACHINE, "preset"}
     for name, method in METHODS.items():
-        fine_tuned = issubclass(method.Config, TuningConfig)
+        fine_tuned = issubclass(method.Config, TrainableConfig)
         changeable = {"checkpointing", "micro_batch"} if fine_tuned else set()
         assert set(keys_with(method.Config, Role.MACHINE)) == changeable, name
 

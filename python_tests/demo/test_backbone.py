@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from awpf_ext.clip import embedded, text_bank
+from awpf_ext.clip import demo_model, text_bank
 from awpf_ext.clip.prompts import DEFAULT_PROMPT, prompt_templates
 from awpf_ext.data import load_dataset
 from awpf_ext.errors import UserError
@@ -40,9 +40,9 @@ def test_it_knows_the_demos_classes_but_not_all_of_them(backbone):
 
 
 def test_it_is_small_and_its_card_is_its_own(backbone):
-    files = list(embedded.FOLDER.iterdir())
+    files = list(demo_model.FOLDER.iterdir())
     assert sum(file.stat().st_size for file in files) < 8e6
-    assert backbone.weights_hash in (embedded.FOLDER / "MODEL_CARD.md").read_text()
+    assert backbone.weights_hash in (demo_model.FOLDER / "MODEL_CARD.md").read_text()
     assert backbone.provenance["pretrained"] == "embedded"
     assert backbone.preprocessing["size"] == [48, 48]
 

@@ -15,11 +15,11 @@ pytest.importorskip("pydantic", reason='needs the extra "clip"')
 from pydantic import BaseModel
 
 import awpf_ext
-from awpf_ext.finetuning.config import TuningConfig
+from awpf_ext.finetuning.trainable_config import TrainableConfig
 from awpf_ext.methods import method_class
 from awpf_ext.methods._base.adapter import AdapterConfig
-from awpf_ext.methods._base.finetuned import TunedConfig
-from awpf_ext.methods._base.finetuning_loop import LoopConfig
+from awpf_ext.methods._base.buffered_finetuning import BufferedFineTuningConfig
+from awpf_ext.methods._base.finetuning import FineTuningConfig
 
 _MARKED = re.compile(r"<!-- (settings of|figures from) (\S+) -->\s+((?:\|[^\n]*\n)+)")
 _FIGURE = re.compile(r"\d[\d.,]*(?: (?:ms|s|MiB|GiB)\b|%|e-\d+)")
@@ -56,9 +56,9 @@ def test_settings_are_all_there_with_their_defaults(table):
 
 def _recipe(config: type[BaseModel]) -> type[BaseModel]:
     """The settings that another page has: what several methods share."""
-    if config in (TunedConfig, LoopConfig):
-        return TuningConfig
-    shared = (TunedConfig, LoopConfig, AdapterConfig)
+    if config in (BufferedFineTuningConfig, FineTuningConfig):
+        return TrainableConfig
+    shared = (BufferedFineTuningConfig, FineTuningConfig, AdapterConfig)
     return next((base for base in shared if issubclass(config, base)), AdapterConfig)
 
 

@@ -11,15 +11,15 @@ from torch import Tensor
 from awpf_ext.clip import load_backbone, prompted_clip, text_bank
 from awpf_ext.clip.prompted import PromptedClip
 from awpf_ext.distributed import SINGLE_PROCESS, World, init_distributed
-from awpf_ext.finetuning.config import TuningConfig
-from awpf_ext.finetuning.step import joint_backward
-from awpf_ext.finetuning.trainable import Tuned, make_tuned
+from awpf_ext.finetuning.build import TrainableClip, build_trainable
+from awpf_ext.finetuning.joint_backward import joint_backward
+from awpf_ext.finetuning.trainable_config import TrainableConfig
 
 NAMES = ("cat", "dog", "owl", "red car")
 TEMPLATES = ("a photo of a {}.", "one {} here.")
 CASES = {
-    "all": {"train": "all"},
-    "all in parts": {"train": "all", "micro_batch": 2},
+    "full": {"train": "full"},
+    "full in parts": {"train": "full", "micro_batch": 2},
     "lora in parts": {"train": "lora", "micro_batch": 3, "checkpointing": True},
     "adapter": {"train": "adapter"},
 }
@@ -58,34 +58,34 @@ def contrastive(labels: Tensor):
     return loss
 
 
-def with_factors(tuned: Tuned, seed: int = 1) -> Tuned:
+def with_factors(trainable: TrainableClip, seed: int = 1) -> TrainableClip:
     """Away from the start, where half of LoRA's factors have no gradient."""
     generator = torch.Generator().manual_seed(seed)
     state = {
         name: value + 0.1 * torch.randn(value.shape, generator=generator)
         if "lora_" in name
         else value
-        for name, value in tuned.state_dict().items()
+        for name, value in trainable.state_dict().items()
     }
-    tuned.load_state_dict(state)
-    return tuned
+    trainable.load_state_dict(state)
+    return trainable
 
 
 def three_steps(case: str, clip: PromptedClip, text: Tensor, world: World = SINGLE_PROCESS):
     """The losses, each step's gradients, and what was trained."""
-    config = TuningConfig(**CASES[case])
-    tuned = with_factors(make_tuned(config, text, clip, world))
+    config = TrainableConfig(**CASES[case])
+    trainable = with_factors(build_trainable(config, text, clip, world))
     # Attention does not depend on the biases of its keys: their gradients are rounding errors,
     # which AdamW's usual eps of 1e-8 would blow up to steps.
-    optimizer = torch.optim.AdamW(tuned.parameter_groups(0.1), lr=1e-3, eps=1e-3, fused=True)
+    optimizer = torch.optim.AdamW(trainable.parameter_groups(0.1), lr=1e-3, eps=1e-3, fused=True)
     losses, gradients = [], {}
     for step, shares in enumerate(SHARES):
-        x, labels = batch(tuned.inputs, step)
+        x, labels = batch(trainable.inputs, step)
         if world.size > 1:
             x = x.split(list(shares))[world.rank]
         optimizer.zero_grad()
         loss = joint_backward(
-            tuned,
+            trainable,
             x,
             range(3 if step == 0 else 4),  # six prompts, then eight
             contrastive(labels.clamp_max(2) if step == 0 else labels),
@@ -93,10 +93,10 @@ def three_steps(case: str, clip: PromptedClip, text: Tensor, world: World = SING
             world=world,
         )
         losses.append(loss)
-        for name, parameter in tuned.named_parameters().items():
+        for name, parameter in trainable.named_parameters().items():
             gradients[f"{step} {name}"] = parameter.grad.clone()
         optimizer.step()
-    return torch.stack(losses), gradients, tuned.state_dict()
+    return torch.stack(losses), gradients, trainable.state_dict()
 
 
 if __name__ == "__main__":

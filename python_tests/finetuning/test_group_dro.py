@@ -14,13 +14,15 @@ LOSSES = torch.tensor([1.0, 3.0, 5.0, 0.0, 1.0, 2.0])  # means 2, 5, 1
 ALL = torch.arange(3)
 
 
-def weights(evenness, classes=3, momentum=0.9):
-    return ClassWeights(classes, evenness=evenness, momentum=momentum)
+def weights(dro_lambda, classes=3, momentum=0.9):
+    return ClassWeights(classes, dro_lambda=dro_lambda, momentum=momentum)
 
 
 def test_a_large_lambda_gives_the_mean_over_classes():
-    for evenness in (1e9, math.inf):
-        assert weights(evenness).loss(LOSSES, LABELS, ALL).item() == pytest.approx((2 + 5 + 1) / 3)
+    for dro_lambda in (1e9, math.inf):
+        assert weights(dro_lambda).loss(LOSSES, LABELS, ALL).item() == pytest.approx(
+            (2 + 5 + 1) / 3
+        )
 
 
 def test_a_small_lambda_gives_the_worst_class():

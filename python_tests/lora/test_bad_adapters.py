@@ -32,8 +32,14 @@ def refused(folders, out, error: type[AwpfError], words: str, **options):
         ({"method": "svd", "rank": True}, "rank is True; expected a whole number"),
         ({"method": "ties", "density": 0}, "density is 0; expected a number above 0, at most 1"),
         ({"method": "ties", "density": float("nan")}, "density is nan; expected"),
-        ({"method": "ties", "on": "both"}, "on is 'both'; expected delta or factors"),
-        ({"method": "iso", "common": 2}, "common is 2; expected a number from 0 to 1"),
+        (
+            {"method": "ties", "merge_space": "both"},
+            "merge_space is 'both'; expected delta or factors",
+        ),
+        (
+            {"method": "iso", "common_fraction": 2},
+            "common_fraction is 2; expected a number from 0 to 1",
+        ),
         ({"method": "dare_ties", "density": 0.5, "seed": -1}, "seed is -1; expected"),
         ({"method": "dare_ties"}, r"dare_ties needs density \(--density\)"),
         ({"weights": [1, 2, 3]}, "there are 3 weights for 2 adapters"),

@@ -44,10 +44,10 @@ def test_options_reach_the_merge(awpf, write, tmp_path):
                 "--dtype", "float16", "-o", "out", "--json")  # fmt: skip
     assert done.exit_code == 0, done.stderr
     told = json.loads(done.stdout)
-    assert told["settings"] == {"rank": 3, "density": 0.4, "on": "delta"}
+    assert told["settings"] == {"rank": 3, "density": 0.4, "merge_space": "delta"}
     assert told["weights"] == [-0.5, 2]
     assert {layer["rank"] for layer in told["layers"]} == {3}
-    assert 0 < told["kept"] < 1
+    assert 0 < told["energy_kept"] < 1
     assert {"seconds", "peak_memory", "sources"} <= told.keys()
     again = merge(folders, tmp_path / "again", method="ties", weights=[-0.5, 2], density=0.4,
                   rank=3, dtype="float16")  # fmt: skip

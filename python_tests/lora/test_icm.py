@@ -11,19 +11,19 @@ from small_adapters import deltas, distance
 from awpf_ext.errors import UserError
 from awpf_ext.lora import merge
 from awpf_ext.lora.icm import (
-    Flat,
+    FlatLora,
     FusionVae,
-    Inner,
+    InnerSteps,
     Layout,
     MetaSettings,
     TrainingSet,
-    fused,
+    count_sketch,
+    fuse_loras,
     meta_train,
-    sketch,
-    stacked,
+    stack_loras,
 )
-from awpf_ext.lora.icm.meta import inner_steps
-from awpf_ext.lora.icm.vae import WIDEST, divergence
+from awpf_ext.lora.icm.meta_training import inner_steps
+from awpf_ext.lora.icm.vae import WIDEST, kl_divergence
 
 
 @pytest.fixture
@@ -85,9 +85,11 @@ class TestFlattening:
         x, y = torch.randn(2, 20_000, generator=generator)
         mixed = x + y
         cosine = torch.nn.functional.cosine_similarity(x, mixed, dim=0)
-        assert sketch(x, 256).norm() == pytest.approx(1, abs=1e-5)
-        assert sketch(x, 256) @ sketch(mixed, 256) == pytest.approx(float(cosine), abs=0.2)
-        assert abs(sketch(x, 256) @ sketch(y, 256)) < 0.25
+        assert count_sketch(x, 256).norm() == pytest.approx(1, abs=1e-5)
+        assert count_sketch(x, 256) @ count_sketch(mixed, 256) == pytest.approx(
+            float(cosine), abs=0.2
+        )
+        assert abs(count_sketch(x, 256) @ count_sketch(y, 256)) < 0.25
 
 
 class TestVae:
@@ -124,12 +126,14 @@ class TestVae:
         of_code = torch.distributions.Normal(mean, (0.5 * log_variance).exp())
         prior = torch.distributions.Normal(torch.zeros_like(mean), torch.ones_like(mean))
         expected = torch.distributions.kl_divergence(of_code, prior).sum(dim=1).mean()
-        assert torch.allclose(divergence(mean, log_variance), expected)
+        assert torch.allclose(kl_divergence(mean, log_variance), expected)
 
     def test_it_starts_as_the_centre_and_learns_to_tell_loras_apart(self):
         generator = torch.Generator().manual_seed(0)
         layout = Layout({"a": (64,)})
-        flats = stacked([layout.standardised(torch.randn(64, generator=generator)) for _ in "xy"])
+        flats = stack_loras(
+            [layout.standardised(torch.randn(64, generator=generator)) for _ in "xy"]
+        )
         _, steps = trained(flats, torch.eye(2), layout, steps=100, rate=1e-2)
         spread = flats.values.var(dim=0, correction=0).mean()
         assert steps[0].error == pytest.approx(float(spread), rel=1e-4)
@@ -149,7 +153,7 @@ class TestInnerSteps:
         flat = layout.standardised(torch.randn(32, generator=torch.Generator().manual_seed(0)))
         losses = []
         for count in (0, 1, 5, 20):
-            moved = inner_steps(flat.values, flat, layout, 0, Inner(self.loss, count, 0.05))
+            moved = inner_steps(flat.values, flat, layout, 0, InnerSteps(self.loss, count, 0.05))
             losses.append(float(self.loss(0, layout.restore(flat._replace(values=moved)))))
         assert losses == sorted(losses, reverse=True)
         assert losses[-1] < 0.2 * losses[0]
@@ -159,20 +163,20 @@ class TestInnerSteps:
         layout = Layout({"a": (32,)})
         flat = layout.standardised(torch.randn(32))
         start = flat.values.clone().requires_grad_()
-        moved = inner_steps(start, flat, layout, 0, Inner(self.loss, 3, 0.05))
+        moved = inner_steps(start, flat, layout, 0, InnerSteps(self.loss, 3, 0.05))
         moved.sum().backward()
         assert torch.equal(start.grad, torch.ones(32))
 
     def test_meta_training_takes_them_and_learns_through_both_passes(self):
         layout = Layout({"a": (32,)})
-        flats = stacked([layout.standardised(torch.randn(32)) for _ in range(3)])
+        flats = stack_loras([layout.standardised(torch.randn(32)) for _ in range(3)])
         asked = []
 
         def loss(task, tensors):
             asked.append(task)
             return self.loss(task, tensors) if task else None  # task 0 has no data
 
-        vae, steps = trained(flats, torch.eye(3), layout, 12, Inner(loss, steps=4, every=2))
+        vae, steps = trained(flats, torch.eye(3), layout, 12, InnerSteps(loss, steps=4, every=2))
         assert len(steps) == 12
         assert 0 < len(asked) <= 6 * 4
         assert set(asked) > {0}
@@ -184,14 +188,14 @@ class TestFusion:
     def flats(self, count, layout, seed=0):
         generator = torch.Generator().manual_seed(seed)
         drawn = [torch.randn(layout.size, generator=generator) for _ in range(count)]
-        return stacked([layout.standardised(each) for each in drawn])
+        return stack_loras([layout.standardised(each) for each in drawn])
 
     def test_equal_loras_give_that_lora(self):
         layout = Layout({"a": (16, 2), "b": (5,)})
         one = layout.standardised(3 + torch.randn(37))
         vectors = torch.eye(3)
-        vae, _ = trained(stacked([one] * 3), vectors, layout)
-        result = fused(vae, layout, stacked([one] * 3), vectors, [0.2, 0.3, 0.5])
+        vae, _ = trained(stack_loras([one] * 3), vectors, layout)
+        result = fuse_loras(vae, layout, stack_loras([one] * 3), vectors, [0.2, 0.3, 0.5])
         for name, tensor in layout.restore(one).items():
             assert torch.allclose(result[name], tensor, atol=0.05)
 
@@ -199,14 +203,14 @@ class TestFusion:
         layout = Layout({"a": (500,)})
         flats = self.flats(4, layout)
         vae, _ = trained(flats, torch.eye(4), layout, steps=1)
-        plain = fused(vae, layout, flats, torch.eye(4), [0.25] * 4, rescale=False)["a"]
-        scaled = fused(vae, layout, flats, torch.eye(4), [0.25] * 4)["a"]
+        plain = fuse_loras(vae, layout, flats, torch.eye(4), [0.25] * 4, rescale=False)["a"]
+        scaled = fuse_loras(vae, layout, flats, torch.eye(4), [0.25] * 4)["a"]
         assert plain.std() == pytest.approx(0.5, rel=0.1)
         assert scaled.std() == pytest.approx(float(flats.std.mean()), rel=0.1)
-        opposed = Flat(*(torch.stack([part[0], part[0]]) for part in flats))
+        opposed = FlatLora(*(torch.stack([part[0], part[0]]) for part in flats))
         opposed.values[1].neg_()
         vae, _ = trained(opposed, torch.eye(2), layout, steps=1)
-        assert fused(vae, layout, opposed, torch.eye(2), [0.5] * 2)["a"].std() < 0.1
+        assert fuse_loras(vae, layout, opposed, torch.eye(2), [0.5] * 2)["a"].std() < 0.1
 
     def test_the_seed_decides_all(self):
         layout = Layout({"a": (64,)})
@@ -214,7 +218,7 @@ class TestFusion:
 
         def result(seed):
             vae, _ = trained(flats, vectors, layout, steps=10, seed=seed, rate=1e-2)
-            return fused(vae, layout, flats, vectors, [1 / 3] * 3)["a"]
+            return fuse_loras(vae, layout, flats, vectors, [1 / 3] * 3)["a"]
 
         torch.manual_seed(5)  # the global state is neither used nor changed
         first, before = result(1), torch.random.get_rng_state()
@@ -227,7 +231,7 @@ class TestMerge:
     @pytest.fixture(autouse=True)
     def few_steps(self, monkeypatch):
         # By name: the package has a function of the module's name.
-        monkeypatch.setattr(sys.modules["awpf_ext.lora.methods.icm"], "STEPS", 30)
+        monkeypatch.setattr(sys.modules["awpf_ext.lora.merge_methods.icm"], "STEPS", 30)
 
     def test_equal_adapters_give_that_adapter_whatever_the_weights(self, write, tmp_path):
         one = write("one", 4, lora_alpha=6)
@@ -249,7 +253,7 @@ class TestMerge:
     @pytest.mark.parametrize("weights", [[1, -1], [0, 0]])
     def test_weights_that_make_no_average_are_refused(self, weights, write, tmp_path):
         two = [write("a", 4), write("b", 4)]
-        with pytest.raises(UserError, match="must not be negative, nor all 0"):
+        with pytest.raises(UserError, match="no weight may be negative"):
             merge(two, tmp_path / "out", method="icm", weights=weights)
         assert not (tmp_path / "out").exists()
 

@@ -14,15 +14,17 @@ from small_adapters import deltas, distance
 
 from awpf_ext import io
 from awpf_ext.errors import DataError, UserError
-from awpf_ext.lora import METHODS, merge
-from awpf_ext.lora.adapter import Adapter
+from awpf_ext.lora import MERGE_METHODS, merge
+from awpf_ext.lora.adapter_reader import LoraAdapter
 
 WHOLE = {name: {"density": 1.0} if method.takes[1:2] == ("density",) else {}
-         for name, method in METHODS.items()}  # fmt: skip
+         for name, method in MERGE_METHODS.items()}  # fmt: skip
 FILES = ["adapter_config.json", "adapter_model.safetensors", "merge.json"]
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].keeps_one])
+@pytest.mark.parametrize(
+    "method", [name for name in MERGE_METHODS if MERGE_METHODS[name].keeps_one]
+)
 def test_one_adapter_at_weight_one_comes_back_bit_by_bit(method, write, tmp_path):
     saved = {
         "base_model.model.head.weight": torch.randn(3, 5),
@@ -175,7 +177,7 @@ def test_the_record_names_sources_by_content(write, tmp_path):
     assert record["base_model"] == "m"
     assert [source["name"] for source in record["sources"]] == ["a", "b"]
     assert len({source["sha256"] for source in record["sources"]}) == 2
-    assert record["layers"][0].keys() == {"name", "ranks", "rank", "kept"}
+    assert record["layers"][0].keys() == {"name", "ranks", "rank", "energy_kept"}
     assert str(tmp_path) not in json.dumps(record)
     assert sorted(path.name for path in report.out.iterdir()) == FILES
 
@@ -278,7 +280,7 @@ def test_a_failed_merge_leaves_nothing(error, write, tmp_path, monkeypatch):
 def test_only_a_layer_is_held_at_a_time(write, tmp_path, monkeypatch):
     shapes = {f"layers.{i}.q": (8, 8) for i in range(40)}
     folders = [write(name, 4, shapes=shapes) for name in "ab"]
-    read, given, alive = Adapter.read, [], []
+    read, given, alive = LoraAdapter.read, [], []
 
     def watched(self, key):
         tensor = read(self, key)
@@ -288,7 +290,7 @@ def test_only_a_layer_is_held_at_a_time(write, tmp_path, monkeypatch):
     def count(done, total):
         alive.append(sum(tensor() is not None for tensor in given))
 
-    monkeypatch.setattr(Adapter, "read", watched)
+    monkeypatch.setattr(LoraAdapter, "read", watched)
     merge(folders, tmp_path / "out", method="stack", progress=count)
     assert len(given) == 2 * 2 * 40
     assert max(alive) <= 4  # two factors of two adapters

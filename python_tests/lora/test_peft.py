@@ -91,14 +91,16 @@ def peft_merge(base, folders, weights, kind, **options):
         ("svd", {}, "svd", {}),
         ("svd", {"rank": 6}, "svd", {"svd_rank": 6}),
         ("ties", {"density": 0.3}, "ties_svd", {"density": 0.3}),
-        ("ties", {"density": 0.3, "on": "factors"}, "ties", {"density": 0.3}),
+        ("ties", {"density": 0.3, "merge_space": "factors"}, "ties", {"density": 0.3}),
         ("magnitude_prune", {"density": 0.3, "rank": 7}, "magnitude_prune_svd",
          {"density": 0.3, "svd_rank": 7}),
-        ("magnitude_prune", {"density": 0.3, "on": "factors"}, "magnitude_prune", {"density": 0.3}),
+        ("magnitude_prune", {"density": 0.3, "merge_space": "factors"}, "magnitude_prune",
+         {"density": 0.3}),
         ("dare_linear", {"density": 1.0}, "dare_linear_svd", {"density": 1.0}),
         ("dare_ties", {"density": 1.0}, "dare_ties_svd", {"density": 1.0}),
-        ("dare_linear", {"density": 1.0, "on": "factors"}, "dare_linear", {"density": 1.0}),
-        ("dare_ties", {"density": 1.0, "on": "factors"}, "dare_ties", {"density": 1.0}),
+        ("dare_linear", {"density": 1.0, "merge_space": "factors"}, "dare_linear",
+         {"density": 1.0}),
+        ("dare_ties", {"density": 1.0, "merge_space": "factors"}, "dare_ties", {"density": 1.0}),
     ],
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore:The density")
@@ -160,4 +162,4 @@ def test_one_adapter_unchanged_loads_as_before(base, folders, tmp_path):
     report = merge(folders[1:2], tmp_path / "out")
     before, after = changes(loaded(base, folders[1])), changes(loaded(base, report.out))
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert math.isclose(1.0, report.kept)
+    assert math.isclose(1.0, report.energy_kept)

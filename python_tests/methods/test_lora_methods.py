@@ -18,7 +18,7 @@ from tiny_images import tiny_features, tiny_stream
 from awpf_ext.data import task_stream
 from awpf_ext.errors import DataError, UserError
 from awpf_ext.lora import merge
-from awpf_ext.lora.adapter import open_adapter
+from awpf_ext.lora.adapter_reader import open_adapter
 from awpf_ext.methods import create_method
 from awpf_ext.runs.checkpoint import RunFolder
 from awpf_ext.runs.trainer import train
@@ -90,7 +90,7 @@ def test_one_lora_is_its_own_fusion(name, protocol, features):
     method = create_method(name, stream, settings_of(name), seed=3)
     method.fit(stream[0])
     x = stream.test_images(0)[:]
-    own = method.tuned.embed(x, method.loras[0])
+    own = method.trainable.embed(x, method.loras[0])
     torch.testing.assert_close(method.embed(x), own.detach())
     method.fit(stream[1])
     assert not torch.allclose(method.embed(x), own)
@@ -222,7 +222,7 @@ class TestAdapters:
             with open_adapter(path) as adapter:
                 for name, tensor in method.loras[task].items():
                     assert torch.equal(adapter.read(name), tensor)
-        monkeypatch.setattr(sys.modules["awpf_ext.lora.methods.icm"], "STEPS", 3)
+        monkeypatch.setattr(sys.modules["awpf_ext.lora.merge_methods.icm"], "STEPS", 3)
         report = merge(folders, tmp_path / "out", method="icm")
         assert len(report.layers) == len(method.loras[0]) // 2
 

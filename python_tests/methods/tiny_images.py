@@ -10,7 +10,7 @@ from PIL import Image
 
 from awpf_ext.clip import load_backbone, prompted_clip, text_bank
 from awpf_ext.data.features import FeatureSet
-from awpf_ext.data.pixels import PixelRows
+from awpf_ext.data.prepared_images import PreparedImages
 from awpf_ext.data.stream import TaskStream, task_stream
 
 TINY = Path(__file__).parents[1] / "clip" / "tiny.json"
@@ -48,7 +48,7 @@ def tiny_features() -> FeatureSet:
     open_clip.add_model_config(TINY)
     backbone = load_backbone("tiny", "random:0")
     train, test = Noise(5, seed=1), Noise(3, seed=2)
-    train_images, test_images = (PixelRows(split, backbone.prepare) for split in (train, test))
+    train_images, test_images = (PreparedImages(split, backbone.prepare) for split in (train, test))
     everything = slice(None)
     return FeatureSet(
         train_x=backbone.encode_images(train_images[everything]),

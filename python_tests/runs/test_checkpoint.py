@@ -11,8 +11,8 @@ import torch
 
 from awpf_ext import io
 from awpf_ext.errors import CheckpointError, UserError
-from awpf_ext.lora.adapter import open_adapter
-from awpf_ext.lora.output import AdapterFiles
+from awpf_ext.lora.adapter_reader import open_adapter
+from awpf_ext.lora.adapter_writer import AdapterFiles
 from awpf_ext.methods import create_method, method_config
 from awpf_ext.methods.finetune import Finetune
 from awpf_ext.runs.checkpoint import RunFolder

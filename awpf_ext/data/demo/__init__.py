@@ -1,4 +1,4 @@
-"""The demo: a data set that is drawn, for the small CLIP of awpf_ext.clip.embedded.
+"""The demo: a data set that is drawn, for the small CLIP of awpf_ext.clip.demo_model.
 
 `STYLES` are the renderings of the same classes: demo:STYLE names one as a data set, demo:all all
 of them as domains.

@@ -6,21 +6,27 @@ A reconstruction from the abstract of arXiv 2508.04153, with the shapes of the w
 
 from __future__ import annotations
 
-from awpf_ext.lora.icm.flat import Flat, Layout, sketch, stacked
-from awpf_ext.lora.icm.fusing import fused
-from awpf_ext.lora.icm.meta import Inner, MetaSettings, TaskLoss, TrainingSet, meta_train
+from awpf_ext.lora.icm.flattening import FlatLora, Layout, count_sketch, stack_loras
+from awpf_ext.lora.icm.fusion import fuse_loras
+from awpf_ext.lora.icm.meta_training import (
+    InnerSteps,
+    MetaSettings,
+    TaskLoss,
+    TrainingSet,
+    meta_train,
+)
 from awpf_ext.lora.icm.vae import FusionVae
 
 __all__ = [
-    "Flat",
+    "FlatLora",
     "FusionVae",
-    "Inner",
+    "InnerSteps",
     "Layout",
     "MetaSettings",
     "TaskLoss",
     "TrainingSet",
-    "fused",
+    "count_sketch",
+    "fuse_loras",
     "meta_train",
-    "sketch",
-    "stacked",
+    "stack_loras",
 ]

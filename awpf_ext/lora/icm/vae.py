@@ -58,13 +58,13 @@ class FusionVae(nn.Module):
         return self.centre + deviations
 
 
-def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     """KL(N(mean, variance) || N(0, 1)) in nats, summed over the latent numbers, mean over rows."""
     terms = mean.square() + log_variance.exp() - 1 - log_variance
     return 0.5 * terms.sum(dim=1).mean()
 
 
-def drawn(mean: Tensor, log_variance: Tensor, generator: torch.Generator) -> Tensor:
+def sample_latent(mean: Tensor, log_variance: Tensor, generator: torch.Generator) -> Tensor:
     """A draw from N(mean, variance), differentiable in both."""
     noise = torch.randn(mean.shape, generator=generator, device=mean.device)
     return mean + (0.5 * log_variance).exp() * noise

@@ -85,7 +85,7 @@ class AdapterMethod(Method):
     def embed(self, x: Tensor) -> Tensor:
         return normalize(x @ self.adapter.T, dim=-1)
 
-    def trainable(self) -> list[Tensor]:
+    def trained_parameters(self) -> list[Tensor]:
         """What the optimiser moves."""
         return [self.adapter]
 
@@ -113,7 +113,7 @@ class AdapterMethod(Method):
     def train(self, task: Task, progress: EpochProgress) -> None:
         """Adam from a fresh start, for all epochs of one task."""
         config = self.config
-        parameters = self.trainable()
+        parameters = self.trained_parameters()
         for parameter in parameters:
             parameter.requires_grad_()
         optimizer = torch.optim.Adam(parameters, lr=config.learning_rate, fused=True)

@@ -19,7 +19,7 @@ from awpf_ext.methods._base.class_statistics import ClassStatistics
 
 if TYPE_CHECKING:
     from awpf_ext.clip.prompted import PromptedClip
-    from awpf_ext.lora.output import AdapterFiles
+    from awpf_ext.lora.adapter_writer import AdapterFiles
 
 Inputs = Literal["features", "images"]
 EpochProgress = Callable[[int, int], None]  # epochs done, epochs in the task

@@ -13,16 +13,16 @@ from torch.nn.functional import cross_entropy
 
 from awpf_ext.data.stream import Task
 from awpf_ext.finetuning.buffer import Buffer
-from awpf_ext.finetuning.lora import LoraTowers
-from awpf_ext.finetuning.samples import Samples
-from awpf_ext.lora.output import AdapterFiles
-from awpf_ext.lora.reading import TrainedAdapters, task_name
-from awpf_ext.methods._base.finetuned import joined_states, part_of_state
-from awpf_ext.methods._base.finetuning_loop import LoopConfig, LoopMethod, TunedBatch
+from awpf_ext.finetuning.lora_clip import LoraClip
+from awpf_ext.finetuning.task_samples import TaskSamples
+from awpf_ext.lora.adapter_writer import AdapterFiles
+from awpf_ext.lora.trained_adapters import TrainedAdapters, task_name
+from awpf_ext.methods._base.buffered_finetuning import joined_states, part_of_state
+from awpf_ext.methods._base.finetuning import FineTuningConfig, FineTuningMethod, JointBatch
 from awpf_ext.methods._base.method import EpochProgress, MethodConfig
 
 
-class TaskLorasConfig(LoopConfig):
+class TaskLorasConfig(FineTuningConfig):
     """Settings of the shared loop, and where the LoRAs come from."""
 
     train: Literal["lora"] = "lora"
@@ -32,7 +32,7 @@ class TaskLorasConfig(LoopConfig):
     )
 
 
-class TaskLoras(LoopMethod):
+class TaskLoras(FineTuningMethod):
     """Trains each task's LoRA on that task alone, whatever came before; a subclass fuses them.
 
     Every LoRA starts from the same factors, and what is drawn at random in its training depends on
@@ -41,12 +41,12 @@ class TaskLoras(LoopMethod):
 
     Config: ClassVar[type[MethodConfig]] = TaskLorasConfig
     config: TaskLorasConfig
-    tuned: LoraTowers
+    trainable: LoraClip
     distributed = False
 
     def __init__(self, config: TaskLorasConfig, **given: Any) -> None:
         super().__init__(config, **given)
-        self.start = self.tuned.state_dict()
+        self.start = self.trainable.state_dict()
         self.loras: dict[int, dict[str, Tensor]] = {}  # by task; none of a task without images
         self.fused = self.start
         self._first = 0  # of the task's classes
@@ -66,7 +66,7 @@ class TaskLoras(LoopMethod):
         """A LoRA learns to tell its own classes apart."""
         return task.classes
 
-    def loss(self, images: Tensor, texts: Tensor, batch: TunedBatch) -> Tensor:
+    def loss(self, images: Tensor, texts: Tensor, batch: JointBatch) -> Tensor:
         return cross_entropy(images @ texts.T / self.temperature, batch.labels - self._first)
 
     def learn(self, task: Task, progress: EpochProgress) -> None:
@@ -88,18 +88,18 @@ class TaskLoras(LoopMethod):
         if latest is None or self.config.adapters is not None or not self._training:
             return {}
         tensors = {name: value.cpu() for name, value in self.loras[latest].items()}
-        config = self.tuned.to_adapter().config
+        config = self.trainable.to_adapter().config
         training = {**self._training, "start": _digest(self.start)}
         return {task_name(latest): AdapterFiles(tensors, config, training)}
 
     @torch.no_grad()
     def embed(self, x: Tensor) -> Tensor:
-        return self.tuned.embed(x.to(self.device), self.fused)
+        return self.trainable.embed(x.to(self.device), self.fused)
 
     @torch.no_grad()
     def texts(self, classes: int) -> Tensor:
         if self._bank is None or len(self._bank) < classes:
-            self._bank = self.tuned.texts(range(classes), self.fused)
+            self._bank = self.trainable.texts(range(classes), self.fused)
         return self._bank[:classes]
 
     def learned_state(self) -> dict[str, Tensor]:
@@ -124,7 +124,7 @@ class TaskLoras(LoopMethod):
 
     def _taken(self, run: str, task: Task) -> dict[str, Tensor]:
         if self._kept is None:
-            self._kept = TrainedAdapters(run, self.tuned.to_adapter())
+            self._kept = TrainedAdapters(run, self.trainable.to_adapter())
         expected = dict(self._training)
         if self.compares_with_start:
             expected["start"] = _digest(self.start)
@@ -132,10 +132,10 @@ class TaskLoras(LoopMethod):
 
     def _trained(self, task: Task, progress: EpochProgress) -> dict[str, Tensor]:
         self._first = task.classes.start
-        self.tuned.load_state_dict(self.start)
+        self.trainable.load_state_dict(self.start)
         self.generator.manual_seed(seed_of("lora", self.seed, task.index))
-        self.train(task, Samples(task, Buffer(0), self.inputs), progress)
-        return self.tuned.state_dict()
+        self.train(task, TaskSamples(task, Buffer(0), self.inputs), progress)
+        return self.trainable.state_dict()
 
 
 def seed_of(*names: object) -> int:

@@ -1,0 +1,178 @@
+"""The gradient of a loss over a joint batch, whatever part of it a process or a tower holds.
+
+The loss sees all embeddings of the batch, so what one part of it contributes depends on the others
+(contrastive losses): gradients of parts of the loss do not add up to its gradient. So the gradient
+goes in two steps, which give it exactly. First everything is embedded, and the loss of the
+embeddings, gathered from all processes, gives its gradient by each embedding. Then each part is
+embedded once more and that gradient is led on into the parameters; a part that was embedded with
+its graph kept needs no second pass. Only the sums over parts and processes are in another order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from awpf_ext.distributed import SINGLE_PROCESS, World
+from awpf_ext.finetuning.trainable_clip import TrainableClip, seeded
+
+Loss = Callable[[Tensor, Tensor], Tensor]  # of images (N, d) and texts (k, d): a scalar
+_Rows = tuple[Tensor | None, Tensor | None]  # of images and of prompts
+
+
+class _Part(NamedTuple):
+    """Which of this process's images and prompts are in the towers at once."""
+
+    spans: tuple[range | None, range | None]
+    last: bool  # the one at which processes synchronise: it has both
+    seed: int  # of dropout, which a second pass has to repeat
+
+
+def joint_backward(
+    trainable: TrainableClip,
+    x: Tensor,
+    classes: range | Tensor,
+    loss: Loss,
+    *,
+    micro_batch: int | None = None,
+    world: World = SINGLE_PROCESS,
+) -> Tensor:
+    """Add the gradient of `loss(images, texts)` to `.grad` of the trained parameters.
+
+    x: this process's rows of the joint batch, perhaps none. loss: of the embeddings of the joint
+    batch, process after process, and the texts of `classes`, all L2-normalised; each process
+    computes it from the same numbers. micro_batch: most images, and most prompts, that are in a
+    tower at once. world: the one `trainable` was made for. Gives the loss, detached; afterwards all
+    processes have the same `.grad`.
+    """
+    if world != trainable.world:
+        raise ValueError(
+            f"world is {world}; expected {trainable.world}, for which trainable was made"
+        )
+    given = (x.to(trainable.device), _own_prompts(trainable, classes))
+    parts = list(_parts(trainable, given, micro_batch))
+    one_pass = len(parts) == 1
+    with _dropout_on(trainable):
+        passed = [_embedded(trainable, part, given, with_graph=one_pass) for part in parts]
+        own = [_own_rows(passed, parts, side) for side in (0, 1)]
+        joint = [None if rows is None else world.all_gather_ragged(rows) for rows in own]
+        leaves = [None if found is None else found[0].requires_grad_() for found in joint]
+        images, prompts = leaves
+        assert images is not None
+        with torch.enable_grad():
+            value = loss(images, trainable.class_texts(prompts, classes))
+        torch.autograd.backward(value)
+        gradients = [None if found is None else _own_gradient(*found, world) for found in joint]
+        for part, rows in zip(parts, passed, strict=True):
+            _lead_on(
+                rows if one_pass else _embedded(trainable, part, given, with_graph=True),
+                part,
+                gradients,
+            )
+    return value.detach()
+
+
+def _own_prompts(trainable: TrainableClip, classes: range | Tensor) -> Tensor | None:
+    """This process's share of the prompts of all classes."""
+    tokens = trainable.prompts(classes)
+    if tokens is None:
+        return None
+    share = trainable.world.share(len(tokens))
+    return tokens[share.start : share.stop]
+
+
+def _parts(trainable: TrainableClip, given: _Rows, micro_batch: int | None) -> Iterator[_Part]:
+    """The images, then the prompts, then what is left of both."""
+    seed = 0
+    if trainable.dropouts:
+        drawn = torch.randint(1 << 40, (1,), generator=trainable.generator, device=trainable.device)
+        seed = int(drawn) + (trainable.world.rank << 42)
+    images, prompts = (_spans(rows, micro_batch) for rows in given)
+    alone: list[tuple[range | None, range | None]] = []
+    alone += [(span, None) for span in images[:-1]]
+    alone += [(None, span) for span in prompts[:-1]]
+    for index, spans in enumerate(alone):
+        yield _Part(spans, False, seed + index)
+    yield _Part((images[-1], prompts[-1]), True, seed + len(alone))
+
+
+def _spans(rows: Tensor | None, most: int | None) -> list[range | None]:
+    """Ranges of at most `most` rows; at least one, which may be empty."""
+    if rows is None:
+        return [None]
+    count = len(rows)
+    step = max(most or count, 1)
+    spans: list[range | None] = [
+        range(start, min(start + step, count)) for start in range(0, count, step)
+    ]
+    return spans or [range(0)]
+
+
+def _embedded(trainable: TrainableClip, part: _Part, given: _Rows, *, with_graph: bool) -> _Rows:
+    """Embeddings of a part; of no rows, that of one in their place."""
+    rows = [
+        None if span is None or source is None else _filled(source[span.start : span.stop])
+        for source, span in zip(given, part.spans, strict=True)
+    ]
+    draws = seeded(part.seed, trainable.device) if trainable.dropouts else nullcontext()
+    network = trainable.synced if with_graph else trainable.network
+    wait = isinstance(network, DistributedDataParallel) and not part.last
+    with (
+        network.no_sync() if wait else nullcontext(),  # type: ignore[operator]
+        torch.set_grad_enabled(with_graph),
+        draws,
+    ):
+        embedded: _Rows = network(*rows)
+    return embedded
+
+
+def _filled(rows: Tensor) -> Tensor:
+    """A process without rows takes part with one whose gradient is zero."""
+    return rows if len(rows) else rows.new_zeros(1, *rows.shape[1:])
+
+
+def _own_rows(passed: list[_Rows], parts: list[_Part], side: int) -> Tensor | None:
+    """The embeddings of this process's images (side 0) or prompts (side 1), detached."""
+    rows = []
+    for part, embedded in zip(parts, passed, strict=True):
+        span, found = part.spans[side], embedded[side]
+        if span is not None and found is not None:
+            rows.append(found.detach()[: len(span)])
+    return torch.cat(rows) if rows else None
+
+
+def _own_gradient(joint: Tensor, own: range, world: World) -> Tensor:
+    """By this process's rows; the mean over processes, which DDP takes, is then the sum."""
+    if joint.grad is None:
+        return torch.zeros_like(joint[own.start : own.stop])
+    return world.size * joint.grad[own.start : own.stop]
+
+
+def _lead_on(embedded: _Rows, part: _Part, gradients: list[Tensor | None]) -> None:
+    """From the embeddings of a part into the parameters; a tower may have none that are trained."""
+    outputs, by_outputs = [], []
+    for rows, span, gradient in zip(embedded, part.spans, gradients, strict=True):
+        if rows is not None and rows.requires_grad and span is not None and gradient is not None:
+            wanted = torch.zeros_like(rows)
+            wanted[: len(span)] = gradient[span.start : span.stop]
+            outputs.append(rows)
+            by_outputs.append(wanted)
+    if outputs:
+        torch.autograd.backward(outputs, by_outputs)
+
+
+@contextmanager
+def _dropout_on(trainable: TrainableClip) -> Iterator[None]:
+    """For the backward pass too: checkpointing computes activations there."""
+    for module in trainable.dropouts:
+        module.train()
+    try:
+        yield
+    finally:
+        for module in trainable.dropouts:
+            module.eval()

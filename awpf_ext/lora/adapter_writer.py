@@ -1,0 +1,143 @@
+"""Writing an adapter: tensors one after the other, and a folder that is whole or absent."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from torch import Tensor
+
+from awpf_ext import io
+from awpf_ext.errors import DataError, UserError, reason
+from awpf_ext.lora.adapter_config import FILE as CONFIG
+from awpf_ext.lora.adapter_reader import WEIGHTS
+
+RECORD = "merge.json"
+TRAINING = "training.json"
+_LOCK = ".lock"
+_OLD = ".old.tmp"  # ends the name of a folder that is being replaced
+
+
+class AdapterFiles(NamedTuple):
+    """A trained adapter as PEFT keeps it: tensors under PEFT's names, and its configuration."""
+
+    tensors: Mapping[str, Tensor]
+    config: Mapping[str, Any]
+    training: Mapping[str, Any] | None = None  # what it was trained on, in a file PEFT ignores
+
+
+def write_adapter(out: Path, adapter: AdapterFiles) -> None:
+    """Write an adapter's folder, in place of an adapter that is there."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with new_folder(out, replace=True) as folder:
+        io.write_json(folder / CONFIG, dict(adapter.config))
+        if adapter.training is not None:
+            io.write_json(folder / TRAINING, dict(adapter.training))
+        io.save_tensors(folder / WEIGHTS, adapter.tensors, {"format": "pt"})
+
+
+class TensorStream:
+    """A safetensors file that is written a tensor at a time; what is written is not kept.
+
+    The header comes first in the file but is known last, so room for it is left: `names` are all
+    tensors to come, and no shape or offset takes more than `_ENTRY` bytes beside the name. Wide
+    elements have to be written before narrow ones: some readers want every tensor aligned.
+    """
+
+    _ENTRY = 200
+
+    def __init__(self, file: BinaryIO, names: list[str]) -> None:
+        room = 100 + sum(len(json.dumps(name)) + self._ENTRY for name in names)
+        self._file = file
+        self._room = room + -room % 8
+        self._header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+        self._end = 0
+        file.write(self._room.to_bytes(8, "little") + b" " * self._room)
+
+    def write(self, name: str, tensor: Tensor) -> None:
+        assert self._end % tensor.element_size() == 0
+        start, self._end = self._end, self._end + tensor.nbytes
+        self._header[name] = {
+            "dtype": io.DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, self._end],
+        }
+        self._file.write(io.bytes_of(tensor))
+        io.fault_point(f"writing {WEIGHTS}")
+
+    def finish(self) -> None:
+        """Write the header; the rest of its room stays blank, as the format allows."""
+        encoded = json.dumps(self._header).encode()
+        assert len(encoded) <= self._room
+        self._file.seek(8)
+        self._file.write(encoded)
+
+
+@contextmanager
+def new_folder(out: Path, replace: bool) -> Iterator[Path]:
+    """A folder to fill, which takes its name `out` once the block is done.
+
+    What a killed merge has left beside `out` is removed; its lock tells it from one at work.
+    """
+    if out.name in ("", ".."):
+        raise UserError(f"{out} is no name for a new folder")
+    temporary = out.parent / f".{out.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
+    try:
+        for leftover in sorted(out.parent.glob(f".{out.name}.*.tmp")):
+            _clear(leftover, out)
+        _check_free(out, replace)
+        with io.lock(temporary / _LOCK, wait=False):
+            yield temporary
+            io.sync_folder(temporary)
+            _check_free(out, replace)  # it may have appeared meanwhile
+            _take_name(temporary, out)
+    except OSError as error:
+        raise DataError(f"cannot write {out}: {reason(error)}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_free(out: Path, replace: bool) -> None:
+    """`out` may be absent or empty; `replace` also lets go of an adapter, but of nothing else."""
+    if not out.exists() and not out.is_symlink():
+        return
+    if not out.is_dir() or out.is_symlink():
+        raise UserError(f"{out} exists and is no folder; choose another name")
+    found = {path.name for path in out.iterdir()} - {_LOCK}
+    if not found:
+        return
+    if not replace:
+        raise UserError(f"{out} exists; choose another name, or replace it with force (--force)")
+    strange = sorted(found - {CONFIG, WEIGHTS, RECORD, TRAINING})
+    if strange or not {CONFIG, WEIGHTS} <= found:
+        what = f"it holds {strange[0]}" if strange else "it is no adapter"
+        raise UserError(f"{out} is not replaced: {what}; choose another name")
+
+
+def _take_name(temporary: Path, out: Path) -> None:
+    """The lock moves along, so that nobody takes the folder for a leftover on its way."""
+    old = temporary.with_suffix(_OLD)
+    if out.exists():
+        out.rename(old)
+    io.fault_point(f"moved {out.name}")
+    temporary.rename(out)
+    (out / _LOCK).unlink()
+    io.sync_folder(out.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _clear(leftover: Path, out: Path) -> None:
+    """Remove what a killed merge has left; what it was about to replace goes back."""
+    if leftover.name.endswith(_OLD):
+        if out.exists():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.rename(out)
+        return
+    with suppress(UserError, DataError), io.lock(leftover / _LOCK, wait=False):
+        shutil.rmtree(leftover, ignore_errors=True)

@@ -1,0 +1,117 @@
+"""Fine-tuning with a buffer: new and buffered samples drawn alike, then the buffer is filled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from awpf_ext.data.stream import Task
+from awpf_ext.finetuning.buffer import Buffer, BufferFormat
+from awpf_ext.finetuning.lora_clip import LoraClip
+from awpf_ext.finetuning.task_samples import TaskSamples
+from awpf_ext.lora.adapter_writer import AdapterFiles
+from awpf_ext.lora.trained_adapters import task_name
+from awpf_ext.methods._base.finetuning import FineTuningConfig, FineTuningMethod, JointBatch
+from awpf_ext.methods._base.method import EpochProgress, MethodConfig
+
+__all__ = [
+    "BufferedFineTuning",
+    "BufferedFineTuningConfig",
+    "JointBatch",
+    "joined_states",
+    "part_of_state",
+]
+
+
+class BufferedFineTuningConfig(FineTuningConfig):
+    """Settings of the loop and of the buffer; the defaults are the paper's where it is known."""
+
+    buffer: int = Field(1000, ge=0, description="most samples kept of all earlier tasks together")
+    buffer_format: BufferFormat = Field(
+        "references", description="references into the data set, or copies: png (lossless), jpeg"
+    )
+    jpeg_quality: int = Field(90, ge=1, le=100)
+
+
+class BufferedFineTuning(FineTuningMethod):
+    """Learns each task together with the buffer; a subclass says with which loss."""
+
+    Config: ClassVar[type[MethodConfig]] = BufferedFineTuningConfig
+    config: BufferedFineTuningConfig
+
+    def __init__(self, config: BufferedFineTuningConfig, **given: Any) -> None:
+        super().__init__(config, **given)
+        self.buffer = Buffer(config.buffer, config.buffer_format, config.jpeg_quality)
+        self._latest: int | None = None  # task that this process has learned
+
+    def after_task(self, task: Task, samples: TaskSamples) -> None:
+        """After the training, before the buffer takes from the task."""
+
+    def learn(self, task: Task, progress: EpochProgress) -> None:
+        samples = TaskSamples(task, self.buffer, self.inputs)
+        if len(samples):
+            with self.timed("train"):
+                self._bank = None
+                self.train(task, samples, progress)
+        self._latest = task.index
+        self.after_task(task, samples)
+        if self.config.buffer:
+            with self.timed("buffer"):
+                self._fill_buffer(task, samples)
+
+    def adapters(self) -> Mapping[str, AdapterFiles]:
+        """Where a LoRA is trained, as it is after the latest task."""
+        if self._latest is None or not isinstance(self.trainable, LoraClip):
+            return {}
+        return {f"after_{task_name(self._latest)}": self.trainable.to_adapter()}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        parts = {"trainable": self.trainable.state_dict(), "buffer": self.buffer.state_dict()}
+        return {**super().state_dict(), **joined_states(parts)}
+
+    def learned_state(self) -> dict[str, Tensor]:
+        """Neither the buffer nor what a loss remembers of samples."""
+        state = super().learned_state()
+        return {key: state[key] for key in state if key == "seen" or key.startswith("trainable.")}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        super().load_state_dict(state)
+        self.trainable.load_state_dict(part_of_state(state, "trainable"))
+        if buffer := part_of_state(state, "buffer"):
+            self.buffer.load_state_dict(buffer)
+        self._bank = None
+
+    def _fill_buffer(self, task: Task, samples: TaskSamples) -> None:
+        self.buffer.update(
+            task.train_ids,
+            task.train_y,
+            task.classes.stop,
+            self.generator,
+            lambda ids: next(iter(samples.by_id([ids]))),
+        )
+        kept = torch.bincount(self.buffer.labels, minlength=task.classes.stop)
+        self.records.append(
+            {
+                "kind": "buffer",
+                "task": task.index,
+                "samples": len(self.buffer),
+                "most_of_a_class": int(kept.max()),
+                "fewest_of_a_class": int(kept.min()),
+                "copied_bytes": self.buffer.bytes,
+            }
+        )
+
+
+def joined_states(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The states of several parts in one."""
+    return {f"{part}.{key}": value for part, state in parts.items() for key, value in state.items()}
+
+
+def part_of_state(state: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """Of `joined_states` one part's."""
+    prefix = f"{part}."
+    return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}

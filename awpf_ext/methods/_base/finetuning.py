@@ -1,0 +1,134 @@
+"""The loop of all methods that train CLIP, a LoRA on it, or an adapter: AdamW on joint batches."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from awpf_ext.data.stream import Task
+from awpf_ext.finetuning.build import TrainableClip, build_trainable
+from awpf_ext.finetuning.joint_backward import joint_backward
+from awpf_ext.finetuning.task_samples import TaskSamples
+from awpf_ext.finetuning.trainable_config import TrainableConfig
+from awpf_ext.methods._base.method import EpochProgress, Inputs, Method, MethodConfig
+
+LEARNING_RATES = {"full": 1e-5, "lora": 1e-4, "adapter": 3e-4}
+
+
+class FineTuningConfig(TrainableConfig, MethodConfig):
+    """Settings of the shared loop; the defaults are the paper's where it is known."""
+
+    epochs: int = Field(5, ge=0)
+    batch_size: int = Field(256, ge=1, description="samples of a step, of all processes together")
+    learning_rate: float | None = Field(
+        None, gt=0, description="of AdamW; null: 1e-5 for all of CLIP, 1e-4 for LoRA, 3e-4 else"
+    )
+    weight_decay: float = Field(0.1, ge=0, description="not of biases, norms and positions")
+    temperature: float | None = Field(
+        None, gt=0, description="cosines are divided by it in the loss; null: as CLIP was trained"
+    )
+
+
+class JointBatch(NamedTuple):
+    """What a loss is told about the joint batch, beside its embeddings."""
+
+    labels: Tensor
+    ids: Tensor  # of the samples, the same in every task and run
+    epoch: int
+    drawn_from: Tensor  # the classes that this task's samples have
+
+
+class FineTuningMethod(Method):
+    """Holds what is trained; a subclass says when, with which samples and with which loss."""
+
+    Config: ClassVar[type[MethodConfig]] = FineTuningConfig
+    config: FineTuningConfig
+    protocols = ("class", "domain")
+    distributed = True
+    large_state = True
+
+    def __init__(self, config: FineTuningConfig, *, text: Tensor, **given: Any) -> None:
+        super().__init__(config, text=text, **given)
+        self.trainable = self.fresh()
+        self._bank: Tensor | None = None  # texts as they are now
+
+    @classmethod
+    def trains_clip(cls, config: MethodConfig) -> bool:
+        assert isinstance(config, FineTuningConfig)
+        return config.train != "adapter"
+
+    @property
+    def inputs(self) -> Inputs:
+        return self.trainable.inputs
+
+    @property
+    def temperature(self) -> float:
+        return self.config.temperature or 1 / self.logit_scale
+
+    def fresh(self) -> TrainableClip:
+        """What is trained, before any training."""
+        return build_trainable(self.config, self.text, self.clip, self.world, self.generator)
+
+    def loss(self, images: Tensor, texts: Tensor, batch: JointBatch) -> Tensor:
+        """What a step minimises, from the joint batch's embeddings and the texts seen; called
+        once a step, and by every process alike.
+        """
+        raise NotImplementedError
+
+    def candidates(self, task: Task) -> range:
+        """The classes whose texts the loss is given."""
+        return range(task.classes.stop)
+
+    def after_step(self, step: int, steps: int) -> None:
+        """`step` of the task's `steps` are done."""
+
+    def train(self, task: Task, samples: TaskSamples, progress: EpochProgress) -> None:
+        """AdamW from a fresh start, for all epochs of one task."""
+        config, trainable = self.config, self.trainable
+        rate = config.learning_rate or LEARNING_RATES[config.train]
+        groups = trainable.parameter_groups(config.weight_decay)
+        optimizer = torch.optim.AdamW(groups, lr=rate, fused=True)
+        drawn_from = samples.labels.unique().to(self.device)
+        steps, step = config.epochs * -(-len(samples) // config.batch_size), 0
+        for epoch in range(config.epochs):
+            order = torch.randperm(len(samples), generator=self.generator, device=self.device)
+            parts = torch.split(order.cpu(), config.batch_size)
+            shares = [part[slice_of(self.world.share(len(part)))] for part in parts]
+            for part, x in zip(parts, samples.batches(shares), strict=True):
+                labels, ids = (y[part].to(self.device) for y in (samples.labels, samples.ids))
+                batch = JointBatch(labels, ids, epoch, drawn_from)
+
+                def loss(images: Tensor, texts: Tensor, batch: JointBatch = batch) -> Tensor:
+                    return self.loss(images, texts, batch)
+
+                optimizer.zero_grad()
+                joint_backward(
+                    trainable,
+                    x.to(self.device),
+                    self.candidates(task),
+                    loss,
+                    micro_batch=config.micro_batch,
+                    world=self.world,
+                )
+                optimizer.step()
+                step += 1
+                self.after_step(step, steps)
+            progress(epoch + 1, config.epochs)
+        optimizer.zero_grad()
+
+    @torch.no_grad()
+    def embed(self, x: Tensor) -> Tensor:
+        return self.trainable.embed(x.to(self.device))
+
+    @torch.no_grad()
+    def texts(self, classes: int) -> Tensor:
+        if self._bank is None or len(self._bank) < classes:
+            self._bank = self.trainable.texts(range(classes))
+        return self._bank[:classes]
+
+
+def slice_of(span: range) -> slice:
+    return slice(span.start, span.stop)
