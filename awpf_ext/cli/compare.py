@@ -17,6 +17,7 @@ from awpf_ext.cli.sweep_tables import print_grid
 from awpf_ext.cli.tables import print_line
 from awpf_ext.distributed import check_single_process
 from awpf_ext.errors import UserError
+from awpf_ext.runs.folder import RunFolder
 from awpf_ext.runs.sweep import Axis, Cell, arms_of, plan_grid, run_grid
 from awpf_ext.runs.wording import pluralize
 
@@ -180,7 +181,7 @@ def _run(
         with reporter.watching():
             grid = run_grid(cells, progress=reporter, starting=starting)
     except KeyboardInterrupt:
-        done = sum((cell.folder / "result.json").exists() for cell in cells)
+        done = sum(RunFolder(cell.folder).is_finished for cell in cells)
         kept = f"{done} of {pluralize(len(cells), 'run')} done in {out}"
         raise KeyboardInterrupt(f": {kept}; the same command goes on") from None
     facts = {

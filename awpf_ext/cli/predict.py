@@ -34,16 +34,16 @@ def predict(
     quiet: o.Quiet = False,
 ) -> None:
     """Classify images, among all classes that a run has learned."""
-    from awpf_ext.runs.export import Place, backbone_of, load_model
+    from awpf_ext.runs.export import BackboneSource, backbone_of, load_model
     from awpf_ext.runs.predict import predict as classify
     from awpf_ext.runs.run import encoder_device
 
-    place = Place(pretrained, cache_dir, encoder_device(device))
+    source = BackboneSource(pretrained, cache_dir, encoder_device(device))
     reporter = Reporter(quiet)
     with reporter.watching():
-        learned = load_model(model, place)
+        learned = load_model(model, source)
         clip = learned.method.clip
-        backbone = backbone_of(learned.facts, place) if clip is None else clip.backbone
+        backbone = backbone_of(learned.facts, source) if clip is None else clip.backbone
         predictions = classify(learned, backbone, images, top=top, progress=reporter.counting)
     if as_json:
         print_json({"predictions": [prediction.to_json() for prediction in predictions]})

@@ -13,6 +13,7 @@ from awpf_ext.cli.progress import Reporter
 from awpf_ext.cli.tables import print_line
 from awpf_ext.errors import AwpfError, not_installed
 from awpf_ext.report import write_report
+from awpf_ext.report.page import PAGE
 
 SEVERAL = Path("runs/report")  # where the report of several folders goes
 
@@ -53,8 +54,13 @@ def report(
         print_line(str(page))
 
 
-def closing_report(folder: Path, reporter: Reporter) -> Path | None:
-    """The report of what has just been run; whatever comes of it, the run is finished."""
+def closing_report(folder: Path, reporter: Reporter, *, keep: bool = False) -> Path | None:
+    """Make the report that ends a run; a failure is only noted, as the run is finished anyway.
+
+    keep: leave a report that is there as it is.
+    """
+    if keep and (folder / PAGE).exists():
+        return folder / PAGE
     try:
         with reporter.working("making the report"):
             return write_report(folder)

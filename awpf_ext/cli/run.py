@@ -20,7 +20,7 @@ from awpf_ext.distributed import init_distributed
 from awpf_ext.errors import UserError
 from awpf_ext.runs.checkpoint import Resume
 from awpf_ext.runs.config import RunConfig, resolve_config
-from awpf_ext.runs.folder import look_into, result_to_json
+from awpf_ext.runs.folder import RunFolder
 from awpf_ext.runs.run import load_features, run_configured
 from awpf_ext.runs.run import threads as threads_of
 from awpf_ext.runs.wording import pluralize
@@ -78,25 +78,24 @@ def run(
     """
     configured = resolve_config(o.layers(context))
     chosen = configured.config
-    folder = (out or default_folder(chosen)).expanduser()
+    folder = RunFolder(out or default_folder(chosen))
     resuming: Resume = "intact" if resume_intact else resume
     try:
         with init_distributed() as world:
             reporter = Reporter(quiet or not world.is_main)
             if configured.unused:
                 reporter.note(f"{chosen.method} has no {', '.join(configured.unused)}: left out")
-            finished = look_into(folder, chosen).result is not None
             with reporter.watching():
-                result = run_configured(
+                result, finished = run_configured(
                     chosen,
-                    out=folder,
+                    folder,
                     resume=resuming,
                     progress=reporter,
                     tensorboard=tensorboard,
                     world=world,
                 )
     except KeyboardInterrupt:
-        tasks = look_into(folder, chosen).tasks
+        tasks = len(folder.task_result_files())
         kept = (
             f"{pluralize(tasks, 'task')} kept in {folder}" if tasks else "what is encoded is kept"
         )
@@ -106,13 +105,12 @@ def run(
     if finished:
         reporter.note(f"{folder}: this run is finished already; here is its result")
     if not as_json:
-        print_result(result, folder)
-    page = folder / "report.html"
-    made = report and ((finished and page.exists()) or closing_report(folder, reporter) is not None)
+        print_result(result, folder.path)
+    page = closing_report(folder.path, reporter, keep=finished) if report else None
     if as_json:
-        facts = {**result_to_json(result), "folder": str(folder)}
-        print_json({**facts, "report": str(page)} if made else facts)
-    elif made:
+        facts = {**result.to_full_json(), "folder": str(folder)}
+        print_json(facts if page is None else {**facts, "report": str(page)})
+    elif page is not None:
         print_line((str(page), "dim"))
 
 

@@ -17,6 +17,7 @@ from awpf_ext.errors import DataError, UserError, reason
 from awpf_ext.lora.adapter_config import FILE as CONFIG
 from awpf_ext.lora.adapter_reader import WEIGHTS
 
+ADAPTERS = "adapters"  # the folder below a run's that its LoRAs are kept in
 RECORD = "merge.json"
 TRAINING = "training.json"
 _LOCK = ".lock"

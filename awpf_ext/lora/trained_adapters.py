@@ -13,7 +13,7 @@ from torch import Tensor
 from awpf_ext import io
 from awpf_ext.errors import DataError, UserError
 from awpf_ext.lora.adapter_reader import LoraAdapter, open_adapter
-from awpf_ext.lora.adapter_writer import TRAINING, AdapterFiles
+from awpf_ext.lora.adapter_writer import ADAPTERS, TRAINING, AdapterFiles
 
 # What must agree for factors to be of one model and to mean the same there.
 _AGREE = (
@@ -37,7 +37,7 @@ class TrainedAdapters:
 
     def __init__(self, run: str | Path, like: AdapterFiles) -> None:
         """like: an adapter of the kind that is expected."""
-        self._folder = Path(run).expanduser() / "adapters"
+        self._folder = Path(run).expanduser() / ADAPTERS
         self._like = like
         if not self._folder.is_dir():
             raise UserError(

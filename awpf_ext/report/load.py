@@ -8,17 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from torch import Tensor
+from typing import NamedTuple
 
 from awpf_ext import io
 from awpf_ext.data.stream import task_boundaries
-from awpf_ext.errors import AwpfError, CheckpointError, DataError, UserError
+from awpf_ext.errors import AwpfError, CheckpointError, UserError
 from awpf_ext.report.names import class_labels, plain
 from awpf_ext.runs.config import RunConfig
-from awpf_ext.runs.diagnostics import Evidence, read_evidence
-from awpf_ext.runs.folder import read_result, saved_config
+from awpf_ext.runs.diagnostics import RunDiagnostics
+from awpf_ext.runs.folder import ClassTexts, RunFolder
 from awpf_ext.runs.result import Result
 from awpf_ext.runs.sweep import Axis, Cell, Grid, arm_label
 
@@ -30,10 +28,13 @@ class FinishedRun:
     folder: Path
     config: RunConfig
     result: Result
-    class_names: tuple[str, ...]  # in the order of learning
-    class_order: tuple[int, ...]  # their labels in the data set
-    text: Tensor  # (C, d)
-    evidence: Evidence | None
+    class_texts: ClassTexts
+    diagnostics: RunDiagnostics | None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """In the order of learning."""
+        return self.class_texts.class_names
 
     @cached_property
     def labels(self) -> list[str]:
@@ -134,22 +135,14 @@ def arm_of(values: Sequence[str]) -> str:
 
 def read_run(folder: str | Path) -> FinishedRun:
     """The finished run in a folder; UserError where there is none or it is under way."""
-    folder = Path(folder).expanduser()
-    config = saved_config(folder)
-    if not (folder / "result.json").exists():
-        done = len(list(folder.glob("task_*.json")))
+    run = RunFolder(folder)
+    config, status = run.config(), run.status()
+    if status.result is None:
         raise UserError(
-            f"{folder} holds an unfinished run ({done} tasks done); finish it with "
+            f"{run} holds an unfinished run ({status.tasks} tasks done); finish it with "
             "`awpf run ... --resume`, then there is something to report"
         )
-    result = read_result(folder)
-    try:
-        tensors, metadata = io.load_tensors(folder / "bank.safetensors")
-        bank: dict[str, Any] = json.loads(metadata["awpf_ext"])
-        names, order = tuple(bank["class_names"]), tuple(bank["class_order"])
-    except (DataError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{folder}: {error}") from None
-    return FinishedRun(folder, config, result, names, order, tensors["text"], read_evidence(folder))
+    return FinishedRun(run.path, config, status.result, run.class_texts(), run.diagnostics())
 
 
 def read_comparison(folders: Sequence[str | Path]) -> Comparison:
@@ -158,7 +151,7 @@ def read_comparison(folders: Sequence[str | Path]) -> Comparison:
     made: list[_MadeGrid] = []
     unfinished: list[str] = []
     for folder in (Path(folder).expanduser() for folder in folders):
-        if (folder / "config.yaml").exists():
+        if RunFolder(folder).is_run:
             found.append((folder, None))
             continue
         below, whole, left_out = _runs_below(folder)
@@ -191,11 +184,11 @@ def read_comparison(folders: Sequence[str | Path]) -> Comparison:
 
 def is_comparison(folder: Path) -> bool:
     """Whether a folder holds the runs of a comparison or a sweep rather than one run."""
-    return not (folder / "config.yaml").exists() and bool(_run_folders(folder))
+    return not RunFolder(folder).is_run and bool(_run_folders(folder))
 
 
 def _run_folders(folder: Path) -> list[Path]:
-    return sorted(marker.parent for marker in folder.glob("*/config.yaml"))
+    return sorted(path for path in folder.glob("*") if RunFolder(path).is_run)
 
 
 def _runs_below(
@@ -210,8 +203,8 @@ def _runs_below(
         raise UserError(
             f"{folder} holds neither a run of `awpf run` nor runs of `awpf compare` or `awpf sweep`"
         )
-    unfinished = [path.name for path in inside if not (path / "result.json").exists()]
-    finished = [path for path in inside if (path / "result.json").exists()]
+    finished = [path for path in inside if RunFolder(path).is_finished]
+    unfinished = [path.name for path in inside if path not in finished]
     if not (folder / "grid.json").exists():
         return [(path, None) for path in finished], None, unfinished
     try:

@@ -1,34 +1,33 @@
-"""A run's curves for TensorBoard, an optional package."""
+"""Curves of a run for TensorBoard, an optional package."""
 
 from __future__ import annotations
 
 import math
 from importlib.util import find_spec
-from pathlib import Path
 
 from awpf_ext.errors import UserError, not_installed
+from awpf_ext.runs.folder import RunFolder
 from awpf_ext.runs.result import Result
 
 
-def check_tensorboard(folder: Path | None) -> None:
-    """UserError where the curves could not be written, before any work is done."""
+def check_tensorboard(folder: RunFolder | None) -> None:
+    """UserError if the curves cannot be written; called before any work is done."""
     if folder is None:
-        raise UserError("tensorboard is asked for, but out is not: it writes to the run's folder")
+        raise UserError("tensorboard writes to the run's folder, but out is not given")
     if find_spec("tensorboard") is None:
         raise UserError(not_installed("tensorboard"))
 
 
-def write_tensorboard(folder: Path, result: Result) -> None:
-    """Accuracies, seconds and the method's records, one step a task, to folder/tensorboard.
+def write_tensorboard(folder: RunFolder, result: Result) -> None:
+    """Write accuracies, seconds and the method's records, one step per task.
 
-    Once only: events written twice would be drawn twice.
+    Nothing is written if the folder has curves already: repeated events would be drawn twice.
     """
     from torch.utils.tensorboard import SummaryWriter
 
-    board = folder / "tensorboard"
-    if board.exists():
+    if folder.tensorboard.exists():
         return
-    with SummaryWriter(str(board)) as writer:
+    with SummaryWriter(str(folder.tensorboard)) as writer:
         curves = {"seen": result.accuracy, "old": result.old, "new": result.new}
         for name, values in curves.items():
             for step, value in enumerate(values):

@@ -1,4 +1,4 @@
-"""What a run came to: accuracies after every task, and the metrics made of them."""
+"""The result of a run: accuracies after every task, and the metrics computed from them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from awpf_ext.runs import metrics
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What one task came to, as it is stored in a checkpoint. NaN: no test images."""
+    """The results of one task, as a checkpoint stores them. NaN means no test images."""
 
     accuracy: float  # over all test images of the classes seen
     accuracies: tuple[float, ...]  # on each task so far, among all classes seen
-    next_accuracy: float  # on the next task, not yet learned; its classes are candidates too
-    next_baseline: float  # zero-shot CLIP's accuracy on the same
+    next_accuracy: float  # on the next task before it is learned; its classes are candidates too
+    next_baseline: float  # of zero-shot CLIP on the next task
     seconds: dict[str, float]  # by stage
-    records: tuple[dict[str, Any], ...]  # the method's own facts
-    class_accuracies: tuple[float, ...] = ()  # on each class seen; none: an earlier version's run
+    records: tuple[dict[str, Any], ...]  # what the method reports about itself
+    class_accuracies: tuple[float, ...] = ()  # on each class seen
 
     def to_json(self) -> dict[str, Any]:
         return {key: _jsonable(value) for key, value in vars(self).items()}
@@ -40,7 +40,7 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class Result:
-    """A run's numbers; metrics.py has the formulas. Accuracies are fractions."""
+    """The numbers of a run; metrics.py has the formulas. Accuracies are fractions."""
 
     tasks: tuple[TaskResult, ...]
     test_images: tuple[int, ...]  # of each task
@@ -48,12 +48,12 @@ class Result:
 
     @property
     def accuracy(self) -> list[float]:
-        """After each task, over all classes seen."""
+        """Accuracy after each task, over all classes seen."""
         return [task.accuracy for task in self.tasks]
 
     @property
     def accuracy_matrix(self) -> list[list[float]]:
-        """R[i][j]: on task j after task i; 0 above the diagonal; NaN without test images."""
+        """R[i][j]: accuracy on task j after task i; 0 for j > i; NaN without test images."""
         count = len(self.tasks)
         absent = [0.0 if images else math.nan for images in self.test_images]
         return [[*task.accuracies, *absent[len(task.accuracies) : count]] for task in self.tasks]
@@ -103,7 +103,7 @@ class Result:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """By stage, over all tasks, those done before a resume included."""
+        """Total per stage over all tasks, including those before the run was resumed."""
         stages = dict.fromkeys(stage for task in self.tasks for stage in task.seconds)
         return {s: sum(task.seconds.get(s, 0.0) for task in self.tasks) for s in stages}
 
@@ -112,14 +112,26 @@ class Result:
         return [record for task in self.tasks for record in task.records]
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, ready for JSON; NaN becomes null."""
+        """All metrics, ready for JSON; NaN becomes null."""
         names = [name for name, value in vars(Result).items() if isinstance(value, property)]
         content = {name: _jsonable(getattr(self, name)) for name in names}
         return {**content, "test_images": list(self.test_images), "provenance": self.provenance}
 
+    def to_full_json(self) -> dict[str, Any]:
+        """`to_json`, and the results of each task; `from_json` reads it."""
+        return {**self.to_json(), "tasks": [task.to_json() for task in self.tasks]}
+
+    @staticmethod
+    def from_json(saved: Mapping[str, Any]) -> Result:
+        return Result(
+            tasks=tuple(TaskResult.from_json(task) for task in saved["tasks"]),
+            test_images=tuple(saved["test_images"]),
+            provenance=dict(saved["provenance"]),
+        )
+
 
 def _jsonable(value: Any) -> Any:
-    """Tuples as lists and NaN as None, all the way down."""
+    """Tuples as lists and NaN as None, recursively."""
     if isinstance(value, float):
         return None if math.isnan(value) else value
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""A whole protocol in one call: data, features, tasks, a method, and the result in a folder.
+"""A whole run in one call: data set, features, tasks, method, training, and the folder of the run.
 
     from awpf_ext.runs.run import run
 
@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -27,6 +27,7 @@ from awpf_ext.data import (
     FeatureSet,
     FeatureStore,
     Limits,
+    TaskStream,
     class_order,
     extract_features,
     limited,
@@ -37,16 +38,23 @@ from awpf_ext.data.stream import check_domains
 from awpf_ext.distributed import SINGLE_PROCESS, World, local_gpu
 from awpf_ext.errors import DataError, UserError
 from awpf_ext.methods.registry import check_able, method_for
-from awpf_ext.runs.checkpoint import Resume, RunFolder
+from awpf_ext.runs.checkpoint import Resume
 from awpf_ext.runs.config import ConfigLayer, RunConfig, read_config_file, resolve_config
-from awpf_ext.runs.diagnostics import collect_evidence, write_evidence
-from awpf_ext.runs.folder import claim_folder, finish_folder, look_into
+from awpf_ext.runs.diagnostics import collect_diagnostics
+from awpf_ext.runs.folder import RunFolder
 from awpf_ext.runs.loggers import check_tensorboard, write_tensorboard
 from awpf_ext.runs.result import Result
 from awpf_ext.runs.trainer import Progress, train
 
 RunProgress = Callable[[Progress | ExtractProgress], None]
 FeatureSource = Callable[[RunConfig, RunProgress | None], FeatureSet]
+
+
+class RunOutcome(NamedTuple):
+    """The result of a run, and whether a finished run in the folder had it already."""
+
+    result: Result
+    reused: bool
 
 
 def run(
@@ -58,95 +66,117 @@ def run(
     tensorboard: bool = False,
     **options: Any,
 ) -> Result:
-    """Run a protocol; the same keys as the command line's, from a YAML file, as options, or both.
+    """Run a protocol, configured by a YAML file, by the same keys as options, or by both.
 
-    out: the folder that the run is kept in; without it nothing is written. A finished run there is
-    read, not repeated. resume: go on with an unfinished one ("intact": even where its last files
-    are damaged).
+    out: the folder of the run; without it nothing is written. If it holds the finished run, its
+    result is returned. resume: continue an unfinished run; with "intact" even if its last files are
+    damaged.
     """
     layers = [] if config is None else [read_config_file(Path(config))]
     configured = resolve_config([*layers, ConfigLayer("run()", options)])
     if configured.unused:
         raise UserError(f"{configured.config.method} has no {', '.join(configured.unused)}")
-    return run_configured(
-        configured.config, out=out, resume=resume, progress=progress, tensorboard=tensorboard
+    folder = None if out is None else RunFolder(out)
+    outcome = run_configured(
+        configured.config, folder, resume=resume, progress=progress, tensorboard=tensorboard
     )
+    return outcome.result
 
 
 def run_configured(
     config: RunConfig,
+    folder: RunFolder | None,
     *,
-    out: str | Path | None = None,
     resume: Resume = False,
     progress: RunProgress | None = None,
     tensorboard: bool = False,
-    features_of: FeatureSource | None = None,
+    load: FeatureSource | None = None,
     world: World = SINGLE_PROCESS,
-) -> Result:
-    """`run` for a configuration at hand; `features_of` may keep features between runs.
+) -> RunOutcome:
+    """`run` with a complete configuration.
 
-    world: the processes that make this run together, where its method is `distributed`.
+    load: reads the features, by default `load_features`. world: the processes that make this run
+    together, if its method supports that.
     """
-    folder = None if out is None else Path(out).expanduser()
     if tensorboard:
         check_tensorboard(folder)
-    if folder is not None:
-        found = look_into(folder, config)
-        world.barrier()  # all have looked before the main process writes
-        if found.result is not None:
-            if tensorboard and world.is_main:
-                write_tensorboard(folder, found.result)
-            return found.result
-        if found.started and not resume:
-            raise UserError(
-                f"{folder} holds an unfinished run ({found.tasks} tasks done): resume it "
-                "(--resume) or choose another folder"
-            )
-    check_able(config.method, config.protocol, world)
-    device = trainer_device(config.device)
-    with threads(config.threads):
-        start = time.perf_counter()
-        source = features_of or partial(load_features, world=world)
-        features = source(config, progress)
-        if not len(features.test_y):
-            raise DataError("the data set has no test images, so nothing can be measured")
-        stream = task_stream(
-            features,
-            protocol=config.protocol,
-            base=config.base,
-            increment=config.increment,
-            order=config.order,
-            device=device,
+    saved = None if folder is None else _saved_result(folder, config, resume, world)
+    if saved is None:
+        check_able(config.method, config.protocol, world)
+        with threads(config.threads):
+            result = _train(config, folder, resume, progress, load, world)
+    else:
+        result = saved
+    if tensorboard and folder is not None and world.is_main:
+        write_tensorboard(folder, result)
+    return RunOutcome(result, reused=saved is not None)
+
+
+def _saved_result(
+    folder: RunFolder, config: RunConfig, resume: Resume, world: World
+) -> Result | None:
+    """The result of the finished run in the folder; None if the run has to be made or resumed."""
+    status = folder.status(config)
+    world.barrier()  # every process has read the folder before the main process writes to it
+    if status.state == "unfinished" and not resume:
+        raise UserError(
+            f"{folder} holds an unfinished run ({status.tasks} tasks done): resume it "
+            "(--resume) or choose another folder"
         )
-        reading = time.perf_counter() - start
-        method = method_for(stream, config.method, config.settings, seed=config.seed, world=world)
-        checkpoint = None
-        if folder is not None:
-            if world.is_main:
-                claim_folder(folder, config, stream)
-            checkpoint = RunFolder(folder)
-        result = train(stream, method, checkpoint=checkpoint, resume=resume, progress=progress)
-    result = _completed(result, reading)
-    if folder is not None and world.is_main:
-        write_evidence(folder, collect_evidence(stream, method))
-        finish_folder(folder, config, result)
-        if tensorboard:
-            write_tensorboard(folder, result)
+    return status.result
+
+
+def _train(
+    config: RunConfig,
+    folder: RunFolder | None,
+    resume: Resume,
+    progress: RunProgress | None,
+    load: FeatureSource | None,
+    world: World,
+) -> Result:
+    """Train on all tasks; the main process writes what the folder keeps."""
+    device = trainer_device(config.device)
+    start = time.perf_counter()
+    features = (load or partial(load_features, world=world))(config, progress)
+    stream = _stream(config, features, device)
+    seconds = time.perf_counter() - start
+    method = method_for(stream, config.method, config.settings, seed=config.seed, world=world)
+    written = folder if world.is_main else None
+    with nullcontext() if written is None else written.hold():
+        if written is not None:
+            written.create(config, stream)
+        result = train(stream, method, folder=folder, resume=resume, progress=progress)
+        result = _completed(result, seconds)
+        if written is not None:
+            written.finish(config, result, collect_diagnostics(stream, method))
     return result
+
+
+def _stream(config: RunConfig, features: FeatureSet, device: torch.device) -> TaskStream:
+    if not len(features.test_y):
+        raise DataError("the data set has no test images, so nothing can be measured")
+    return task_stream(
+        features,
+        protocol=config.protocol,
+        base=config.base,
+        increment=config.increment,
+        order=config.order,
+        device=device,
+    )
 
 
 def load_features(
     config: RunConfig, progress: RunProgress | None = None, world: World = SINGLE_PROCESS
 ) -> FeatureSet:
-    """The features of the configured data set: ready-made, from the store, or computed into it.
+    """The features of the configured data set: precomputed, from the store, or computed now.
 
-    world: the processes that call this together and share what is to be encoded.
+    world: the processes that call this together and share the encoding.
     """
     data = load_dataset(config.dataset, class_names=config.class_names)
     data = limited(data, Limits(config.train_limit, config.test_limit, config.imbalance))
     if isinstance(data, FeatureSet):
         return data
-    if config.protocol == "class":  # a mistake shows before hours of encoding
+    if config.protocol == "class":  # an invalid order is found before hours of encoding
         class_order(config.order, len(data.class_keys))
     else:
         class_order(config.order, len(check_domains(data.name, data.domain_names)), "domain")
@@ -171,7 +201,7 @@ def load_features(
 
 
 def encoder_device(device: str) -> torch.device:
-    """Where images are encoded; auto: on the GPU where there is one, under torchrun its own."""
+    """The device that encodes images; auto: a GPU if there is one, one per process of torchrun."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device != "cpu" and not torch.cuda.is_available():
@@ -180,7 +210,7 @@ def encoder_device(device: str) -> torch.device:
 
 
 def trainer_device(device: str) -> torch.device:
-    """Where methods learn; auto: where the images are encoded, if our operations run there too."""
+    """The device that trains; auto: the encoder's, if the operations of this package support it."""
     chosen = encoder_device(device)
     try:
         _library.require(chosen, "mmd")
@@ -193,7 +223,7 @@ def trainer_device(device: str) -> torch.device:
 
 @contextmanager
 def threads(count: int | None) -> Iterator[None]:
-    """Run a block with that many threads (None: as many as before)."""
+    """Run a block with so many threads of torch; None leaves their number as it is."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
@@ -202,10 +232,10 @@ def threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _completed(result: Result, reading: float) -> Result:
-    """With the time that features took, and the instruction set they were learned with."""
+def _completed(result: Result, seconds: float) -> Result:
+    """The result with the time for the features and the instruction set added."""
     first = result.tasks[0]
-    timed = replace(first, seconds={"features": reading, **first.seconds})
+    timed = replace(first, seconds={"features": seconds, **first.seconds})
     provenance = {
         **result.provenance,
         "instruction_set": _library.build_info().get("instruction_set"),

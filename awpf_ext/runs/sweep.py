@@ -23,6 +23,7 @@ from awpf_ext.runs.config import (
     parse_assignments,
     resolve_config,
 )
+from awpf_ext.runs.folder import RunFolder
 from awpf_ext.runs.result import Result
 from awpf_ext.runs.run import RunProgress, load_features, run_configured
 
@@ -207,8 +208,8 @@ def run_grid(
         starting(index, cell)
         results.append(
             run_configured(
-                cell.config, out=cell.folder, resume=True, progress=progress, features_of=source
-            )
+                cell.config, RunFolder(cell.folder), resume=True, progress=progress, load=source
+            ).result
         )
     return Grid(tuple(cells), tuple(results))
 

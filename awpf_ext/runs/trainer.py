@@ -1,4 +1,4 @@
-"""Runs a method over a task stream: learn, evaluate, checkpoint, task after task."""
+"""Training of a method on a task stream: fit, evaluate and checkpoint task after task."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,18 +17,16 @@ from awpf_ext.data.stream import TaskStream
 from awpf_ext.finetuning.roles import Role, keys_with
 from awpf_ext.methods._base.class_statistics import StatisticsBlock
 from awpf_ext.methods._base.method import Method
-from awpf_ext.runs.checkpoint import Resume, RunFolder, SavedRun
+from awpf_ext.runs.checkpoint import Checkpoint, Resume, SavedRun
 from awpf_ext.runs.evaluation import evaluate_next, evaluate_seen
+from awpf_ext.runs.folder import RunFolder
 from awpf_ext.runs.result import Result, TaskResult
 
-if TYPE_CHECKING:
-    pass
-
-SAMPLE_ROWS = 1024  # rows of a split that enter a stream's fingerprint
+SAMPLE_ROWS = 1024  # rows of each split that enter the hash of a stream
 
 
 class Progress(NamedTuple):
-    """Where a run is: after each epoch ("train") and after each task ("task")."""
+    """The progress of a run, reported after each epoch ("train") and after each task ("task")."""
 
     stage: Literal["train", "task"]
     task: int
@@ -42,29 +40,30 @@ def train(
     stream: TaskStream,
     method: Method,
     *,
-    checkpoint: RunFolder | None = None,
+    folder: RunFolder | None = None,
     resume: Resume = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> Result:
-    """Run a fresh `method` over the whole stream.
+    """Train a new `method` on all tasks of the stream.
 
-    checkpoint: written after every task. resume: True continues a run that is in the folder, or
-    starts one where there is none; "intact" also where some of its tasks are damaged. The numbers
-    and weights of a resumed run equal an uninterrupted one's at the same thread count.
+    folder: gets a checkpoint after every task. resume: True continues the run in the folder or
+    starts one if there is none; "intact" also continues if some of its tasks are damaged. A resumed
+    run gives the same numbers and weights as an uninterrupted one with the same number of threads.
     """
     report = progress or (lambda event: None)
     results: list[TaskResult] = []
     world = method.world
     identity, environment = _identity(stream, method), _environment(stream, method)
+    checkpoint = None if folder is None else Checkpoint(folder)
     with ExitStack() as stack:
         if checkpoint is not None:
             if world.is_main:
-                stack.enter_context(checkpoint.held())
+                stack.enter_context(checkpoint.folder.hold())
                 saved = checkpoint.begin(identity, environment, resume)
-            world.barrier()  # the folder is a run's now
+            world.barrier()  # the main process has written the identity of the run
             if not world.is_main:
                 saved = checkpoint.begin(identity, environment, resume or True)
-            world.barrier()  # all have read before the main process writes
+            world.barrier()  # every process has read the checkpoint before the main process writes
             results = _restore(method, saved)
         for index in range(len(results), len(stream)):
             results.append(_run_task(stream, method, index, results, report))
@@ -122,7 +121,7 @@ def _progress(
 
 
 def _restore(method: Method, saved: SavedRun) -> list[TaskResult]:
-    """Bring `method` to where the saved run is; the results so far."""
+    """Load the saved run into `method` and return the results of its tasks."""
     if saved.state is not None:
         method.load_state_dict(saved.state)
     for block in saved.statistics:
@@ -133,7 +132,7 @@ def _restore(method: Method, saved: SavedRun) -> list[TaskResult]:
     return results
 
 
-def _save(method: Method, checkpoint: RunFolder, index: int, result: TaskResult) -> None:
+def _save(method: Method, checkpoint: Checkpoint, index: int, result: TaskResult) -> None:
     block = None
     if method.statistics is not None:
         block = method.statistics.blocks[-1].tensors()
@@ -143,12 +142,12 @@ def _save(method: Method, checkpoint: RunFolder, index: int, result: TaskResult)
         block,
         result.to_json(),
         adapters=method.adapters(),
-        forget=method.large_state,
+        drop_old_states=method.large_state,
     )
 
 
 def _identity(stream: TaskStream, method: Method) -> dict[str, Any]:
-    """What must agree for two runs to be one: the method, its settings, the seed, the stream."""
+    """What two runs must agree in to be the same: method, settings, seed and stream."""
     return {
         "method": method.name,
         "config": method.config.model_dump(mode="json", exclude=_machine_settings(method)),
@@ -159,7 +158,7 @@ def _identity(stream: TaskStream, method: Method) -> dict[str, Any]:
 
 
 def _environment(stream: TaskStream, method: Method) -> dict[str, Any]:
-    """What may change the last digits of a result."""
+    """What may change the last digits of a result without making it another run."""
     return {
         "threads": torch.get_num_threads(),
         "device": stream.text.device.type,
@@ -175,9 +174,9 @@ def _machine_settings(method: Method) -> set[str]:
 
 
 def stream_hash(stream: TaskStream) -> str:
-    """A short name for a stream's content: classes, texts, test images, first task's images.
+    """A hash of a stream's content: classes, texts, test images and images of the first task.
 
-    Of large splits evenly spaced rows stand for all, so that it costs next to nothing.
+    Of large splits only evenly spaced rows are hashed, so that the cost is negligible.
     """
     first = stream[0]
     test_x, test_y = stream.test_seen(len(stream) - 1)

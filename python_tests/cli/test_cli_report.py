@@ -38,7 +38,9 @@ def test_a_comparison_and_several_runs(with_report, awpf, tmp_path):
     assert done.out.splitlines()[-2:] == ["grid", "grid/report.html"]
     assert (tmp_path / "grid" / "table.csv").exists()
     runs = sorted(
-        path for path in (tmp_path / "grid").iterdir() if (path / "bank.safetensors").exists()
+        path
+        for path in (tmp_path / "grid").iterdir()
+        if (path / "class_texts.safetensors").exists()
     )
     told = awpf("report", *runs, "--json").json
     assert told == {"report": "runs/report/report.html"}

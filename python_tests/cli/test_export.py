@@ -93,13 +93,13 @@ def test_files_that_are_no_export(tmp_path):
     io.save_tensors(
         tmp_path / "new.safetensors", {"text": torch.zeros(2, 2)}, {"awpf_ext": '{"format": 99}'}
     )
-    with pytest.raises(DataError, match="has export format 99; this version reads format 1"):
+    with pytest.raises(DataError, match="has export format 99; this version reads format 2"):
         load_exported(tmp_path / "new.safetensors")
 
 
 def test_a_damaged_run_is_not_used(features_file, tmp_path):
     run(dataset=f"features:{features_file}", increment=2, epochs=1, out=tmp_path / "run")
-    bank = tmp_path / "run" / "bank.safetensors"
+    bank = tmp_path / "run" / "class_texts.safetensors"
     content = bank.read_bytes()
     bank.write_bytes(content[:-4] + b"\0\0\0\1")
     with pytest.raises(CheckpointError, match="it is damaged"):
@@ -159,11 +159,11 @@ def test_predict_names_images_it_cannot_read_and_goes_on(image_run, images, awpf
 def test_predict_refuses_another_backbone(image_run, images, awpf):
     done = awpf("predict", image_run, images[0], "--pretrained=random:1")
     assert done.code == 3
-    assert "is not the backbone that this model was learned on: its weights_hash" in done.err
+    assert "is not the backbone that this model was trained on: its weights_hash" in done.err
 
 
 def test_predict_refuses_a_run_on_ready_made_features(features_file, awpf, quick_arguments):
     assert awpf("run", *quick_arguments, "--out=run").code == 0
     done = awpf("predict", "run", "a.png")
     assert done.code == 2
-    assert "learned on features:clip.npz: the backbone of those features is not known" in done.err
+    assert "trained on features:clip.npz: the backbone of those features is not known" in done.err

@@ -16,7 +16,7 @@ from awpf_ext import io
 from awpf_ext.data import read_features, task_stream
 from awpf_ext.errors import CheckpointError, DataError, UserError
 from awpf_ext.methods import create_method
-from awpf_ext.runs.folder import read_result
+from awpf_ext.runs.folder import RunFolder
 from awpf_ext.runs.run import run
 from awpf_ext.runs.trainer import train
 
@@ -41,7 +41,7 @@ def test_it_equals_the_parts_put_together_by_hand(quick, features_file, tmp_path
 
 def test_the_result_is_kept_with_all_that_it_follows_from(quick, tmp_path):
     result = run(**quick, out=tmp_path / "run", threads=1)
-    assert read_result(tmp_path / "run") == result
+    assert RunFolder(tmp_path / "run").result() == result
     saved = json.loads((tmp_path / "run" / "result.json").read_text())
     assert saved["average"] == result.average
     assert {"features", "train", "fuse", "evaluate"} <= set(saved["seconds"])

@@ -13,7 +13,7 @@ from awpf_ext import io
 from awpf_ext.errors import UserError
 from awpf_ext.finetuning.task_samples import TaskSamples
 from awpf_ext.methods import create_method
-from awpf_ext.runs.checkpoint import RunFolder
+from awpf_ext.runs.folder import RunFolder
 from awpf_ext.runs.trainer import train
 
 FINETUNING = ["replay_ce", "replay_clip", "gcl", "gdro"]
@@ -34,8 +34,8 @@ def features():
 def run(name, stream, settings=None, folder=None, **options):
     """A result, its method, and the state it ends with."""
     method = create_method(name, stream, {**QUICK, **(settings or {})}, seed=3)
-    checkpoint = None if folder is None else RunFolder(folder)
-    result = train(stream, method, checkpoint=checkpoint, **options)
+    kept = None if folder is None else RunFolder(folder)
+    result = train(stream, method, folder=kept, **options)
     return result, method
 
 

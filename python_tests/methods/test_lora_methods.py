@@ -20,7 +20,7 @@ from awpf_ext.errors import DataError, UserError
 from awpf_ext.lora import merge
 from awpf_ext.lora.adapter_reader import open_adapter
 from awpf_ext.methods import create_method
-from awpf_ext.runs.checkpoint import RunFolder
+from awpf_ext.runs.folder import RunFolder
 from awpf_ext.runs.trainer import train
 
 QUICK = {"epochs": 4, "batch_size": 6, "learning_rate": 2e-2, "lora_rank": 2}
@@ -44,8 +44,8 @@ def settings_of(name, given=None):
 
 def run(name, stream, settings=None, folder=None, seed=3, **options):
     method = create_method(name, stream, settings_of(name, settings), seed=seed)
-    checkpoint = None if folder is None else RunFolder(folder)
-    return train(stream, method, checkpoint=checkpoint, **options), method
+    kept = None if folder is None else RunFolder(folder)
+    return train(stream, method, folder=kept, **options), method
 
 
 def differing(state, other):

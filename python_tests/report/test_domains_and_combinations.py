@@ -11,7 +11,7 @@ from test_report import outline
 from awpf_ext import io
 from awpf_ext.report import write_report
 from awpf_ext.report.load import read_comparison, read_run
-from awpf_ext.runs.folder import read_result
+from awpf_ext.runs.folder import RunFolder
 from awpf_ext.runs.run import run
 
 
@@ -42,7 +42,7 @@ def test_a_domain_run_beside_a_class_run(domain_run, tmp_path, strict):
 
 
 def test_the_worst_class_is_named(domain_run, tmp_path):
-    result = read_result(domain_run)
+    result = RunFolder(domain_run).result()
     told = outline(write_report(domain_run, out=tmp_path)).text
     lowest = [value for value in result.tasks[-1].class_accuracies if value == result.worst_class]
     assert "worst class" in told

@@ -22,7 +22,7 @@ from awpf_ext.report import write_report
 from awpf_ext.report.load import read_run
 from awpf_ext.report.names import Fonts, plain, short
 from awpf_ext.runs.config import resolve_config
-from awpf_ext.runs.folder import read_result
+from awpf_ext.runs.folder import RunFolder
 from awpf_ext.runs.run import run
 
 
@@ -52,7 +52,7 @@ def outline(page: Path) -> Outline:
 
 
 def test_a_run_from_its_folder_alone(own, strict, caplog):
-    result = read_result(own)
+    result = RunFolder(own).result()
     caplog.set_level(logging.DEBUG)
     page = write_report(own)
     assert page == own / "report.html"
@@ -148,7 +148,7 @@ def test_matplotlib_is_as_it_was_and_shows_nothing(finished, tmp_path):
 
 
 def test_a_run_from_before_there_was_evidence(own):
-    (own / "evidence.safetensors").unlink()
+    (own / "diagnostics.safetensors").unlink()
     told = outline(write_report(own))
     assert "made before runs kept" in told.text
     assert "A map of features" not in told.text
@@ -159,7 +159,7 @@ def test_pictures_are_in_the_page_and_the_data_is_not_needed(finished_with_image
     copy = Path(shutil.copytree(finished_with_images / "run", tmp_path / "run"))
     told = outline(write_report(copy))
     pictures = [source for source in told.sources if source.startswith("data:image/png")]
-    assert len(pictures) == len(read_run(copy).evidence.pictures) > 0
+    assert len(pictures) == len(read_run(copy).diagnostics.images) > 0
     assert "taken for" in told.text
 
 
@@ -248,7 +248,7 @@ def test_several_runs_side_by_side(finished_grid, tmp_path, strict):
     rows = list(csv.DictReader(table.splitlines()))
     assert [row["balance_scale"] for row in rows] == ["0.5", "2.0"]
     for row, folder in zip(rows, runs, strict=True):
-        assert float(row["last"]) == read_result(folder).last
+        assert float(row["last"]) == RunFolder(folder).result().last
 
 
 def test_a_sweep(finished_grid, tmp_path, strict):

@@ -15,7 +15,7 @@ from awpf_ext.lora.adapter_reader import open_adapter
 from awpf_ext.lora.adapter_writer import AdapterFiles
 from awpf_ext.methods import create_method, method_config
 from awpf_ext.methods.finetune import Finetune
-from awpf_ext.runs.checkpoint import RunFolder
+from awpf_ext.runs.folder import RunFolder
 from awpf_ext.runs.trainer import train
 
 QUICK = {"epochs": 2, "replay_per_epoch": 40}
@@ -31,7 +31,7 @@ def settings_of(name: str) -> dict[str, int]:
 
 def run(stream, folder, name="awpf", resume=False, seed=0, settings=None):
     method = create_method(name, stream, settings or settings_of(name), seed=seed)
-    result = train(stream, method, checkpoint=RunFolder(folder), resume=resume)
+    result = train(stream, method, folder=RunFolder(folder), resume=resume)
     return result, method
 
 
@@ -101,9 +101,7 @@ def test_a_finished_run_is_read_back(make_stream, tmp_path):
     whole = run(stream, tmp_path)
     events = []
     method = create_method("awpf", stream, QUICK)
-    again = train(
-        stream, method, checkpoint=RunFolder(tmp_path), resume=True, progress=events.append
-    )
+    again = train(stream, method, folder=RunFolder(tmp_path), resume=True, progress=events.append)
     assert_same((again, method), whole)
     assert again.seconds == whole[0].seconds
     assert events == []
@@ -131,7 +129,7 @@ def test_a_folder_with_a_run_is_not_overwritten(make_stream, tmp_path):
 
 def test_two_processes_cannot_share_a_folder(make_stream, tmp_path):
     with (
-        RunFolder(tmp_path).held(),
+        RunFolder(tmp_path).hold(),
         pytest.raises(UserError, match="is in use by process"),
     ):
         run(make_stream(), tmp_path)
@@ -207,7 +205,7 @@ def test_damage_is_refused_and_what_is_intact_used(damage, name, intact, make_st
     result = train(
         stream,
         method,
-        checkpoint=RunFolder(tmp_path),
+        folder=RunFolder(tmp_path),
         resume="intact",
         progress=lambda event: trained.append(event.task),
     )
@@ -271,7 +269,7 @@ class Large(Finetune):
 def run_large(stream, folder, resume=False):
     config = method_config("finetune", QUICK)
     method = Large(config, text=stream.text, logit_scale=stream.logit_scale)
-    return train(stream, method, checkpoint=RunFolder(folder), resume=resume), method
+    return train(stream, method, folder=RunFolder(folder), resume=resume), method
 
 
 def states(folder: Path) -> list[str]:

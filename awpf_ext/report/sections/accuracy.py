@@ -19,7 +19,7 @@ Line = tuple[str, Sequence[float], Colour, str]  # label, fractions, colour, lin
 
 def section(run: FinishedRun) -> Section:
     result = run.result
-    zero_shot = None if run.evidence is None else run.evidence.zero_shot_accuracy
+    zero_shot = None if run.diagnostics is None else run.diagnostics.zero_shot_accuracy
     if run.method == "zero_shot":
         zero_shot = None
     lines: list[Line] = [(short(run.method), result.accuracy, series(0), "-")]
@@ -41,7 +41,7 @@ def section(run: FinishedRun) -> Section:
         }
         caption = f"Accuracy (%) after each {run.noun}, {told[kind]}."
         blocks.append(Drawing("earlier_and_new", caption, _lines(run, split)))
-    if run.evidence is None:
+    if run.diagnostics is None:
         blocks.append(
             Text("This run was made before runs kept what zero-shot accuracy is computed from.")
         )

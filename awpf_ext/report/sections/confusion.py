@@ -14,7 +14,13 @@ from awpf_ext.report.blocks import Block, Drawing, Pictures, Section, Shown, Tab
 from awpf_ext.report.load import FinishedRun
 from awpf_ext.report.names import plain, short
 from awpf_ext.report.style import MUTED, SMALL, new_figure, series
-from awpf_ext.runs.diagnostics import PICTURED_PAIRS, Evidence, Pair, Picture, hardest_pairs
+from awpf_ext.runs.diagnostics import (
+    PAIRS_WITH_IMAGES,
+    ConfusedImage,
+    ConfusedPair,
+    RunDiagnostics,
+    most_confused_pairs,
+)
 from awpf_ext.runs.wording import percent, pluralize
 
 PAIRS = 10
@@ -24,35 +30,37 @@ TINY = 64  # pixels; smaller pictures are shown pixel by pixel
 
 
 def section(run: FinishedRun) -> Section | None:
-    evidence = run.evidence
-    if evidence is None:
+    diagnostics = run.diagnostics
+    if diagnostics is None:
         return None
-    pairs = hardest_pairs(evidence.labels, evidence.predictions)[:PAIRS]
+    pairs = most_confused_pairs(diagnostics.labels, diagnostics.predictions)[:PAIRS]
     if not pairs:
         return Section("Confusions", [Text("No test image was taken for another class.")])
-    wrong = int((evidence.labels != evidence.predictions).sum())
+    wrong = int((diagnostics.labels != diagnostics.predictions).sum())
     told = (
-        f"{pluralize(wrong, 'test image')} of {len(evidence.labels):,} "
+        f"{pluralize(wrong, 'test image')} of {len(diagnostics.labels):,} "
         f"{'was' if wrong == 1 else 'were'} taken for another class after the last {run.noun}."
     )
-    if evidence.share < 1:
+    if diagnostics.fraction < 1:
         told += " Counts are of evenly spaced test images: there are too many to keep all."
     blocks: list[Block] = [Text(told)]
     caption = f"Test images of one class taken for the other, both ways, after the last {run.noun}"
     if run.method != "zero_shot":
         caption += " (dot) and by zero-shot CLIP (ring)"
-    blocks.append(Drawing("confused_pairs", f"{caption}.", _pairs_figure(run, evidence, pairs)))
-    blocks.append(_weakest(run, evidence))
-    if evidence.pictures:
-        blocks.append(_pictures(run, evidence, pairs))
+    blocks.append(Drawing("confused_pairs", f"{caption}.", _pairs_figure(run, diagnostics, pairs)))
+    blocks.append(_weakest(run, diagnostics))
+    if diagnostics.images:
+        blocks.append(_pictures(run, diagnostics, pairs))
     else:
-        blocks.append(Text(f"No sample images: {plain(evidence.pictures_missing)}."))
+        blocks.append(Text(f"No sample images: {plain(diagnostics.images_missing)}."))
     return Section("Confusions", blocks)
 
 
-def _pairs_figure(run: FinishedRun, evidence: Evidence, pairs: list[Pair]) -> Figure:
+def _pairs_figure(
+    run: FinishedRun, diagnostics: RunDiagnostics, pairs: list[ConfusedPair]
+) -> Figure:
     figure, axes = new_figure(height=0.8 + 0.42 * len(pairs))
-    zero_shot = hardest_pairs(evidence.labels, evidence.zero_shot)
+    zero_shot = most_confused_pairs(diagnostics.labels, diagnostics.zero_shot_predictions)
     at_first = {pair[:2]: pair.confused for pair in zero_shot}
     before = [at_first.get(pair[:2], 0) for pair in pairs]
     after = [pair.confused for pair in pairs]
@@ -78,19 +86,19 @@ def _pairs_figure(run: FinishedRun, evidence: Evidence, pairs: list[Pair]) -> Fi
     return figure
 
 
-def _weakest(run: FinishedRun, evidence: Evidence) -> Table:
+def _weakest(run: FinishedRun, diagnostics: RunDiagnostics) -> Table:
     """The classes with the lowest accuracy, and what zero-shot had on them."""
     count = len(run.labels)
-    images = torch.bincount(evidence.labels, minlength=count)
+    images = torch.bincount(diagnostics.labels, minlength=count)
     shares = []
-    for predictions in (evidence.predictions, evidence.zero_shot):
-        right = evidence.labels[predictions == evidence.labels]
+    for predictions in (diagnostics.predictions, diagnostics.zero_shot_predictions):
+        right = diagnostics.labels[predictions == diagnostics.labels]
         shares.append(torch.bincount(right, minlength=count) / images)
     known = [label for label in range(count) if images[label]]
     weakest = sorted(known, key=lambda label: float(shares[0][label]))[:CLASSES]
     rows = []
     for label in weakest:
-        wrong = evidence.predictions[(evidence.labels == label)]
+        wrong = diagnostics.predictions[(diagnostics.labels == label)]
         wrong = wrong[wrong != label]
         other = run.labels[int(torch.bincount(wrong).argmax())] if len(wrong) else "-"
         row = [short(run.labels[label], LONGEST), short(other, LONGEST)]
@@ -103,12 +111,12 @@ def _weakest(run: FinishedRun, evidence: Evidence) -> Table:
     return Table(columns, rows, words=2, title="The weakest classes", beside=True)
 
 
-def _pictures(run: FinishedRun, evidence: Evidence, pairs: list[Pair]) -> Pictures:
+def _pictures(run: FinishedRun, diagnostics: RunDiagnostics, pairs: list[ConfusedPair]) -> Pictures:
     groups = []
-    for pair in pairs[:PICTURED_PAIRS]:
+    for pair in pairs[:PAIRS_WITH_IMAGES]:
         both = {pair.first, pair.second}
         own = [
-            picture for picture in evidence.pictures if {picture.label, picture.taken_for} == both
+            picture for picture in diagnostics.images if {picture.label, picture.predicted} == both
         ]
         shown = [_shown(run, picture) for picture in own]
         if shown:
@@ -117,10 +125,10 @@ def _pictures(run: FinishedRun, evidence: Evidence, pairs: list[Pair]) -> Pictur
     return Pictures(groups)
 
 
-def _shown(run: FinishedRun, picture: Picture) -> Shown:
+def _shown(run: FinishedRun, picture: ConfusedImage) -> Shown:
     kind = "png" if picture.content.startswith(b"\x89PNG") else "jpeg"
     with Image.open(io.BytesIO(picture.content)) as opened:
         tiny = max(opened.size) < TINY
     data = f"data:image/{kind};base64,{base64.b64encode(picture.content).decode()}"
-    label, other = (short(run.labels[i], LONGEST) for i in (picture.label, picture.taken_for))
+    label, other = (short(run.labels[i], LONGEST) for i in (picture.label, picture.predicted))
     return Shown(data, f"{label}, taken for {other}", tiny)

@@ -10,22 +10,22 @@ from awpf_ext.report.blocks import Block, Drawing, Section, Text
 from awpf_ext.report.load import FinishedRun
 from awpf_ext.report.names import short
 from awpf_ext.report.style import INK, MARKERS, SMALL, SURFACE, WIDTH, new_figure, series
-from awpf_ext.runs.diagnostics import Evidence, hardest_pairs
+from awpf_ext.runs.diagnostics import RunDiagnostics, most_confused_pairs
 from awpf_ext.runs.wording import percent
 
 
 def section(run: FinishedRun) -> Section | None:
-    evidence = run.evidence
-    if evidence is None:
+    diagnostics = run.diagnostics
+    if diagnostics is None:
         return None
-    classes = list(dict.fromkeys(evidence.map_labels.tolist()))
+    classes = list(dict.fromkeys(diagnostics.embedding_labels.tolist()))
     if len(classes) < 2:
         return None
-    text = torch.nn.functional.normalize(run.text.float(), dim=-1)[classes]
+    text = torch.nn.functional.normalize(run.class_texts.text.float(), dim=-1)[classes]
     plane = _plane(text)
-    sides = {"before": evidence.before, "after": evidence.after}
-    if torch.equal(evidence.before, evidence.after):
-        sides = {"before": evidence.before}
+    sides = {"before": diagnostics.embeddings_before, "after": diagnostics.embeddings_after}
+    if torch.equal(diagnostics.embeddings_before, diagnostics.embeddings_after):
+        sides = {"before": diagnostics.embeddings_before}
     spots = {side: (x - x.mean(0)) @ plane for side, x in sides.items()}
     texts = (text - text.mean(0)) @ plane
     drawn_at = _nearer(texts, torch.cat(list(spots.values())))
@@ -35,19 +35,19 @@ def section(run: FinishedRun) -> Section | None:
         "before": "As CLIP encodes them",
         "after": f"After the last {run.noun}, through what was learned",
     }
-    blocks: list[Block] = [Text(_explanation(run, evidence, classes, len(sides), drawn_at))]
+    blocks: list[Block] = [Text(_explanation(run, diagnostics, classes, len(sides), drawn_at))]
     for side, places in spots.items():
-        right = _nearest(sides[side], evidence.map_labels, text, classes)
+        right = _nearest(sides[side], diagnostics.embedding_labels, text, classes)
         told = f"{captions[side]}: {percent(right)}% have the nearest text among these classes."
-        figure = _scatter(run, places, texts, evidence.map_labels, classes, limits)
+        figure = _scatter(run, places, texts, diagnostics.embedding_labels, classes, limits)
         blocks.append(Drawing(f"map_{side}", told, figure))
     return Section("A map of features", blocks)
 
 
 def _explanation(
-    run: FinishedRun, evidence: Evidence, classes: list[int], sides: int, drawn_at: float
+    run: FinishedRun, diagnostics: RunDiagnostics, classes: list[int], sides: int, drawn_at: float
 ) -> str:
-    pairs = hardest_pairs(evidence.labels, evidence.predictions)
+    pairs = most_confused_pairs(diagnostics.labels, diagnostics.predictions)
     hard = {label for pair in pairs for label in (pair.first, pair.second)}
     chosen = (
         f"those most often confused after the last {run.noun}"

@@ -11,8 +11,8 @@ from awpf_ext.runs.wording import percent, pluralize
 
 
 def section(run: FinishedRun) -> Section:
-    result, evidence = run.result, run.evidence
-    zero_shot = None if evidence is None else evidence.zero_shot_accuracy
+    result, diagnostics = run.result, run.diagnostics
+    zero_shot = None if diagnostics is None else diagnostics.zero_shot_accuracy
     tiles = [
         Tile("average", percent(result.average), f"accuracy, mean over the {run.noun}s"),
         Tile("last", percent(result.last), f"accuracy after the last {run.noun}"),
@@ -29,15 +29,15 @@ def section(run: FinishedRun) -> Section:
 
 
 def _in_words(run: FinishedRun) -> str:
-    result, evidence = run.result, run.evidence
+    result, diagnostics = run.result, run.diagnostics
     images = sum(result.test_images)
     told = [
         f"{run.method} learned {pluralize(len(run.class_names), 'class')} of {run.dataset} in "
         f"{pluralize(len(result.tasks), run.noun)}. After the last {run.noun} it names the "
         f"class of {percent(result.last)}% of the {images:,} test images, among all classes."
     ]
-    if evidence is not None and run.method != "zero_shot":
-        before = evidence.zero_shot_accuracy[-1]
+    if diagnostics is not None and run.method != "zero_shot":
+        before = diagnostics.zero_shot_accuracy[-1]
         told.append(_against_zero_shot(result.last - before, before))
     if len(result.tasks) > 1 and run.method != "zero_shot":
         told.append(_forgotten(result.forgetting, run))

@@ -96,8 +96,8 @@ def _zero_shot(comparison: Comparison) -> list[Curves]:
     ):
         return []
     by_order = {run.result.provenance["order_hash"]: run for run in comparison.runs}
-    kept = [run.evidence for run in by_order.values() if run.evidence is not None]
-    rows = [evidence.zero_shot_accuracy for evidence in kept]
+    kept = [run.diagnostics for run in by_order.values() if run.diagnostics is not None]
+    rows = [diagnostics.zero_shot_accuracy for diagnostics in kept]
     return [Curves("zero-shot", comparison.runs[0].places, rows, MUTED, "--")] if rows else []
 
 
