@@ -1,4 +1,4 @@
-"""The application, what all its commands do with errors, and how they print."""
+"""The application, how its commands handle errors, and how they print JSON."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from awpf_ext._library import MISSING_CPU, __version__
 from awpf_ext.cli.progress import messages, print_error
 from awpf_ext.errors import AwpfError, UserError, not_installed
 
-EXIT_CODES = """Exit codes: 0 done; 1 a bug, with a traceback; 2 arguments or configuration; 3 data;
-4 checkpoint; 5 offline; 130 interrupted."""
+EXIT_CODES = """Exit codes: 0 success; 1 a bug in awpf_ext; 2 wrong arguments or configuration;
+3 unreadable data; 4 unusable checkpoint; 5 offline; 130 interrupted."""
 
 app = typer.Typer(
     help="Class-incremental learning with CLIP.",
@@ -30,8 +30,8 @@ app = typer.Typer(
 Parameters = ParamSpec("Parameters")
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(show: bool) -> None:
+    if show:
         typer.echo(f"awpf_ext {__version__}")
         raise typer.Exit
 
@@ -39,14 +39,17 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _common(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
     ] = False,
 ) -> None:
     pass
 
 
 def handle_errors(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
-    """Errors become one sentence and an exit code; only a bug shows a traceback."""
+    """Turn errors into one sentence and an exit code; only a bug shows its traceback."""
 
     @functools.wraps(command)
     def run(*arguments: Parameters.args, **options: Parameters.kwargs) -> None:
@@ -55,7 +58,7 @@ def handle_errors(command: Callable[Parameters, None]) -> Callable[Parameters, N
         except AwpfError as error:
             print_error(error)
             raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt as interrupt:  # its text: what is kept, and how to go on
+        except KeyboardInterrupt as interrupt:  # its text says what is kept and how to continue
             messages().print(f"interrupted{interrupt}")
             raise typer.Exit(130) from None
         except ModuleNotFoundError as error:
@@ -66,7 +69,7 @@ def handle_errors(command: Callable[Parameters, None]) -> Callable[Parameters, N
         except (typer.Exit, BrokenPipeError):
             raise
         except Exception:
-            if MISSING_CPU is not None:  # nothing can work: no bug
+            if MISSING_CPU is not None:  # an installation problem, not a bug
                 print_error(f"awpf_ext's operations do not work here: {MISSING_CPU}")
                 raise typer.Exit(UserError.exit_code) from None
             traceback.print_exc()

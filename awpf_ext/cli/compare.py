@@ -9,124 +9,117 @@ from typing import Annotated
 import typer
 
 from awpf_ext import io
-from awpf_ext.cli import options as o
 from awpf_ext.cli.app import handle_errors, print_json
+from awpf_ext.cli.options import OUTPUT, Json, Quiet, takes_config
 from awpf_ext.cli.progress import Reporter
 from awpf_ext.cli.report import ReportOption, closing_report
 from awpf_ext.cli.sweep_tables import print_grid
 from awpf_ext.cli.tables import print_line
 from awpf_ext.distributed import check_single_process
 from awpf_ext.errors import UserError
+from awpf_ext.runs.config import ConfigLayer
 from awpf_ext.runs.folder import RunFolder
 from awpf_ext.runs.sweep import Axis, Cell, arms_of, plan_grid, run_grid
 from awpf_ext.runs.wording import pluralize
 
+RUNS = "Runs"  # section of the help: which runs are made
 LAMBDA = "balance_scale"
 # The values of lambda in the paper's Figure 4.
 LAMBDAS = "0.25,0.5,0.75,1,1.25,1.5,1.75,2"
 
 Methods = Annotated[
     str,
-    typer.Option("--methods", metavar="A,B,...", help="the first is what others are compared with"),
+    typer.Option(
+        "--methods",
+        metavar="A,B,...",
+        help="Methods to compare; the others are compared with the first",
+        rich_help_panel=RUNS,
+    ),
 ]
 Parameters = Annotated[
     list[str] | None,
     typer.Option(
         "--parameter",
         metavar="KEY",
-        help=f"what is varied; given again, with --values of its own, all combinations "
-        f"[{LAMBDA}, the lambda of awpf]",
+        help="Key to vary; repeat it, each with its --values, for all combinations  "
+        f"[default: {LAMBDA}, AWPF's lambda]",
+        rich_help_panel=RUNS,
     ),
 ]
 Values = Annotated[
     list[str] | None,
-    typer.Option("--values", metavar="A,B,...", help=f"the values it takes [{LAMBDAS}]"),
+    typer.Option(
+        "--values",
+        metavar="A,B,...",
+        help=f"Values of the key  [default: {LAMBDAS}]",
+        rich_help_panel=RUNS,
+    ),
 ]
-Orders = Annotated[str, typer.Option("--orders", metavar="A,B,...", help="class orders")]
-Seeds = Annotated[str, typer.Option("--seeds", metavar="N,M,...", help="seeds of the methods")]
+Orders = Annotated[
+    str,
+    typer.Option(
+        "--orders",
+        metavar="A,B,...",
+        help="Orders of the classes (or domains)",
+        rich_help_panel=RUNS,
+    ),
+]
+Seeds = Annotated[
+    str,
+    typer.Option("--seeds", metavar="N,M,...", help="Seeds of the methods", rich_help_panel=RUNS),
+]
 Out = Annotated[
     Path,
     typer.Option(
-        "--out", metavar="DIR", help="folder of the runs; those finished in it are not repeated"
+        "--out",
+        metavar="DIR",
+        help="Folder of the runs; finished runs in it are not repeated",
+        rich_help_panel=OUTPUT,
     ),
 ]
 
 
 @handle_errors
+@takes_config(without=("method", "order", "seed"))
 def compare(
-    context: typer.Context,
+    layers: list[ConfigLayer],
     methods: Methods = "zero_shot,finetune,rapf,awpf,calfuse",
     orders: Orders = "seed:0,seed:1,seed:2",
     seeds: Seeds = "0",
     out: Out = Path("runs/compare"),
-    dataset: o.Dataset = None,
-    class_names: o.ClassNames = None,
-    train_limit: o.TrainLimit = None,
-    test_limit: o.TestLimit = None,
-    protocol: o.Protocol = None,
-    base: o.Base = None,
-    increment: o.Increment = None,
-    preset: o.Preset = None,
-    init: o.Init = None,
-    batch_size: o.BatchSize = None,
-    model: o.Model = None,
-    pretrained: o.Pretrained = None,
-    precision: o.Precision = None,
-    prompt: o.Prompt = None,
-    device: o.Device = None,
-    threads: o.Threads = None,
-    config: o.ConfigFile = None,
-    assignments: o.Assignments = None,
     report: ReportOption = True,
-    as_json: o.Json = False,
-    quiet: o.Quiet = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Run several methods on several class orders and seeds.
 
-    Prints mean and standard deviation, and the difference from the first method on the same order
-    and seed, with the number of runs in which it is positive.
+    Prints the mean and standard deviation of each metric, and the difference from the first method
+    on the same order and seed, with the number of runs in which it is positive.
     """
-    axes = [Axis("method", tuple(_listed("--methods", methods)))]
-    _run(context, axes, orders, seeds, out, report, quiet, as_json, True)
+    axes = [Axis("method", tuple(_split("--methods", methods)))]
+    _run("awpf compare", layers, axes, orders, seeds, out, report, quiet, as_json, paired=True)
 
 
 @handle_errors
+@takes_config(without=("order", "seed"))
 def sweep(
-    context: typer.Context,
+    layers: list[ConfigLayer],
     parameter: Parameters = None,
     values: Values = None,
     orders: Orders = "seed:0,seed:1,seed:2",
     seeds: Seeds = "0",
     out: Out = Path("runs/sweep"),
-    dataset: o.Dataset = None,
-    class_names: o.ClassNames = None,
-    train_limit: o.TrainLimit = None,
-    test_limit: o.TestLimit = None,
-    protocol: o.Protocol = None,
-    base: o.Base = None,
-    increment: o.Increment = None,
-    method: o.Method = None,
-    preset: o.Preset = None,
-    init: o.Init = None,
-    batch_size: o.BatchSize = None,
-    model: o.Model = None,
-    pretrained: o.Pretrained = None,
-    precision: o.Precision = None,
-    prompt: o.Prompt = None,
-    device: o.Device = None,
-    threads: o.Threads = None,
-    config: o.ConfigFile = None,
-    assignments: o.Assignments = None,
     report: ReportOption = True,
-    as_json: o.Json = False,
-    quiet: o.Quiet = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Run one setting over several values, or several settings over all combinations of theirs.
+    """Run all combinations of the values of one or more keys.
 
-    By default AWPF's lambda, as in the paper's Figure 4; any key can be varied, the method too.
+    Any key can be varied, the method too. The default is AWPF's lambda, with the values of the
+    paper's Figure 4.
     """
     axes = _axes(parameter or [LAMBDA], values or [])
-    _run(context, axes, orders, seeds, out, report, quiet, as_json, False)
+    _run("awpf sweep", layers, axes, orders, seeds, out, report, quiet, as_json, paired=False)
 
 
 def _axes(keys: Sequence[str], values: Sequence[str]) -> list[Axis]:
@@ -141,11 +134,12 @@ def _axes(keys: Sequence[str], values: Sequence[str]) -> list[Axis]:
     if twice is not None:
         raise UserError(f"--parameter {twice} is given more than once; list its values in one")
     pairs = zip(keys, values, strict=True)
-    return [Axis(key, tuple(_listed("--values", listed))) for key, listed in pairs]
+    return [Axis(key, tuple(_split("--values", listed))) for key, listed in pairs]
 
 
 def _run(
-    context: typer.Context,
+    command: str,
+    layers: Sequence[ConfigLayer],
     axes: Sequence[Axis],
     orders: str,
     seeds: str,
@@ -153,10 +147,11 @@ def _run(
     report: bool,
     quiet: bool,
     as_json: bool,
+    *,
     paired: bool,
 ) -> None:
-    check_single_process(f"awpf {context.info_name}")
-    layers, out = o.layers(context), out.expanduser()
+    check_single_process(command)
+    out = out.expanduser()
     keys = [axis.key for axis in axes]
     for key in ("order", "seed"):
         if key in keys or key in layers[-1].values:
@@ -167,8 +162,8 @@ def _run(
     cells = plan_grid(
         arms_of(axes),
         layers,
-        orders=_listed("--orders", orders),
-        seeds=[_whole_number(seed) for seed in _listed("--seeds", seeds)],
+        orders=_split("--orders", orders),
+        seeds=[_whole_number(seed) for seed in _split("--seeds", seeds)],
         out=out,
     )
 
@@ -200,7 +195,7 @@ def _run(
         print_line((str(page), "dim"))
 
 
-def _listed(name: str, text: str) -> list[str]:
+def _split(name: str, text: str) -> list[str]:
     items = [item.strip() for item in text.split(",") if item.strip()]
     if not items:
         raise UserError(f"{name} is {text!r}; expected values with commas between them")

@@ -1,4 +1,4 @@
-"""`awpf doctor`, for the list of commands; cli.py answers it even without typer."""
+"""`awpf doctor`, for the list of commands; main.py runs it even without typer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from awpf_ext.cli.environment import main
 
 
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object")] = False,
 ) -> None:
-    """Say what works, what is missing and how to get it."""
+    """Check what works, what is missing and how to install it."""
     raise typer.Exit(main(["--json"] if as_json else []))

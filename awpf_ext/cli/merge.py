@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from awpf_ext.cli import options as o
 from awpf_ext.cli.app import handle_errors, print_json
+from awpf_ext.cli.options import Json, Quiet
 from awpf_ext.cli.progress import Reporter
 from awpf_ext.cli.tables import print_merge
 from awpf_ext.errors import UserError
@@ -19,45 +19,63 @@ from awpf_ext.lora import merge as merge_adapters
 @handle_errors
 def merge(
     adapters: Annotated[
-        list[Path], typer.Argument(metavar="ADAPTER...", help="folders of LoRA adapters (PEFT)")
+        list[Path],
+        typer.Argument(metavar="ADAPTER", help="Folders of LoRA adapters in PEFT's format"),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="the folder to write")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write")],
     method: Annotated[
-        str, typer.Option("--method", "-m", metavar="NAME", help=", ".join(MERGE_METHODS))
+        str,
+        typer.Option("--method", "-m", metavar="NAME", help=f"One of {', '.join(MERGE_METHODS)}"),
     ] = "linear",
     weights: Annotated[
-        str | None, typer.Option(metavar="A,B,...", help="one an adapter [1 each]")
+        str | None,
+        typer.Option(metavar="A,B,...", help="Weights, one per adapter  [default: 1 each]"),
     ] = None,
     rank: Annotated[
-        int | None, typer.Option(metavar="R", help="rank of the result, where it is cut")
+        int | None,
+        typer.Option(metavar="R", help="Rank of the merged adapter, for methods that truncate"),
     ] = None,
     density: Annotated[
-        float | None, typer.Option(metavar="P", help="share of entries that stay")
+        float | None,
+        typer.Option(metavar="P", help="Fraction of entries to keep, for methods that prune"),
     ] = None,
     merge_space: Annotated[
         str | None,
-        typer.Option(metavar="WHAT", help="what is pruned: delta or factors [delta]"),
+        typer.Option(
+            metavar="WHAT", help="What to prune: delta (B A) or factors (B and A)  [default: delta]"
+        ),
     ] = None,
     common_fraction: Annotated[
         float | None,
-        typer.Option(metavar="P", help="iso: share of the common directions, 1 is Iso-C [1]"),
+        typer.Option(
+            metavar="P", help="iso: fraction of common directions; 1 is Iso-C  [default: 1]"
+        ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="DARE's and icm's [0]")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Seed of dare_linear, dare_ties and icm  [default: 0]"),
+    ] = None,
     dtype: Annotated[
         str | None,
-        typer.Option(metavar="TYPE", help="float32, float16 or bfloat16 [the adapters']"),
+        typer.Option(
+            metavar="TYPE", help="float32, float16 or bfloat16  [default: as in the adapters]"
+        ),
     ] = None,
     base_model: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="the base model's name, if the adapters' names differ"),
+        typer.Option(
+            metavar="NAME", help="Name of the base model, if the adapters name it differently"
+        ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="replace an adapter in DIR")] = False,
-    as_json: o.Json = False,
-    quiet: o.Quiet = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an adapter that is in DIR")
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Merge LoRA adapters of one model into one.
+    """Merge several LoRA adapters of one base model into one adapter.
 
-    Reads and writes PEFT's format, any base model, without loading it.
+    Reads and writes PEFT's format. The base model can be any, and is not loaded.
     """
     reporter = Reporter(quiet)
     with reporter.watching():

@@ -1,4 +1,4 @@
-"""`awpf methods`: what can be run, and what can be set."""
+"""`awpf methods`: lists methods, presets and keys."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from awpf_ext.methods import METHODS, PRESETS, method_class
 
 @handle_errors
 def methods(
-    name: Annotated[str | None, typer.Argument(help="one method, for its settings")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Method whose settings are listed")
+    ] = None,
 ) -> None:
-    """List the methods and presets, or one method's settings."""
+    """List methods, presets and keys, or the settings of one method."""
     if name is None:
         print_methods(METHODS, PRESETS)
     else:

@@ -1,87 +1,190 @@
-"""The options that commands share: each is a key of the configuration, described there."""
+"""Options of the commands: those of the configuration are generated from RunConfig."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+import types
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
+from pydantic.fields import FieldInfo
+from typer.core import TyperCommand
 
+from awpf_ext.finetuning.roles import Role, keys_with, marker_of
 from awpf_ext.runs.config import (
     RUN_KEYS,
     ConfigLayer,
+    Panel,
     RunConfig,
     parse_assignments,
     read_config_file,
 )
 
+OUTPUT = "Output"
+CONFIGURATION = "Configuration"
+# The sections of a command's help, in order; a command's own come before them.
+SECTIONS = (*(panel.value for panel in Panel), CONFIGURATION, OUTPUT)
+_NO_BREAK = "\N{NO-BREAK SPACE}"
 
-def _option(key: str, metavar: str) -> Any:
-    field = RunConfig.model_fields[key]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON object on standard output", rich_help_panel=OUTPUT),
+]
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="Show no progress and no notes", rich_help_panel=OUTPUT),
+]
+
+
+class SectionedCommand(TyperCommand):
+    """A command whose help lists its options by panel, as plain text in every terminal."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        parameters = self.get_params(ctx)
+        panels = [getattr(parameter, "rich_help_panel", None) for parameter in parameters]
+        without_panel = OUTPUT if Panel.DATA.value in panels else "Options"
+        for parameter, panel in zip(parameters, panels, strict=True):
+            record = parameter.get_help_record(ctx)
+            if parameter.param_type_name == "argument" and record is not None:
+                name = parameter.metavar or str(parameter.name).upper()
+                sections.setdefault("Arguments", []).append((name, record[1]))
+            elif record is not None:
+                section = panel if without_panel == OUTPUT and panel else without_panel
+                sections.setdefault(section, []).append(record)
+        width = max(len(name) for records in sections.values() for name, _ in records)
+        own = [section for section in sections if section not in SECTIONS]
+        for section in (*own, *(section for section in SECTIONS if section in sections)):
+            rows = [(name.ljust(width), _unbroken(text)) for name, text in sections[section]]
+            with formatter.section(section):
+                formatter.write_dl(rows)
+        formatter.buffer[:] = [text.replace(_NO_BREAK, " ") for text in formatter.buffer]
+
+
+def _unbroken(text: str) -> str:
+    """The text of an option, with a short default that stays on one line."""
+    before, opening, default = text.partition("[default: ")
+    return before + opening.replace(" ", _NO_BREAK) + default
+
+
+def takes_config(
+    *, roles: Collection[Role] = tuple(Role), without: Collection[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for every key of RunConfig with one of these roles.
+
+    without: keys that the command sets itself. The command is called with `layers`, the
+    configuration file, the options and the assignments that were given, the strongest last.
+    """
+    keys = [key for key in keys_with(RunConfig, *roles) if key in RUN_KEYS and key not in without]
+    options = {key: _option(key, RunConfig.model_fields[key]) for key in keys}
+    options |= _SETTINGS if Role.RUN in roles else {}
+    options |= _FILE_AND_ASSIGNMENTS
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def run(**values: Any) -> None:
+            given = {key: values.pop(key) for key in options}
+            command(layers=_layers(given), **values)
+
+        own = inspect.signature(command, eval_str=True).parameters.values()
+        shown = [parameter for parameter in own if parameter.name != "layers"]
+        shown += [
+            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
+            for key, option in options.items()
+        ]
+        shown = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in shown]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
+        run.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+        return run
+
+    return decorate
+
+
+def _option(key: str, field: FieldInfo) -> Any:
+    """A key's option, with its description and default as help."""
     unset = field.is_required() or field.default is None
-    default = "" if unset else f" [{field.default}]"
-    return typer.Option(
-        f"--{key.replace('_', '-')}",
+    kind, metavar = _kind(key, field.annotation)
+    name = key.replace("_", "-")
+    option = typer.Option(
+        f"--{name}/--no-{name}" if kind is bool else f"--{name}",
         metavar=metavar,
-        help=f"{field.description}{default}",
+        help=(field.description or "") + ("" if unset else f"  [default: {field.default}]"),
         show_default=False,
+        rich_help_panel=marker_of(field, Panel.DATA).value,
     )
+    return Annotated[kind | None, option]
 
 
-Dataset = Annotated[str | None, _option("dataset", "DATA")]
-ClassNames = Annotated[Path | None, _option("class_names", "FILE")]
-TrainLimit = Annotated[int | None, _option("train_limit", "N")]
-TestLimit = Annotated[int | None, _option("test_limit", "N")]
-Protocol = Annotated[str | None, _option("protocol", "PROTOCOL")]
-Base = Annotated[int | None, _option("base", "N")]
-Increment = Annotated[int | None, _option("increment", "N")]
-Order = Annotated[str | None, _option("order", "ORDER")]
-Method = Annotated[str | None, _option("method", "NAME")]
-Preset = Annotated[str | None, _option("preset", "NAME")]
-Seed = Annotated[int | None, _option("seed", "N")]
-Init = Annotated[
-    str | None,
-    typer.Option("--init", metavar="INIT", help="the adapter's start: identity or uniform"),
-]
-BatchSize = Annotated[
-    int | None, typer.Option("--batch-size", metavar="N", help="images of the task in a step")
-]
-Model = Annotated[str | None, _option("model", "NAME")]
-Pretrained = Annotated[str | None, _option("pretrained", "TAG")]
-Precision = Annotated[str | None, _option("precision", "TYPE")]
-Prompt = Annotated[list[str] | None, _option("prompt", "TEXT")]
-Device = Annotated[str | None, _option("device", "DEVICE")]
-Threads = Annotated[int | None, _option("threads", "N")]
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option("--config", metavar="FILE", help="YAML file with any of these keys"),
-]
-Assignments = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="any key, as `awpf methods [NAME]` lists them; METHOD.KEY: for that method alone",
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress, no notes")]
+def _kind(key: str, annotation: Any) -> tuple[Any, str | None]:
+    """The type that a key's option is read as, and the word for its value in the help.
+
+    Words are read as text: RunConfig refuses a wrong one with the same message as everywhere.
+    """
+    if get_origin(annotation) in (Union, types.UnionType):
+        kinds = [kind for kind in get_args(annotation) if kind is not types.NoneType]
+        if len(kinds) > 1:  # one template, or several
+            return list[str], key.upper()
+        (annotation,) = kinds
+    if get_origin(annotation) is Literal:
+        return str, "|".join(get_args(annotation))
+    metavars = {int: "N", float: "X", Path: "PATH", bool: None}
+    return annotation, metavars.get(annotation, key.upper())
 
 
-def layers(context: typer.Context) -> list[ConfigLayer]:
-    """File, options, --set: from the weakest to the strongest."""
-    given = {
-        key: value
-        for key, value in context.params.items()
-        if value is not None and key in (*RUN_KEYS, "init", "batch_size")
-    }
-    prompts = given.pop("prompt", [])
-    if prompts:
-        given["prompt"] = prompts[0] if len(prompts) == 1 else prompts
-    file = context.params["config"]
+# Settings of methods that have options of their own.
+_SETTINGS = {
+    "init": Annotated[
+        str | None,
+        typer.Option(
+            "--init",
+            metavar="identity|uniform",
+            help="Initial weights of the adapter",
+            rich_help_panel=Panel.METHOD.value,
+        ),
+    ],
+    "batch_size": Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size",
+            metavar="N",
+            help="Number of training images per step",
+            rich_help_panel=Panel.METHOD.value,
+        ),
+    ],
+}
+_FILE_AND_ASSIGNMENTS = {
+    "config": Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="PATH",
+            help="YAML file with any of these keys",
+            rich_help_panel=CONFIGURATION,
+        ),
+    ],
+    "assignments": Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Set any key that `awpf methods [NAME]` lists; METHOD.KEY=VALUE sets it for that "
+            "method alone",
+            rich_help_panel=CONFIGURATION,
+        ),
+    ],
+}
+
+
+def _layers(given: Mapping[str, Any]) -> list[ConfigLayer]:
+    """File, options and assignments, from the weakest to the strongest."""
+    keys = {key: value for key, value in given.items() if value is not None}
+    file, assignments = keys.pop("config", None), keys.pop("assignments", [])
+    keys = {key: value for key, value in keys.items() if value != []}
+    for key, value in keys.items():
+        if isinstance(value, list) and len(value) == 1:
+            keys[key] = value[0]
     files = [] if file is None else [read_config_file(file)]
-    return [
-        *files,
-        ConfigLayer("options", given),
-        parse_assignments(context.params["assignments"] or []),
-    ]
+    return [*files, ConfigLayer("options", keys), parse_assignments(assignments)]

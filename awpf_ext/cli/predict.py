@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from awpf_ext.cli import options as o
 from awpf_ext.cli.app import handle_errors, print_json
+from awpf_ext.cli.options import Json, Quiet
 from awpf_ext.cli.progress import Reporter, print_error
 from awpf_ext.cli.tables import print_line, print_predictions
 from awpf_ext.errors import DataError
@@ -18,22 +18,26 @@ from awpf_ext.runs.wording import percent, pluralize
 @handle_errors
 def predict(
     model: Annotated[
-        Path, typer.Argument(metavar="RUN", help="a run's folder, or a file of `awpf export`")
+        Path, typer.Argument(metavar="RUN", help="Folder of a run, or a file from `awpf export`")
     ],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="image files")],
-    top: Annotated[int, typer.Option("--top", "-k", metavar="K", help="classes an image")] = 5,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files")],
+    top: Annotated[
+        int, typer.Option("--top", "-k", metavar="K", help="Number of classes per image")
+    ] = 5,
     pretrained: Annotated[
         str | None,
-        typer.Option(metavar="PATH", help="the backbone's weights, if they have moved"),
+        typer.Option(metavar="PATH", help="Weights of the backbone, if they have moved"),
     ] = None,
     cache_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="folder of downloaded weights")
+        Path | None, typer.Option(metavar="DIR", help="Folder for downloaded weights")
     ] = None,
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu or cuda")] = "auto",
-    as_json: o.Json = False,
-    quiet: o.Quiet = False,
+    device: Annotated[
+        str, typer.Option(metavar="DEVICE", help="Where to compute: auto, cpu, cuda or cuda:N")
+    ] = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Classify images, among all classes that a run has learned."""
+    """Classify images among all classes that a run has learned."""
     from awpf_ext.runs.export import BackboneSource, backbone_of, load_model
     from awpf_ext.runs.predict import predict as classify
     from awpf_ext.runs.run import encoder_device
@@ -58,11 +62,11 @@ def predict(
 
 @handle_errors
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder")],
-    out: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="the file to write")],
-    as_json: o.Json = False,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="File to write")],
+    as_json: Json = False,
 ) -> None:
-    """Write what a run has learned as one file.
+    """Write what a run has learned to one file.
 
     `awpf predict` takes it in place of the run; in Python, awpf_ext.runs.export.load_exported does.
     """

@@ -1,4 +1,4 @@
-"""`awpf report`, and the report that ends every run, comparison and sweep."""
+"""`awpf report`, and the report at the end of every run, comparison and sweep."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from awpf_ext.cli import options as o
 from awpf_ext.cli.app import handle_errors, print_json
+from awpf_ext.cli.options import OUTPUT, Json, Quiet
 from awpf_ext.cli.progress import Reporter
 from awpf_ext.cli.tables import print_line
 from awpf_ext.errors import AwpfError, not_installed
@@ -18,7 +18,12 @@ from awpf_ext.report.page import PAGE
 SEVERAL = Path("runs/report")  # where the report of several folders goes
 
 ReportOption = Annotated[
-    bool, typer.Option("--report/--no-report", help="report.html and figures/ in the folder")
+    bool,
+    typer.Option(
+        "--report/--no-report",
+        help="Write report.html and figures/ to the folder",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 
 
@@ -26,27 +31,27 @@ ReportOption = Annotated[
 def report(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN...", help="folders of runs, of a comparison or of a sweep"),
+        typer.Argument(metavar="RUN", help="Folders of runs, comparisons or sweeps"),
     ],
     out: Annotated[
         Path | None,
         typer.Option(
             "--out",
             metavar="DIR",
-            help=f"folder of the report [that of the run; of several, {SEVERAL}]",
+            help=f"Folder of the report  [default: that of the run; for several runs, {SEVERAL}]",
         ),
     ] = None,
-    as_json: o.Json = False,
-    quiet: o.Quiet = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Make one HTML page of a run, or of several side by side.
+    """Write an HTML page about one run, or about several side by side.
 
-    It needs neither data nor network. Figures lie beside it as PNG and SVG; of several runs also
-    table.csv and table.md.
+    This needs neither the data nor a network. The figures are saved beside the page as PNG and SVG;
+    for several runs, so are table.csv and table.md.
     """
     if out is None and len(runs) > 1:
         out = SEVERAL
-    with Reporter(quiet).working("making the report"):
+    with Reporter(quiet).working("writing the report"):
         page = write_report(runs, out=out)
     if as_json:
         print_json({"report": str(page)})
@@ -55,23 +60,23 @@ def report(
 
 
 def closing_report(folder: Path, reporter: Reporter, *, keep: bool = False) -> Path | None:
-    """Make the report that ends a run; a failure is only noted, as the run is finished anyway.
+    """Write the report of a finished run; if that fails, only a note says so.
 
-    keep: leave a report that is there as it is.
+    keep: do not write a report that exists again.
     """
     if keep and (folder / PAGE).exists():
         return folder / PAGE
     try:
-        with reporter.working("making the report"):
+        with reporter.working("writing the report"):
             return write_report(folder)
     except KeyboardInterrupt:
-        told = f": all is run; `awpf report {folder}` makes its report"
-        raise KeyboardInterrupt(told) from None
+        finished = f": all runs are finished; `awpf report {folder}` writes the report"
+        raise KeyboardInterrupt(finished) from None
     except ModuleNotFoundError as error:
         reporter.note(f"there is no report: {not_installed(error.name)}")
     except AwpfError as error:
         reporter.note(f"there is no report: {error}")
     except Exception as error:
-        failed = f"{type(error).__name__}: {error}"
-        reporter.note(f"there is no report ({failed}); `awpf report {folder}` says where it failed")
+        failure = f"{type(error).__name__}: {error}"
+        reporter.note(f"there is no report ({failure}); `awpf report {folder}` shows the traceback")
     return None

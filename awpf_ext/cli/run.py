@@ -11,15 +11,16 @@ from typing import Annotated
 
 import typer
 
-from awpf_ext.cli import options as o
 from awpf_ext.cli.app import handle_errors, print_json
+from awpf_ext.cli.options import OUTPUT, Json, Quiet, takes_config
 from awpf_ext.cli.progress import Reporter
 from awpf_ext.cli.report import ReportOption, closing_report
 from awpf_ext.cli.tables import print_features, print_line, print_result
 from awpf_ext.distributed import init_distributed
 from awpf_ext.errors import UserError
+from awpf_ext.finetuning.roles import Role
 from awpf_ext.runs.checkpoint import Resume
-from awpf_ext.runs.config import RunConfig, resolve_config
+from awpf_ext.runs.config import ConfigLayer, RunConfig, resolve_config
 from awpf_ext.runs.folder import RunFolder
 from awpf_ext.runs.run import load_features, run_configured
 from awpf_ext.runs.run import threads as threads_of
@@ -27,56 +28,55 @@ from awpf_ext.runs.wording import pluralize
 
 Out = Annotated[
     Path | None,
-    typer.Option("--out", metavar="DIR", help="folder of the run [a name of its own below runs/]"),
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        help="Folder of the run  [default: one per configuration, in runs/]",
+        rich_help_panel=OUTPUT,
+    ),
 ]
-Resuming = Annotated[bool, typer.Option("--resume", help="go on with an unfinished run in DIR")]
+Resuming = Annotated[
+    bool,
+    typer.Option("--resume", help="Continue the unfinished run in DIR", rich_help_panel=OUTPUT),
+]
 ResumingIntact = Annotated[
     bool,
-    typer.Option("--resume-intact", help="the same where files are damaged: keep the whole tasks"),
+    typer.Option(
+        "--resume-intact",
+        help="The same if files are damaged: continue after the last intact task",
+        rich_help_panel=OUTPUT,
+    ),
 ]
-TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="curves in DIR/tensorboard")]
+TensorBoard = Annotated[
+    bool,
+    typer.Option(
+        "--tensorboard",
+        help="Write curves for TensorBoard to DIR/tensorboard",
+        rich_help_panel=OUTPUT,
+    ),
+]
 
 
 @handle_errors
+@takes_config()
 def run(
-    context: typer.Context,
-    dataset: o.Dataset = None,
-    class_names: o.ClassNames = None,
-    train_limit: o.TrainLimit = None,
-    test_limit: o.TestLimit = None,
-    protocol: o.Protocol = None,
-    base: o.Base = None,
-    increment: o.Increment = None,
-    order: o.Order = None,
-    method: o.Method = None,
-    preset: o.Preset = None,
-    seed: o.Seed = None,
-    init: o.Init = None,
-    batch_size: o.BatchSize = None,
-    model: o.Model = None,
-    pretrained: o.Pretrained = None,
-    precision: o.Precision = None,
-    prompt: o.Prompt = None,
-    device: o.Device = None,
-    threads: o.Threads = None,
-    config: o.ConfigFile = None,
-    assignments: o.Assignments = None,
+    layers: list[ConfigLayer],
     out: Out = None,
     resume: Resuming = False,
     resume_intact: ResumingIntact = False,
     tensorboard: TensorBoard = False,
     report: ReportOption = True,
-    as_json: o.Json = False,
-    quiet: o.Quiet = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Learn all tasks with one method.
+    """Train one method task by task.
 
-    Prints the accuracy after each task, on all classes seen, on those of earlier tasks (old) and on
-    those of the task (new). Killed or interrupted, a run goes on with --resume. Under torchrun
-    (torchrun --no-python --nproc-per-node N awpf run ...) several processes learn one model, in
-    methods that fine-tune CLIP.
+    Prints the accuracy after each task: on all classes seen so far, on the classes of earlier tasks
+    (old) and on the classes of this task (new). A run that was stopped continues with --resume.
+    Methods that fine-tune CLIP can train in several processes: torchrun --no-python
+    --nproc-per-node N awpf run ...
     """
-    configured = resolve_config(o.layers(context))
+    configured = resolve_config(layers)
     chosen = configured.config
     folder = RunFolder(out or default_folder(chosen))
     resuming: Resume = "intact" if resume_intact else resume
@@ -115,32 +115,16 @@ def run(
 
 
 @handle_errors
-def features(
-    context: typer.Context,
-    dataset: o.Dataset = None,
-    class_names: o.ClassNames = None,
-    train_limit: o.TrainLimit = None,
-    test_limit: o.TestLimit = None,
-    model: o.Model = None,
-    pretrained: o.Pretrained = None,
-    precision: o.Precision = None,
-    prompt: o.Prompt = None,
-    device: o.Device = None,
-    threads: o.Threads = None,
-    config: o.ConfigFile = None,
-    assignments: o.Assignments = None,
-    as_json: o.Json = False,
-    quiet: o.Quiet = False,
-) -> None:
-    """Encode a data set's images into the feature store.
+@takes_config(roles=(Role.FEATURES, Role.FILES, Role.MACHINE))
+def features(layers: list[ConfigLayer], as_json: Json = False, quiet: Quiet = False) -> None:
+    """Encode the images of a data set into the feature store.
 
-    Every run does so by itself where it finds no features; this does it alone, and under torchrun
-    (torchrun --no-python --nproc-per-node N awpf features ...) in several processes, each with its
-    share of the images.
+    Every run does this itself if the store lacks its features. Several processes can share the
+    images: torchrun --no-python --nproc-per-node N awpf features ...
     """
-    chosen = resolve_config(o.layers(context)).config
+    chosen = resolve_config(layers).config
     if chosen.dataset.startswith("features:"):
-        raise UserError(f"{chosen.dataset} is features already; there is nothing to encode")
+        raise UserError(f"{chosen.dataset} is features already; there are no images to encode")
     start = time.perf_counter()
     try:
         with init_distributed() as world, threads_of(chosen.threads):

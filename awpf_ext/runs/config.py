@@ -103,13 +103,12 @@ class RunConfig(BaseModel):
     )
     model: Annotated[str, Panel.MODEL, AppliesTo.IMAGES] = Field(
         "ViT-B-16",
-        description="CLIP backbone by its open_clip name; with the data set demo, the default is "
-        "demo",
+        description="CLIP backbone, by its open_clip name (for the data set demo: demo)",
     )
     pretrained: Annotated[str, Role.FILES, Panel.MODEL, AppliesTo.IMAGES] = Field(
         "openai",
-        description="Weights of the backbone: an open_clip tag, a checkpoint file, or random:SEED; "
-        f"with the model demo, the default is {demo_model.TAG}",
+        description="Weights of the backbone: an open_clip tag, a checkpoint file, or random:SEED "
+        f"(for the model demo: {demo_model.TAG})",
     )
     precision: Annotated[Literal["fp32", "bf16", "fp16"], Panel.MODEL, AppliesTo.IMAGES] = Field(
         "fp32", description="Floating-point type of the backbone"

@@ -84,7 +84,7 @@ def test_settings_that_the_method_has_not_are_noted(quick_arguments, awpf):
         (["predict", ".", "a.png"], 2, "holds no run"),
         (["predict", "damaged.safetensors", "a.png"], 3, "cannot read damaged.safetensors"),
         (["export", ".", "a.safetensors"], 2, "holds no run"),
-        (["export", ".", "a.pt"], 2, "expected FILE.safetensors"),
+        (["export", ".", "a.pt"], 2, "expected a name ending in .safetensors"),
         (["methods", "awfp"], 2, "did you mean 'awpf'?"),
     ],
 )
@@ -189,7 +189,7 @@ def test_a_wrong_order_shows_before_the_images_are_encoded(image_arguments, awpf
 def test_methods_lists_methods_and_settings(awpf):
     listed = awpf("methods").out
     assert all(name in listed for name in ("zero_shot", "rapf", "awpf", "calfuse", "cub200-b0"))
-    assert re.search(r"^on_unreadable +stop +images", awpf("methods").out, re.MULTILINE)
+    assert re.search(r"^on_unreadable +stop +What to do", awpf("methods").out, re.MULTILINE)
     settings = awpf("methods", "awpf").out
     assert re.search(r"^balance_scale +1.0 +lambda", settings, re.MULTILINE)
 

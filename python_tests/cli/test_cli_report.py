@@ -58,7 +58,7 @@ def test_what_has_no_report(awpf, tmp_path):
     ("error", "said"),
     [
         (ModuleNotFoundError("No module", name="jinja2"), "jinja2 is not installed; get it with"),
-        (ZeroDivisionError("oops"), "(ZeroDivisionError: oops); `awpf report run` says where"),
+        (ZeroDivisionError("oops"), "(ZeroDivisionError: oops); `awpf report run` shows"),
     ],
 )
 def test_a_report_that_fails_leaves_a_finished_run(with_report, awpf, monkeypatch, error, said):
@@ -88,4 +88,4 @@ def test_a_full_disk_and_an_interrupt_leave_a_finished_run(with_report, awpf, mo
     monkeypatch.setattr(io, "FAULT_HOOK", interrupt)
     stopped = awpf("run", *with_report, "--out=run")
     assert stopped.code == 130
-    assert stopped.err.endswith("all is run; `awpf report run` makes its report\n")
+    assert stopped.err.endswith("all runs are finished; `awpf report run` writes the report\n")

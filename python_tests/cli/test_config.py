@@ -19,7 +19,7 @@ from awpf_ext.runs.config import (
     read_config_file,
     resolve_config,
 )
-from awpf_ext.runs.folder import look_into
+from awpf_ext.runs.folder import RunFolder
 from awpf_ext.runs.sweep import _LatestFeatures
 
 DATA = {"dataset": "features:clip.npz"}
@@ -163,7 +163,7 @@ def test_the_identity_is_what_a_result_follows_from():
 def test_a_limit_makes_another_run(tmp_path):
     create_run(tmp_path, of())
     with pytest.raises(CheckpointError, match="train_limit is None there, 5 here"):
-        look_into(tmp_path, of(train_limit=5))
+        RunFolder(tmp_path).status(of(train_limit=5))
 
 
 FILES = {"dataset", "class_names", "pretrained"}
@@ -224,6 +224,6 @@ def test_a_key_without_a_role_never_reuses_features(monkeypatch):
 @pytest.mark.usefixtures("with_new_key")
 def test_a_key_without_a_role_makes_another_run(tmp_path):
     create_run(tmp_path, of())
-    look_into(tmp_path, of(threads=2))
+    RunFolder(tmp_path).status(of(threads=2))
     with pytest.raises(CheckpointError, match=r"sharpen is 0\.0 there, 1\.0 here"):
-        look_into(tmp_path, of(sharpen=1))
+        RunFolder(tmp_path).status(of(sharpen=1))

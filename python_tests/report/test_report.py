@@ -125,15 +125,12 @@ def test_the_command_uses_options_that_there_are():
 
     from awpf_ext.cli.commands import app
     from awpf_ext.finetuning.roles import Role, keys_with
-    from awpf_ext.report.sections.provenance import WITHOUT_OPTION
     from awpf_ext.runs.config import RUN_KEYS, RunConfig
 
     run_command = typer.main.get_command(app).commands["run"]
     options = {name for parameter in run_command.params for name in parameter.opts}
-    used = {
-        f"--{key.replace('_', '-')}"
-        for key in {*RUN_KEYS} - {*keys_with(RunConfig, Role.MACHINE), *WITHOUT_OPTION}
-    }
+    shown = {*RUN_KEYS} - {*keys_with(RunConfig, Role.MACHINE)}
+    used = {f"--{key.replace('_', '-')}" for key in shown}
     assert used <= options
 
 

@@ -13,8 +13,6 @@ from awpf_ext.report.names import plain
 from awpf_ext.runs.config import RUN_KEYS, RunConfig
 from awpf_ext.runs.wording import yaml_text
 
-WITHOUT_OPTION = ("imbalance", "on_unreadable")
-
 
 def section(run: FinishedRun) -> Section:
     blocks: list[Block] = [
@@ -71,8 +69,6 @@ def command(config: RunConfig) -> str:
         if key == "prompt" and not isinstance(value, str):
             for template in value:
                 given += ["--prompt", template]
-        elif key in WITHOUT_OPTION:
-            given += ["--set", f"{key}={value}"]
         else:
             given += [f"--{key.replace('_', '-')}", str(value)]
     return shlex.join(["awpf", "run", *given, *settings_arguments(config)])
