@@ -50,8 +50,8 @@ def assert_same(first, second):
 
 @pytest.mark.parametrize("name", FINETUNING)
 def test_learning_beats_zero_shot_on_shifted_classes(name, make_stream):
-    """The adapter form, on features alone."""
-    stream = make_stream(train=20, test=20, classes=20, increment=5)
+    """The adapter form, on features alone; of so few dimensions that much is left to learn."""
+    stream = make_stream(train=20, test=20, classes=20, increment=5, dim=10)
     settings = {"train": "adapter", "epochs": 15, "buffer": 400, "learning_rate": 5e-3}
     learned, _ = run(name, stream, {**settings, "batch_size": 64})
     zero_shot = train(stream, create_method("zero_shot", stream))
@@ -73,7 +73,7 @@ def test_the_whole_clip_learns_images(name, protocol, features):
 
 
 def test_a_buffer_keeps_what_would_be_forgotten(make_stream):
-    stream = make_stream(train=20, test=20, classes=12, increment=3)
+    stream = make_stream(train=20, test=20, classes=12, increment=3, dim=8)
     settings = {"train": "adapter", "epochs": 30, "batch_size": 32, "learning_rate": 1e-2}
     without, with_buffer = (
         run("replay_ce", stream, {**settings, "buffer": size})[0] for size in (0, 120)

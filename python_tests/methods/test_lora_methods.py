@@ -63,7 +63,7 @@ def kept(features, tmp_path_factory):
 
 def test_a_lora_learns_its_own_classes(features):
     stream = tiny_stream(features)
-    settings = {"epochs": 30, "fusion": "linear"}
+    settings = {"epochs": 15, "learning_rate": 5e-3, "fusion": "linear"}
     learned, _ = run("lora_merge", stream, settings)
     zero_shot = train(stream, create_method("zero_shot", stream))
     assert learned.accuracy_matrix[0][0] > zero_shot.accuracy_matrix[0][0] + 0.2
