@@ -8,18 +8,18 @@ from typing import Annotated
 
 import typer
 
-from awpf_ext import io
 from awpf_ext.cli.app import handle_errors, print_json
 from awpf_ext.cli.options import OUTPUT, Json, Quiet, takes_config
 from awpf_ext.cli.progress import Reporter
 from awpf_ext.cli.report import ReportOption, closing_report
-from awpf_ext.cli.sweep_tables import print_grid
+from awpf_ext.cli.sweep_tables import print_sweep
 from awpf_ext.cli.tables import print_line
 from awpf_ext.distributed import check_single_process
 from awpf_ext.errors import UserError
 from awpf_ext.runs.config import ConfigLayer
 from awpf_ext.runs.folder import RunFolder
-from awpf_ext.runs.sweep import Axis, Cell, arms_of, plan_grid, run_grid
+from awpf_ext.runs.sweep import Axis, SweepRun, plan_sweep, run_sweep, variants_of
+from awpf_ext.runs.sweep_file import write_sweep
 from awpf_ext.runs.wording import pluralize
 
 RUNS = "Runs"  # section of the help: which runs are made
@@ -159,8 +159,8 @@ def _run(
     for key in keys:
         if key in layers[-1].values:
             raise UserError(f"{key} is what is varied here; leave it out of --set")
-    cells = plan_grid(
-        arms_of(axes),
+    runs = plan_sweep(
+        variants_of(axes),
         layers,
         orders=_split("--orders", orders),
         seeds=[_whole_number(seed) for seed in _split("--seeds", seeds)],
@@ -169,25 +169,19 @@ def _run(
 
     reporter = Reporter(quiet, bar_width=12)
 
-    def starting(index: int, cell: Cell) -> None:
-        reporter.prefix = f"run {index + 1}/{len(cells)} ({cell.arm}) "
+    def starting(index: int, run: SweepRun) -> None:
+        reporter.prefix = f"run {index + 1}/{len(runs)} ({run.variant}) "
 
     try:
         with reporter.watching():
-            grid = run_grid(cells, progress=reporter, starting=starting)
+            result = run_sweep(runs, progress=reporter, starting=starting)
     except KeyboardInterrupt:
-        done = sum(RunFolder(cell.folder).is_finished for cell in cells)
-        kept = f"{done} of {pluralize(len(cells), 'run')} done in {out}"
+        done = sum(RunFolder(run.folder).is_finished for run in runs)
+        kept = f"{done} of {pluralize(len(runs), 'run')} done in {out}"
         raise KeyboardInterrupt(f": {kept}; the same command goes on") from None
-    facts = {
-        "varied": ", ".join(keys),
-        "axes": [{"key": axis.key, "values": list(axis.values)} for axis in axes],
-        "folder": str(out),
-        **grid.to_json(),
-    }
-    io.write_json(out / "grid.json", facts)
+    facts = write_sweep(out, axes, result)
     if not as_json:
-        print_grid(grid, axes, paired=paired, folder=out)
+        print_sweep(result, axes, paired=paired, folder=out)
     page = closing_report(out, reporter) if report else None
     if as_json:
         print_json(facts if page is None else {**facts, "report": str(page)})

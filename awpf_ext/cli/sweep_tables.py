@@ -10,77 +10,77 @@ from rich.table import Table
 from rich.text import Text
 
 from awpf_ext.cli.tables import console, new_table, print_line
-from awpf_ext.runs.sweep import HIGHER_IS_BETTER, Axis, Difference, Grid, arm_label
+from awpf_ext.runs.sweep import HIGHER_IS_BETTER, Axis, Difference, SweepResult, variant_label
 from awpf_ext.runs.wording import mean_std_text, metric_label, percent, pluralize
 
 
-def print_grid(grid: Grid, axes: Sequence[Axis], *, paired: bool, folder: Path) -> None:
-    """Mean and deviation of the metrics; paired: the differences from the first arm too.
+def print_sweep(sweep: SweepResult, axes: Sequence[Axis], *, paired: bool, folder: Path) -> None:
+    """Print mean and standard deviation of the metrics.
 
-    One key: a row a value. Several: a table a metric, the last key's values across, where that
-    fits the width.
+    One key has one row per value. Several keys have one table per metric with the last key's values
+    as columns, if that fits the width. paired: also print the differences from the first variant.
     """
-    runs = pluralize(len(grid.cells) // len(grid.arms), "run")
-    print_line(f"{grid.results[0].provenance['dataset']}: {runs} each, mean ± standard deviation\n")
-    by_metric = [_across(grid, axes, metric) for metric in grid.metrics] if len(axes) > 1 else []
+    runs = pluralize(len(sweep.runs) // len(sweep.variants), "run")
+    print_line(
+        f"{sweep.results[0].provenance['dataset']}: {runs} each, mean ± standard deviation\n"
+    )
+    by_metric = [_across(sweep, axes, metric) for metric in sweep.metrics] if len(axes) > 1 else []
     screen = console()
     boundless = screen.options.update_width(10_000)
     widths = [screen.measure(table, options=boundless).maximum for table in by_metric]
     if by_metric and max(widths) <= screen.width:
-        for metric, table in zip(grid.metrics, by_metric, strict=True):
+        for metric, table in zip(sweep.metrics, by_metric, strict=True):
             print_line((metric_label(metric), "bold"))
             screen.print(table)
             print_line("")
     else:
-        screen.print(_down(grid, axes))
-    if paired and len(grid.arms) > 1:
-        print_line(
-            (
-                f"\nless {grid.arms[0]} on the same order and seed; in how many runs it is above",
-                "dim",
-            )
-        )
-        screen.print(_differences(grid, axes))
+        screen.print(_down(sweep, axes))
+    if paired and len(sweep.variants) > 1:
+        told = f"minus {sweep.variants[0]} on the same order and seed; runs in which it is higher"
+        print_line((f"\n{told}", "dim"))
+        screen.print(_differences(sweep, axes))
     print_line((str(folder), "dim"))
 
 
-def _down(grid: Grid, axes: Sequence[Axis]) -> Table:
-    """A row an arm, a column a metric."""
-    table = new_table([axis.key for axis in axes], *map(metric_label, grid.metrics))
-    best = {metric: grid.best(metric) for metric in grid.metrics}
+def _down(sweep: SweepResult, axes: Sequence[Axis]) -> Table:
+    """One row per variant, one column per metric."""
+    table = new_table([axis.key for axis in axes], *map(metric_label, sweep.metrics))
+    best = {metric: sweep.best(metric) for metric in sweep.metrics}
     for values in itertools.product(*(axis.values for axis in axes)):
-        arm = arm_label(axes, values)
-        cells = [_cell(grid, arm, metric, best[metric]) for metric in grid.metrics]
+        variant = variant_label(axes, values)
+        cells = [_cell(sweep, variant, metric, best[metric]) for metric in sweep.metrics]
         table.add_row(*map(Text, values), *cells)
     return table
 
 
-def _across(grid: Grid, axes: Sequence[Axis], metric: str) -> Table:
-    """One metric: rows for all keys but the last, columns for its values."""
+def _across(sweep: SweepResult, axes: Sequence[Axis], metric: str) -> Table:
+    """A table of one metric with the values of the last key as columns."""
     *down, last = axes
     columns = [f"{last.key} {last.values[0]}", *last.values[1:]]
     table = new_table([axis.key for axis in down], *columns)
-    best = grid.best(metric)
+    best = sweep.best(metric)
     for values in itertools.product(*(axis.values for axis in down)):
-        arms = [arm_label(axes, (*values, value)) for value in last.values]
-        table.add_row(*map(Text, values), *(_cell(grid, arm, metric, best) for arm in arms))
+        variants = [variant_label(axes, (*values, value)) for value in last.values]
+        table.add_row(
+            *map(Text, values), *(_cell(sweep, variant, metric, best) for variant in variants)
+        )
     return table
 
 
-def _differences(grid: Grid, axes: Sequence[Axis]) -> Table:
-    shown = [metric for metric in grid.metrics if metric in HIGHER_IS_BETTER]
+def _differences(sweep: SweepResult, axes: Sequence[Axis]) -> Table:
+    shown = [metric for metric in sweep.metrics if metric in HIGHER_IS_BETTER]
     table = new_table([axis.key for axis in axes], *map(metric_label, shown))
     for values in itertools.product(*(axis.values for axis in axes)):
-        arm = arm_label(axes, values)
-        if arm != grid.arms[0]:
-            told = [_difference(grid.difference(arm, metric)) for metric in shown]
+        variant = variant_label(axes, values)
+        if variant != sweep.variants[0]:
+            told = [_difference(sweep.difference(variant, metric)) for metric in shown]
             table.add_row(*map(Text, (*values, *told)))
     return table
 
 
-def _cell(grid: Grid, arm: str, metric: str, best: float | None) -> Text:
-    spread = grid.spread(arm, metric)
-    return Text(mean_std_text(spread), "bold" if spread.mean == best else "")
+def _cell(sweep: SweepResult, variant: str, metric: str, best: float | None) -> Text:
+    mean_std = sweep.mean_std(variant, metric)
+    return Text(mean_std_text(mean_std), "bold" if mean_std.mean == best else "")
 
 
 def _difference(difference: Difference) -> str:

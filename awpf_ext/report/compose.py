@@ -35,10 +35,10 @@ def report_of_run(run: FinishedRun, folder: Path) -> Path:
 def report_of_comparison(comparison: Comparison, folder: Path) -> Path:
     from awpf_ext.report.sections.comparison import SECTIONS
 
-    arms = comparison.grid.arms
+    variants = comparison.sweep.variants
     datasets = list(dict.fromkeys(run.dataset for run in comparison.runs))
-    orders = {cell.order for cell in comparison.grid.cells}
-    seeds = {cell.seed for cell in comparison.grid.cells}
+    orders = {sweep_run.order for sweep_run in comparison.sweep.runs}
+    seeds = {sweep_run.seed for sweep_run in comparison.sweep.runs}
     lead = (
         f"{pluralize(len(comparison.runs), 'run')}: {pluralize(len(orders), 'order')}, "
         f"{pluralize(len(seeds), 'seed')}"
@@ -49,13 +49,13 @@ def report_of_comparison(comparison: Comparison, folder: Path) -> Path:
         f"{_what_varies(comparison)} on {', '.join(datasets)}",
         lead,
         lambda: [section(comparison) for section in SECTIONS],
-        [*arms, comparison.varied],
-        substitutes(arms, "setting"),
+        [*variants, comparison.varied],
+        substitutes(variants, "setting"),
     )
 
 
 def _what_varies(comparison: Comparison) -> str:
-    count = len(comparison.grid.arms)
+    count = len(comparison.sweep.variants)
     if comparison.varied == "method":
         return pluralize(count, "method")
     if "," in comparison.varied:

@@ -10,20 +10,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from awpf_ext import io
 from awpf_ext.data.stream import task_boundaries
-from awpf_ext.errors import AwpfError, CheckpointError, UserError
+from awpf_ext.errors import UserError
 from awpf_ext.report.names import class_labels, plain
 from awpf_ext.runs.config import RunConfig
 from awpf_ext.runs.diagnostics import RunDiagnostics
 from awpf_ext.runs.folder import ClassTexts, RunFolder
 from awpf_ext.runs.result import Result
-from awpf_ext.runs.sweep import Axis, Cell, Grid, arm_label
+from awpf_ext.runs.sweep import Axis, SweepResult, SweepRun, variant_label
+from awpf_ext.runs.sweep_file import SavedSweep, read_sweep
 
 
 @dataclass(frozen=True, eq=False)
 class FinishedRun:
-    """All that a report is made of."""
+    """Everything that a report of one run is made of."""
 
     folder: Path
     config: RunConfig
@@ -38,17 +38,17 @@ class FinishedRun:
 
     @cached_property
     def labels(self) -> list[str]:
-        """Class names fit for a page, in the order of learning."""
+        """Class names as they appear in the report, in the order of learning."""
         return class_labels(self.class_names)
 
     @cached_property
     def domains(self) -> list[str]:
-        """The domains in the order of learning, where each task is one."""
+        """The domains in the order of learning; empty unless tasks are domains."""
         return [plain(name) for name in self.result.provenance.get("domains", ())]
 
     @cached_property
     def classes(self) -> list[range]:
-        """Of each task."""
+        """The classes of each task."""
         if self.domains:
             return [range(len(self.class_names))] * len(self.domains)
         facts = self.result.provenance
@@ -57,12 +57,12 @@ class FinishedRun:
 
     @property
     def seen(self) -> list[int]:
-        """Classes seen after each task."""
+        """The number of classes seen after each task."""
         return [classes.stop for classes in self.classes]
 
     @property
     def noun(self) -> str:
-        """What a task is."""
+        """ "domain" if tasks are domains, else "task"."""
         return "domain" if self.domains else "task"
 
     @property
@@ -71,7 +71,7 @@ class FinishedRun:
 
     @property
     def places(self) -> list[int]:
-        """Where on an axis `across` each task stands."""
+        """The position of each task on the axis that `across` names."""
         return list(range(1, len(self.domains) + 1)) or self.seen
 
     @property
@@ -80,7 +80,7 @@ class FinishedRun:
 
     @property
     def order(self) -> str:
-        """Of the classes, or of the domains."""
+        """The order of the classes or of the domains."""
         facts = self.result.provenance
         return plain(facts["domain_order"] if self.domains else facts["class_order"])
 
@@ -95,46 +95,39 @@ class FinishedRun:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Runs side by side: those of a comparison, of a sweep, or any that were named."""
+    """Several runs side by side: those of a comparison, of a sweep, or any other."""
 
-    grid: Grid
-    runs: tuple[FinishedRun, ...]  # as the grid's cells
-    varied: str  # what tells the arms apart
-    unfinished: tuple[str, ...] = ()  # folders left out
-    axes: tuple[Axis, ...] = ()  # of a sweep over several keys; every combination is an arm
+    sweep: SweepResult
+    runs: tuple[FinishedRun, ...]  # in the order of `sweep.runs`
+    varied: str  # the keys in which the variants differ
+    unfinished: tuple[str, ...] = ()  # folders that are left out
+    axes: tuple[Axis, ...] = ()  # of a sweep over several keys that has all combinations
 
     @property
     def noun(self) -> str:
-        """What a task is, where it is the same in all runs."""
+        """ "domain" if the tasks of all runs are domains, else "task"."""
         return "domain" if all(run.domains for run in self.runs) else "task"
 
-    def of(self, arm: str) -> list[FinishedRun]:
-        pairs = zip(self.grid.cells, self.runs, strict=True)
-        return [run for cell, run in pairs if cell.arm == arm]
+    def of(self, variant: str) -> list[FinishedRun]:
+        pairs = zip(self.sweep.runs, self.runs, strict=True)
+        return [run for sweep_run, run in pairs if sweep_run.variant == variant]
 
 
-class _MadeGrid(NamedTuple):
-    """What grid.json says of a whole folder of runs."""
+class _FolderOfRuns(NamedTuple):
+    """The finished runs in a folder, in the order of its sweep, and the names of the others."""
 
-    varied: str
-    axes: tuple[Axis, ...]
-
-    def short_arms(self, arms: Sequence[str]) -> dict[str, str]:
-        """Of several keys the values alone, where every combination is among the arms."""
-        if len(self.axes) < 2:
-            return {}
-        combinations = list(itertools.product(*(axis.values for axis in self.axes)))
-        found = {arm_label(self.axes, values): arm_of(values) for values in combinations}
-        return found if set(found) == set(arms) and len(set(found.values())) == len(found) else {}
+    finished: list[Path]
+    unfinished: list[str]
+    sweep: SavedSweep | None
 
 
-def arm_of(values: Sequence[str]) -> str:
-    """The arm of a combination of `Comparison.axes`."""
+def combination_label(values: Sequence[str]) -> str:
+    """The variant with these values of `Comparison.axes`."""
     return " ".join(values)
 
 
 def read_run(folder: str | Path) -> FinishedRun:
-    """The finished run in a folder; UserError where there is none or it is under way."""
+    """The finished run in a folder; UserError if there is none or it is unfinished."""
     run = RunFolder(folder)
     config, status = run.config(), run.status()
     if status.result is None:
@@ -146,40 +139,40 @@ def read_run(folder: str | Path) -> FinishedRun:
 
 
 def read_comparison(folders: Sequence[str | Path]) -> Comparison:
-    """Several runs: folders of runs, and of `awpf compare` and `awpf sweep`, in any mixture."""
-    found: list[tuple[Path, str | None]] = []
-    made: list[_MadeGrid] = []
+    """Several runs, from the folders of runs, of comparisons and of sweeps."""
+    paths: list[Path] = []
     unfinished: list[str] = []
+    sweep: SavedSweep | None = None
     for folder in (Path(folder).expanduser() for folder in folders):
         if RunFolder(folder).is_run:
-            found.append((folder, None))
+            paths.append(folder)
             continue
-        below, whole, left_out = _runs_below(folder)
-        found += below
-        made += [] if whole is None else [whole]
-        unfinished += left_out
-    runs = tuple(read_run(folder) for folder, _ in found)
-    if len(dict.fromkeys(folder.resolve() for folder, _ in found)) < len(found):
+        inside = _read_folder_of_runs(folder)
+        paths += inside.finished
+        unfinished += inside.unfinished
+        sweep = inside.sweep if len(folders) == 1 else None
+    runs = [read_run(path) for path in paths]
+    if len({path.resolve() for path in paths}) < len(paths):
         raise UserError("the same run is given twice")
     if not runs:
         raise UserError("there is no finished run in " + ", ".join(map(str, folders)))
-    given = [arm for _, arm in found]
-    one_grid = made[0] if len(folders) == 1 and len(made) == 1 and None not in given else None
-    arms, differing = _arms(runs)
     axes: tuple[Axis, ...] = ()
-    if one_grid is not None:
-        arms, differing = [plain(arm) for arm in given], one_grid.varied
-        shorter = one_grid.short_arms(arms)
-        arms = [shorter.get(arm, arm) for arm in arms]
-        axes = one_grid.axes if shorter else ()
-    cells = [
-        Cell(plain(arm), run.config.order, run.config.seed, run.config, run.folder)
-        for arm, run in zip(arms, runs, strict=True)
+    if sweep is None:
+        variants, varied = _variants_by_difference(runs)
+    else:
+        variants, varied = [plain(sweep.variants[path.name]) for path in paths], sweep.varied
+        shorter = _short_labels(sweep, variants)
+        variants = [shorter.get(variant, variant) for variant in variants]
+        axes = _plain_axes(sweep) if shorter else ()
+    sweep_runs = [
+        SweepRun(plain(variant), run.config.order, run.config.seed, run.config, run.folder)
+        for variant, run in zip(variants, runs, strict=True)
     ]
-    by_arm = sorted(range(len(runs)), key=lambda i: list(dict.fromkeys(arms)).index(arms[i]))
-    grid = Grid(tuple(cells[i] for i in by_arm), tuple(runs[i].result for i in by_arm))
-    sorted_runs = tuple(runs[i] for i in by_arm)
-    return Comparison(grid, sorted_runs, plain(differing), tuple(unfinished), axes)
+    places = {variant: place for place, variant in enumerate(dict.fromkeys(variants))}
+    order = sorted(range(len(runs)), key=lambda i: places[variants[i]])
+    result = SweepResult(tuple(sweep_runs[i] for i in order), tuple(runs[i].result for i in order))
+    sorted_runs = tuple(runs[i] for i in order)
+    return Comparison(result, sorted_runs, plain(varied), tuple(unfinished), axes)
 
 
 def is_comparison(folder: Path) -> bool:
@@ -191,13 +184,8 @@ def _run_folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*") if RunFolder(path).is_run)
 
 
-def _runs_below(
-    folder: Path,
-) -> tuple[list[tuple[Path, str | None]], _MadeGrid | None, list[str]]:
-    """(run, its arm) of a grid's folder in the grid's sequence, what it is, what is undone.
-
-    grid.json is written at the end; without it whatever runs are there are taken.
-    """
+def _read_folder_of_runs(folder: Path) -> _FolderOfRuns:
+    """The runs below a folder; an unfinished sweep has not written its order and labels yet."""
     inside = _run_folders(folder)
     if not inside:
         raise UserError(
@@ -205,29 +193,33 @@ def _runs_below(
         )
     finished = [path for path in inside if RunFolder(path).is_finished]
     unfinished = [path.name for path in inside if path not in finished]
-    if not (folder / "grid.json").exists():
-        return [(path, None) for path in finished], None, unfinished
-    try:
-        saved = io.read_json(folder / "grid.json")
-        arms = {Path(run["folder"]).name: str(run["arm"]) for run in saved["runs"]}
-        axes = [
-            Axis(plain(axis["key"]), tuple(plain(value) for value in axis["values"]))
-            for axis in saved.get("axes", ())
-        ]
-        made = _MadeGrid(str(saved["varied"]), tuple(axes))
-    except (AwpfError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder}/grid.json is damaged ({error})") from None
-    by_name = {path.name: path for path in finished}
-    listed: list[tuple[Path, str | None]] = [
-        (by_name[name], arm) for name, arm in arms.items() if name in by_name
-    ]
-    return listed, made, unfinished
+    sweep = read_sweep(folder)
+    if sweep is not None:
+        by_name = {path.name: path for path in finished}
+        finished = [by_name[name] for name in sweep.variants if name in by_name]
+    return _FolderOfRuns(finished, unfinished, sweep)
 
 
-def _arms(runs: Sequence[FinishedRun]) -> tuple[list[str], str]:
-    """A name for each run by what it differs in from others, order and seed apart; and those keys.
+def _plain_axes(sweep: SavedSweep) -> tuple[Axis, ...]:
+    return tuple(Axis(plain(axis.key), tuple(map(plain, axis.values))) for axis in sweep.axes)
 
-    As few keys as tell the runs apart: the method first, then what parts them most.
+
+def _short_labels(sweep: SavedSweep, variants: Sequence[str]) -> dict[str, str]:
+    """For a sweep over several keys that has all combinations: labels of the values alone."""
+    axes = _plain_axes(sweep)
+    if len(axes) < 2:
+        return {}
+    combinations = list(itertools.product(*(axis.values for axis in axes)))
+    short = {variant_label(axes, values): combination_label(values) for values in combinations}
+    complete = set(short) == set(variants) and len(set(short.values())) == len(short)
+    return short if complete else {}
+
+
+def _variants_by_difference(runs: Sequence[FinishedRun]) -> tuple[list[str], str]:
+    """A label for each run, made of the keys in which runs differ; and those keys.
+
+    Order and seed do not count. As few keys are used as distinguish the runs: first the method,
+    then the keys that distinguish most runs.
     """
     identities = [_identity(run) for run in runs]
     keys = list(dict.fromkeys(key for identity in identities for key in identity))
@@ -238,11 +230,14 @@ def _arms(runs: Sequence[FinishedRun]) -> tuple[list[str], str]:
     chosen = ["method"] if kinds(["method"]) > 1 else []
     while kinds(chosen) < kinds(keys):
         chosen.append(max(keys, key=lambda key: kinds([*chosen, key])))
-    arms = [_name(run, identity, chosen) for run, identity in zip(runs, identities, strict=True)]
-    if len(set(arms)) < kinds(chosen):  # other data under the same name
-        pairs = zip(arms, identities, strict=True)
-        arms = [f"{arm} ({identity['dataset'][1:7]})" for arm, identity in pairs]
-    return arms, ", ".join(chosen) or "method"
+    pairs = list(zip(runs, identities, strict=True))
+    variants = [_name(run, identity, chosen) for run, identity in pairs]
+    if len(set(variants)) < kinds(chosen):  # different data sets with the same name
+        variants = [
+            f"{variant} ({identity['dataset'][1:7]})"
+            for variant, identity in zip(variants, identities, strict=True)
+        ]
+    return variants, ", ".join(chosen) or "method"
 
 
 def _identity(run: FinishedRun) -> dict[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from awpf_ext.runs.sweep import Spread
+    from awpf_ext.runs.sweep import MeanStd
 
 
 def percent(fraction: float | None) -> str:
@@ -34,6 +34,6 @@ def pluralize(count: int, noun: str) -> str:
     return f"{count:,} {noun}{ending}"
 
 
-def mean_std_text(spread: Spread) -> str:
+def mean_std_text(value: MeanStd) -> str:
     """ "75.3 ± 0.4", in percent."""
-    return percent(spread.mean) + ("" if spread.std is None else f" ± {percent(spread.std)}")
+    return percent(value.mean) + ("" if value.std is None else f" ± {percent(value.std)}")

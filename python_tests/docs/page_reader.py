@@ -13,7 +13,7 @@ from page_blocks import ROOT, Block
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from awpf_ext.cli import compare as grids
+from awpf_ext.cli import compare
 from awpf_ext.cli import run as runs
 from awpf_ext.cli.commands import app
 
@@ -101,7 +101,7 @@ def check_command(words: list[str], place: str, monkeypatch: pytest.MonkeyPatch)
         for module, name in (
             (runs, "run_configured"),
             (runs, "load_features"),
-            (grids, "run_grid"),
+            (compare, "run_sweep"),
         ):
             patch.setattr(module, name, would_start)
         try:

@@ -9,7 +9,7 @@ pytest.importorskip("typer", reason='needs the extra "clip"')
 
 from page_reader import Reader
 
-from awpf_ext.cli import compare as grids
+from awpf_ext.cli import compare
 from awpf_ext.cli import run as runs
 from awpf_ext.data import DATASETS
 from awpf_ext.methods import METHODS
@@ -27,7 +27,7 @@ def one_thread(monkeypatch):
 @pytest.fixture(autouse=True)
 def without_closing_reports(monkeypatch):
     """Reports are tested where they are made; here they would take most of the time."""
-    for module in (runs, grids):
+    for module in (runs, compare):
         monkeypatch.setattr(
             module, "closing_report", lambda folder, reporter: folder / "report.html"
         )

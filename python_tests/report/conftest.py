@@ -55,26 +55,24 @@ def own(finished, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def finished_grid(tmp_path_factory):
+def finished_sweep(tmp_path_factory):
     """The folder of a sweep of two values on two orders."""
-    from awpf_ext import io
     from awpf_ext.runs.config import ConfigLayer
-    from awpf_ext.runs.sweep import Arm, plan_grid, run_grid
+    from awpf_ext.runs.sweep import Axis, Variant, plan_sweep, run_sweep
+    from awpf_ext.runs.sweep_file import write_sweep
 
     folder = tmp_path_factory.mktemp("grid")
     data = features_file(folder / "small.npz")
     keys = {"dataset": f"features:{data}", "increment": 2, **QUICK}
-    arms = [Arm(value, {"balance_scale": float(value)}) for value in ("0.5", "2")]
-    cells = plan_grid(
-        arms,
+    variants = [Variant(value, {"balance_scale": float(value)}) for value in ("0.5", "2")]
+    runs = plan_sweep(
+        variants,
         [ConfigLayer("test", keys)],
         orders=["seed:0", "natural"],
         seeds=[0],
         out=folder / "sweep",
     )
-    grid = run_grid(cells)
-    facts = {"varied": "balance_scale", "folder": str(folder / "sweep"), **grid.to_json()}
-    io.write_json(folder / "sweep" / "grid.json", facts)
+    write_sweep(folder / "sweep", [Axis("balance_scale", ("0.5", "2"))], run_sweep(runs))
     return folder / "sweep"
 
 
@@ -98,23 +96,18 @@ def domain_run(tmp_path_factory):
 @pytest.fixture(scope="session")
 def combinations(tmp_path_factory):
     """A sweep over method and increment on two orders, as `awpf sweep` leaves it."""
-    from awpf_ext import io
     from awpf_ext.runs.config import ConfigLayer
-    from awpf_ext.runs.sweep import Axis, arms_of, plan_grid, run_grid
+    from awpf_ext.runs.sweep import Axis, plan_sweep, run_sweep, variants_of
+    from awpf_ext.runs.sweep_file import write_sweep
 
     folder = tmp_path_factory.mktemp("combinations")
     data = features_file(folder / "small.npz")
     axes = [Axis("method", ("zero_shot", "finetune")), Axis("increment", ("3", "2"))]
     layer = ConfigLayer("test", {"dataset": f"features:{data}", "finetune": {"epochs": 1}})
-    cells = plan_grid(
-        arms_of(axes), [layer], orders=["seed:0", "natural"], seeds=[0], out=folder / "sweep"
+    runs = plan_sweep(
+        variants_of(axes), [layer], orders=["seed:0", "natural"], seeds=[0], out=folder / "sweep"
     )
-    facts = {
-        "varied": "method, increment",
-        "axes": [{"key": axis.key, "values": list(axis.values)} for axis in axes],
-        **run_grid(cells).to_json(),
-    }
-    io.write_json(folder / "sweep" / "grid.json", facts)
+    write_sweep(folder / "sweep", axes, run_sweep(runs))
     return folder / "sweep"
 
 

@@ -80,8 +80,8 @@ def test_a_sweep_over_two_keys(combinations, tmp_path, strict):
     assert "Every combination" in text
     assert {f"figure-combinations_{m}" for m in ("average", "last", "worst_class")} <= set(told.ids)
     comparison = read_comparison([combinations])
-    assert comparison.grid.arms == ["zero_shot 3", "zero_shot 2", "finetune 3", "finetune 2"]
-    spreads = [comparison.grid.spread(f"finetune {increment}", "last") for increment in (3, 2)]
+    assert comparison.sweep.variants == ["zero_shot 3", "zero_shot 2", "finetune 3", "finetune 2"]
+    spreads = [comparison.sweep.mean_std(f"finetune {increment}", "last") for increment in (3, 2)]
     cells = [f"{100 * mean:.1f} ± {100 * std:.1f}" for mean, std in spreads]
     assert "method increment 3 2 zero_shot" in text
     assert f"finetune {cells[0]} {cells[1]}" in text

@@ -24,13 +24,13 @@ COLOURS = """
 
 @pytest.fixture(scope="module")
 def pages(
-    finished, finished_with_images, finished_grid, domain_run, combinations, tmp_path_factory
+    finished, finished_with_images, finished_sweep, domain_run, combinations, tmp_path_factory
 ):
     folder = tmp_path_factory.mktemp("pages")
     made = {
         "names": finished,
         "pictures": finished_with_images / "run",
-        "grid": finished_grid,
+        "sweep": finished_sweep,
         "domains": domain_run,
         "combinations": combinations,
     }
@@ -43,7 +43,7 @@ def luminance(colour: str) -> float:
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("name", ["names", "pictures", "grid", "domains", "combinations"])
+@pytest.mark.parametrize("name", ["names", "pictures", "sweep", "domains", "combinations"])
 def test_figures_have_a_size_and_nothing_overflows(browser, pages, name, width):
     page = browser.open(pages[name], width)
     boxes = page.evaluate(BOXES)

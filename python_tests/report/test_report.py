@@ -236,8 +236,8 @@ def test_names_become_one_clean_line():
     assert short("abcdefghijklmnopqrstuvwxyz", 10) == "abcdef…xyz"
 
 
-def test_several_runs_side_by_side(finished_grid, tmp_path, strict):
-    runs = [finished_grid / f"{value}_order-0_seed-0" for value in ("0.5", "2")]
+def test_several_runs_side_by_side(finished_sweep, tmp_path, strict):
+    runs = [finished_sweep / f"{value}_order-0_seed-0" for value in ("0.5", "2")]
     page = write_report(runs, out=tmp_path)
     told = outline(page)
     assert "2 values of balance_scale" in told.text
@@ -248,24 +248,24 @@ def test_several_runs_side_by_side(finished_grid, tmp_path, strict):
         assert float(row["last"]) == RunFolder(folder).result().last
 
 
-def test_a_sweep(finished_grid, tmp_path, strict):
-    grid = Path(shutil.copytree(finished_grid, tmp_path / "moved"))
-    told = outline(write_report(grid))
-    saved = json.loads((grid / "grid.json").read_text())
-    for arm in saved["arms"]:
-        spread = f"{100 * arm['last']['mean']:.1f} ± {100 * arm['last']['std']:.1f}"
+def test_a_sweep(finished_sweep, tmp_path, strict):
+    sweep = Path(shutil.copytree(finished_sweep, tmp_path / "moved"))
+    told = outline(write_report(sweep))
+    saved = json.loads((sweep / "sweep.json").read_text())
+    for variant in saved["variants"]:
+        spread = f"{100 * variant['last']['mean']:.1f} ± {100 * variant['last']['std']:.1f}"
         assert spread in told.text
-        assert spread in (grid / "table.md").read_text(encoding="utf-8")
+        assert spread in (sweep / "table.md").read_text(encoding="utf-8")
     assert "seed:0, natural" in told.text
     assert {"figure-sweep_last", "figure-above_first", "figure-accuracy"} <= set(told.ids)
     assert len(told.ids) == len(set(told.ids))
 
 
-def test_an_unfinished_grid_is_reported_as_far_as_it_is(finished_grid, tmp_path):
-    grid = Path(shutil.copytree(finished_grid, tmp_path / "moved"))
-    (grid / "grid.json").unlink()
-    (grid / "2_order-0_seed-0" / "result.json").unlink()
-    told = outline(write_report(grid))
+def test_an_unfinished_sweep_is_reported_as_far_as_it_is(finished_sweep, tmp_path):
+    sweep = Path(shutil.copytree(finished_sweep, tmp_path / "moved"))
+    (sweep / "sweep.json").unlink()
+    (sweep / "2_order-0_seed-0" / "result.json").unlink()
+    told = outline(write_report(sweep))
     assert "Left out, since unfinished: 1 run." in told.text
 
 

@@ -31,16 +31,16 @@ class Curves(NamedTuple):
 
 
 def section(comparison: Comparison) -> Section:
-    arms = comparison.grid.arms[:MOST_LINES]
+    variants = comparison.sweep.variants[:MOST_LINES]
     blocks: list[Block] = []
-    left_out = len(comparison.grid.arms) - len(arms)
+    left_out = len(comparison.sweep.variants) - len(variants)
     if left_out:
         blocks.append(Text(f"The first {MOST_LINES} settings; the table has all."))
     curves = [
         curve
-        for place, arm in enumerate(arms)
+        for place, variant in enumerate(variants)
         for curve in _of_runs(
-            short(arm, NARROW), comparison.of(arm), series(place), lambda r: r.accuracy
+            short(variant, NARROW), comparison.of(variant), series(place), lambda r: r.accuracy
         )
     ]
     reference = _zero_shot(comparison)
@@ -49,11 +49,11 @@ def section(comparison: Comparison) -> Section:
     figure, band = mean_lines([*curves, *reference], across)
     caption = f"Accuracy (%) over all {across}, after each {noun}: means over runs{band}{told}."
     blocks.append(Drawing("accuracy", caption, figure))
-    compared = _above_first(comparison, arms)
+    compared = _above_first(comparison, variants)
     if compared:
         figure, band = mean_lines(compared, across)
         figure.axes[0].axhline(0, color=MUTED.light, linewidth=1)
-        told = f"The same, less {arms[0]} on the same order and seed, in points{band}."
+        told = f"The same, minus {variants[0]} on the same order and seed, in points{band}."
         blocks.append(Drawing("above_first", told, figure))
     return Section(f"Accuracy after each {noun}", blocks)
 
@@ -71,18 +71,18 @@ def _of_runs(
     return [Curves(label, places, rows, colour) for places, rows in by_shape.items()]
 
 
-def _above_first(comparison: Comparison, arms: Sequence[str]) -> list[Curves]:
+def _above_first(comparison: Comparison, variants: Sequence[str]) -> list[Curves]:
     """Differences from the first setting, run by run, where both are cut into the same tasks."""
     found = []
-    for place, arm in enumerate(arms[1:], start=1):
-        places = comparison.of(arm)[0].places
+    for place, variant in enumerate(variants[1:], start=1):
+        places = comparison.of(variant)[0].places
         rows = [
             [here - there for here, there in zip(own.accuracy, first.accuracy, strict=True)]
-            for own, first in comparison.grid.paired(arm)
+            for own, first in comparison.sweep.paired(variant)
             if own.test_images == first.test_images
         ]
         if rows and all(len(row) == len(places) for row in rows):
-            found.append(Curves(short(arm, NARROW), places, rows, series(place)))
+            found.append(Curves(short(variant, NARROW), places, rows, series(place)))
     return found
 
 
@@ -120,11 +120,11 @@ def mean_lines(
             curve.places, means, curve.style, color=curve.colour.light, marker=marker, markersize=3
         )
         if banded and len(curve.rows) > 1:
-            spreads = [unit * _over_known(statistics.stdev, column) for column in columns]
+            deviations = [unit * _over_known(statistics.stdev, column) for column in columns]
             axes.fill_between(
                 curve.places,
-                [mean - spread for mean, spread in zip(means, spreads, strict=True)],
-                [mean + spread for mean, spread in zip(means, spreads, strict=True)],
+                [mean - deviation for mean, deviation in zip(means, deviations, strict=True)],
+                [mean + deviation for mean, deviation in zip(means, deviations, strict=True)],
                 color=curve.colour.light,
                 alpha=0.13 if len(curves) <= 2 else 0.08,
                 linewidth=0,

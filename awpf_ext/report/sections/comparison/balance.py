@@ -17,14 +17,14 @@ def section(comparison: Comparison) -> Section | None:
     drawings = []
     for key, meaning in KEYS.items():
         curves: list[Curves] = []
-        for place, arm in enumerate(comparison.grid.arms[:MOST_LINES]):
+        for place, variant in enumerate(comparison.sweep.variants[:MOST_LINES]):
             by_tasks: dict[tuple[int, ...], list[Sequence[float]]] = {}
-            for run in comparison.of(arm):
+            for run in comparison.of(variant):
                 tasks, values = _recorded(run, key)
                 by_tasks.setdefault(tasks, []).append(values)
             for tasks, rows in by_tasks.items():
                 if tasks:
-                    curves.append(Curves(short(arm, NARROW), tasks, rows, series(place)))
+                    curves.append(Curves(short(variant, NARROW), tasks, rows, series(place)))
         if curves:
             figure, band = mean_lines(curves, "task", unit=1.0, least=0.05)
             drawings.append(Drawing(key, f"At each fusion step {meaning}: means{band}.", figure))

@@ -7,7 +7,7 @@ import itertools
 from matplotlib.figure import Figure
 
 from awpf_ext.report.blocks import Block, Drawing, Section, Table, Text
-from awpf_ext.report.load import Comparison, arm_of
+from awpf_ext.report.load import Comparison, combination_label
 from awpf_ext.report.names import NARROW, short
 from awpf_ext.report.sections.comparison.accuracy import MOST_LINES
 from awpf_ext.report.sections.comparison.sweep import swept_values
@@ -15,7 +15,7 @@ from awpf_ext.report.style import Colour, end_labels, new_figure, series
 from awpf_ext.runs.sweep import HIGHER_IS_BETTER
 from awpf_ext.runs.wording import mean_std_text, metric_label
 
-Rows = list[tuple[tuple[str, ...], list[str]]]  # values of all keys but the last, and their arms
+Rows = list[tuple[tuple[str, ...], list[str]]]  # values of all keys but the last, variants
 
 
 def section(comparison: Comparison) -> Section | None:
@@ -23,7 +23,7 @@ def section(comparison: Comparison) -> Section | None:
         return None
     *down, last = comparison.axes
     rows: Rows = [
-        (values, [arm_of((*values, value)) for value in last.values])
+        (values, [combination_label((*values, value)) for value in last.values])
         for values in itertools.product(*(axis.values for axis in down))
     ]
     numbers = swept_values(last.values)
@@ -32,9 +32,9 @@ def section(comparison: Comparison) -> Section | None:
     blocks: list[Block] = []
     if drawn and len(rows) > MOST_LINES:
         blocks.append(Text(f"Lines are of the first {MOST_LINES} rows; the tables have all."))
-    for metric in comparison.grid.metrics:
+    for metric in comparison.sweep.metrics:
         if drawn and metric in HIGHER_IS_BETTER:
-            bars = "" if comparison.grid.spread(rows[0][1][0], metric).std is None else deviation
+            bars = "" if comparison.sweep.mean_std(rows[0][1][0], metric).std is None else deviation
             caption = (
                 f"{metric_label(metric).capitalize()} accuracy (%) against {last.key}: mean{bars}."
             )
@@ -46,19 +46,20 @@ def section(comparison: Comparison) -> Section | None:
 
 def _table(comparison: Comparison, rows: Rows, metric: str, *, beside: bool) -> Table:
     *down, last = comparison.axes
-    spreads = [[comparison.grid.spread(arm, metric) for arm in arms] for _, arms in rows]
-    best = comparison.grid.best(metric)
+    sweep = comparison.sweep
+    mean_stds = [[sweep.mean_std(variant, metric) for variant in variants] for _, variants in rows]
+    best = sweep.best(metric)
     strong = {
         (line, len(down) + place)
-        for line, row in enumerate(spreads)
-        for place, spread in enumerate(row)
-        if spread.mean == best
+        for line, row in enumerate(mean_stds)
+        for place, mean_std in enumerate(row)
+        if mean_std.mean == best
     }
     return Table(
         [*(axis.key for axis in down), f"{last.key} {last.values[0]}", *last.values[1:]],
         [
             [*values, *map(mean_std_text, row)]
-            for (values, _), row in zip(rows, spreads, strict=True)
+            for (values, _), row in zip(rows, mean_stds, strict=True)
         ],
         words=len(down),
         title=metric_label(metric).capitalize(),
@@ -73,13 +74,13 @@ def _lines(comparison: Comparison, rows: Rows, metric: str) -> Figure:
     values = comparison.axes[-1].values
     order = sorted(range(len(values)), key=lambda place: float(values[place]))
     ends: list[tuple[float, float, str, Colour]] = []
-    for line, (names, arms) in enumerate(rows[:MOST_LINES]):
-        spreads = [comparison.grid.spread(arms[place], metric) for place in order]
-        means = [100 * spread.mean for spread in spreads]
+    for line, (names, variants) in enumerate(rows[:MOST_LINES]):
+        mean_stds = [comparison.sweep.mean_std(variants[place], metric) for place in order]
+        means = [100 * mean_std.mean for mean_std in mean_stds]
         colour = series(line)
         axes.errorbar(
             range(len(order)), means,
-            yerr=[100 * (spread.std or 0.0) for spread in spreads],
+            yerr=[100 * (mean_std.std or 0.0) for mean_std in mean_stds],
             color=colour.light, marker="o", capsize=2.5, elinewidth=1.1,
         )  # fmt: skip
         ends.append((len(order) - 1, means[-1], short(" ".join(names), NARROW), colour))

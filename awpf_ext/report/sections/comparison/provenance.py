@@ -14,12 +14,17 @@ def section(comparison: Comparison) -> Section:
     shared = [key for key in keys if len({table.get(key) for table in tables}) == 1]
     apart = [key for key in keys if key not in shared]
     rows = [
-        [cell.arm, plain(cell.order), str(cell.seed), *(table.get(key, "-") for key in apart)]
-        for cell, table in zip(comparison.grid.cells, tables, strict=True)
+        [
+            sweep_run.variant,
+            plain(sweep_run.order),
+            str(sweep_run.seed),
+            *(table.get(key, "-") for key in apart),
+        ]
+        for sweep_run, table in zip(comparison.sweep.runs, tables, strict=True)
     ]
     commands = [
-        [cell.arm, command(run.config)]
-        for cell, run in zip(comparison.grid.cells, comparison.runs, strict=True)
+        [sweep_run.variant, command(run.config)]
+        for sweep_run, run in zip(comparison.sweep.runs, comparison.runs, strict=True)
     ]
     return Section(
         "Provenance",

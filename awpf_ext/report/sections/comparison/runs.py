@@ -17,15 +17,22 @@ TABLE = "table"  # .csv: every run in full precision; .md: the rows of the setti
 
 
 def section(comparison: Comparison) -> Section:
-    metrics = comparison.grid.metrics
+    metrics = comparison.sweep.metrics
     columns = [comparison.varied, "order", "folder", "seed", *map(metric_label, metrics), "seconds"]
     rows = []
-    for cell, run in zip(comparison.grid.cells, comparison.runs, strict=True):
+    for sweep_run, run in zip(comparison.sweep.runs, comparison.runs, strict=True):
         result = run.result
         numbers = [percent(getattr(result, metric)) for metric in metrics]
         seconds = f"{sum(result.seconds.values()):.1f}"
         rows.append(
-            [cell.arm, plain(cell.order), plain(run.folder.name), str(cell.seed), *numbers, seconds]
+            [
+                sweep_run.variant,
+                plain(sweep_run.order),
+                plain(run.folder.name),
+                str(sweep_run.seed),
+                *numbers,
+                seconds,
+            ]
         )
     return Section(
         "Run by run",
@@ -42,15 +49,15 @@ def write_tables(comparison: Comparison, folder: Path) -> None:
     """table.csv, a row a run, and table.md, a row a setting."""
     buffer = text_io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    metrics = comparison.grid.metrics
+    metrics = comparison.sweep.metrics
     writer.writerow([comparison.varied, "dataset", "order", "seed", *metrics, "seconds", "folder"])
-    for cell, run in zip(comparison.grid.cells, comparison.runs, strict=True):
+    for sweep_run, run in zip(comparison.sweep.runs, comparison.runs, strict=True):
         result = run.result
         numbers = [repr(float(getattr(result, metric))) for metric in metrics]
         seconds = f"{sum(result.seconds.values()):.3f}"
         writer.writerow(
             [
-                *(cell.arm, run.dataset, plain(cell.order), cell.seed),
+                *(sweep_run.variant, run.dataset, plain(sweep_run.order), sweep_run.seed),
                 *(*numbers, seconds, plain(run.folder.name)),
             ]
         )
@@ -58,10 +65,10 @@ def write_tables(comparison: Comparison, folder: Path) -> None:
 
     heads = [_cell(comparison.varied), "runs", *map(metric_label, metrics)]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for arm in comparison.grid.arms:
-        cells = [_cell(arm), str(len(comparison.of(arm)))]
+    for variant in comparison.sweep.variants:
+        cells = [_cell(variant), str(len(comparison.of(variant)))]
         for metric in metrics:
-            mean, deviation = comparison.grid.spread(arm, metric)
+            mean, deviation = comparison.sweep.mean_std(variant, metric)
             cells.append(percent(mean) + ("" if deviation is None else f" ± {percent(deviation)}"))
         lines.append(f"| {' | '.join(cells)} |")
     io.write_atomic(folder / f"{TABLE}.md", ("\n".join(lines) + "\n").encode())

@@ -14,27 +14,31 @@ MOST_DOTS = 24  # settings whose runs are drawn one by one
 
 
 def section(comparison: Comparison) -> Section:
-    grid = comparison.grid
-    first = grid.arms[0]
+    sweep = comparison.sweep
+    first = sweep.variants[0]
     alike = len({_cut(run) for run in comparison.runs}) == 1
-    compared = [arm for arm in grid.arms if alike and arm != first and grid.paired(arm)]
-    differing = [metric for metric in grid.metrics if compared and metric in HIGHER_IS_BETTER]
-    columns = [comparison.varied, "runs", *map(metric_label, grid.metrics), "seconds"]
+    compared = [
+        variant
+        for variant in sweep.variants
+        if alike and variant != first and sweep.paired(variant)
+    ]
+    differing = [metric for metric in sweep.metrics if compared and metric in HIGHER_IS_BETTER]
+    columns = [comparison.varied, "runs", *map(metric_label, sweep.metrics), "seconds"]
     columns += [f"{metric_label(metric)}, diff." for metric in differing]
-    best = {metric: grid.best(metric) for metric in grid.metrics}
+    best = {metric: sweep.best(metric) for metric in sweep.metrics}
     strong = set()
     rows = []
-    for line, arm in enumerate(grid.arms):
-        row = [arm, str(len(comparison.of(arm)))]
-        for metric in grid.metrics:
-            spread = grid.spread(arm, metric)
-            if spread.mean == best[metric]:
+    for line, variant in enumerate(sweep.variants):
+        row = [variant, str(len(comparison.of(variant)))]
+        for metric in sweep.metrics:
+            mean_std = sweep.mean_std(variant, metric)
+            if mean_std.mean == best[metric]:
                 strong.add((line, len(row)))
-            row.append(mean_std_text(spread))
-        seconds = [sum(run.result.seconds.values()) for run in comparison.of(arm)]
+            row.append(mean_std_text(mean_std))
+        seconds = [sum(run.result.seconds.values()) for run in comparison.of(variant)]
         row.append(f"{sum(seconds) / len(seconds):,.1f}")
         for metric in differing:
-            told = _difference(grid.difference(arm, metric)) if arm in compared else "-"
+            told = _difference(sweep.difference(variant, metric)) if variant in compared else "-"
             row.append(told)
         rows.append(row)
     blocks: list[Block] = [
@@ -45,13 +49,17 @@ def section(comparison: Comparison) -> Section:
         blocks.append(
             Text(
                 "seconds: of a run, on average; the first run of a group also reads the features. "
-                f"diff.: less {first} on the same order and seed, mean ± standard deviation, "
+                f"diff.: minus {first} on the same order and seed, mean ± standard deviation, "
                 "and in how many of those pairs it is positive."
             )
         )
-    if 1 < len(grid.arms) <= MOST_DOTS and not comparison.axes and swept_values(grid.arms) is None:
+    if (
+        1 < len(sweep.variants) <= MOST_DOTS
+        and not comparison.axes
+        and swept_values(sweep.variants) is None
+    ):
         blocks += [
-            _dots(comparison, metric) for metric in grid.metrics if metric in HIGHER_IS_BETTER
+            _dots(comparison, metric) for metric in sweep.metrics if metric in HIGHER_IS_BETTER
         ]
     return Section("Summary", blocks)
 
@@ -69,9 +77,9 @@ def _shape(run: FinishedRun) -> tuple[object, ...]:
 
 def _made_of(comparison: Comparison) -> str:
     """What the numbers are made of."""
-    grid = comparison.grid
-    orders = list(dict.fromkeys(cell.order for cell in grid.cells))
-    seeds = list(dict.fromkeys(cell.seed for cell in grid.cells))
+    sweep = comparison.sweep
+    orders = list(dict.fromkeys(sweep_run.order for sweep_run in sweep.runs))
+    seeds = list(dict.fromkeys(sweep_run.seed for sweep_run in sweep.runs))
     images = {sum(run.result.test_images) for run in comparison.runs}
     datasets = list(dict.fromkeys(run.dataset for run in comparison.runs))
     contents = {run.result.provenance.get("content_hash") for run in comparison.runs}
@@ -99,16 +107,16 @@ def _made_of(comparison: Comparison) -> str:
 
 def _dots(comparison: Comparison, metric: str) -> Drawing:
     """Each run a dot, the mean a bar across."""
-    grid = comparison.grid
-    figure, axes = new_figure(height=0.75 + 0.3 * len(grid.arms))
-    for row, arm in enumerate(grid.arms):
-        values = [100 * value for value in grid.values(arm, metric)]
-        colour = series(row).light if len(grid.arms) <= 8 else series(0).light
+    sweep = comparison.sweep
+    figure, axes = new_figure(height=0.75 + 0.3 * len(sweep.variants))
+    for row, variant in enumerate(sweep.variants):
+        values = [100 * value for value in sweep.values(variant, metric)]
+        colour = series(row).light if len(sweep.variants) <= 8 else series(0).light
         axes.scatter(values, [row] * len(values), s=30, color=colour, alpha=0.7, linewidths=0)
         mean = sum(values) / len(values)
         axes.plot([mean, mean], [row - 0.3, row + 0.3], color=INK.light, linewidth=1.6)
-    axes.set_yticks(range(len(grid.arms)), [short(arm) for arm in grid.arms])
-    axes.set_ylim(len(grid.arms) - 0.4, -0.8)
+    axes.set_yticks(range(len(sweep.variants)), [short(variant) for variant in sweep.variants])
+    axes.set_ylim(len(sweep.variants) - 0.4, -0.8)
     low, high = axes.get_xlim()
     if high - low < 2:
         axes.set_xlim((low + high) / 2 - 1, (low + high) / 2 + 1)

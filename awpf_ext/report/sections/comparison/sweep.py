@@ -15,7 +15,7 @@ SYMBOLS = {"balance_scale": "λ (balance_scale)"}
 
 
 def section(comparison: Comparison) -> Section | None:
-    values = swept_values(comparison.grid.arms)
+    values = swept_values(comparison.sweep.variants)
     if values is None or len(values) < 2:
         return None
     blocks = [
@@ -28,47 +28,48 @@ def section(comparison: Comparison) -> Section | None:
         )
         for metric in ("average", "last")
     ]
-    mean = {arm: comparison.grid.spread(arm, "last").mean for arm in comparison.grid.arms}
-    best = max(mean, key=lambda arm: mean[arm])
-    spread = 100 * (max(mean.values()) - min(mean.values()))
+    sweep = comparison.sweep
+    mean = {variant: sweep.mean_std(variant, "last").mean for variant in sweep.variants}
+    best = max(mean, key=lambda variant: mean[variant])
+    gap = 100 * (max(mean.values()) - min(mean.values()))
     told = (
-        f"Last accuracy is highest at {best}; over all values it varies by {spread:.1f} points. "
+        f"Last accuracy is highest at {best}; over all values it varies by {gap:.1f} points. "
         "A value that is chosen by looking at these test images will look better than it is."
     )
     return Section("The sweep", [Text(told), *blocks])
 
 
-def swept_values(arms: Sequence[str]) -> list[float] | None:
+def swept_values(variants: Sequence[str]) -> list[float] | None:
     """The values that were swept; None where they are not all numbers."""
     try:
-        return [float(arm) for arm in arms]
+        return [float(variant) for variant in variants]
     except ValueError:
         return None
 
 
 def _sweep(comparison: Comparison, values: Sequence[float], metric: str) -> Figure:
-    grid = comparison.grid
+    sweep = comparison.sweep
     figure, axes = new_figure()
     order = sorted(range(len(values)), key=lambda place: values[place])
     places = [values[place] for place in order]
-    arms = [grid.arms[place] for place in order]
+    variants = [sweep.variants[place] for place in order]
     single: dict[tuple[str, int], list[tuple[float, float]]] = {}
-    for cell, result in zip(grid.cells, grid.results, strict=True):
-        point = (float(cell.arm), 100 * float(getattr(result, metric)))
-        single.setdefault((cell.order, cell.seed), []).append(point)
+    for sweep_run, result in zip(sweep.runs, sweep.results, strict=True):
+        point = (float(sweep_run.variant), 100 * float(getattr(result, metric)))
+        single.setdefault((sweep_run.order, sweep_run.seed), []).append(point)
     ends = []
     if len(single) > 1:
         for (order_name, seed), points in single.items():
             points.sort()
             axes.plot(*zip(*points, strict=True), color=MUTED.light, linewidth=0.8, alpha=0.6)
             if len(single) <= 6:
-                seeds = {cell.seed for cell in grid.cells}
+                seeds = {sweep_run.seed for sweep_run in sweep.runs}
                 name = order_name if len(seeds) == 1 else f"{order_name}, {seed}"
                 ends.append((*points[-1], short(name, NARROW), MUTED))
-    spreads = [grid.spread(arm, metric) for arm in arms]
+    mean_stds = [sweep.mean_std(variant, metric) for variant in variants]
     axes.errorbar(
-        places, [100 * spread.mean for spread in spreads],
-        yerr=[100 * (spread.std or 0.0) for spread in spreads] if len(single) > 1 else None,
+        places, [100 * mean_std.mean for mean_std in mean_stds],
+        yerr=[100 * (mean_std.std or 0.0) for mean_std in mean_stds] if len(single) > 1 else None,
         color=series(0).light, marker="o", capsize=2.5, elinewidth=1.1, zorder=4,
     )  # fmt: skip
     if len(places) <= 10:
@@ -78,6 +79,6 @@ def _sweep(comparison: Comparison, values: Sequence[float], metric: str) -> Figu
         axes.set_ylim((low + high) / 2 - 1, (low + high) / 2 + 1)
     axes.set_xlabel(SYMBOLS.get(comparison.varied, short(comparison.varied)))
     gap = (axes.get_xlim()[1] - axes.get_xlim()[0]) * 0.025
-    ends.append((places[-1], 100 * spreads[-1].mean, "mean", series(0)))
+    ends.append((places[-1], 100 * mean_stds[-1].mean, "mean", series(0)))
     end_labels(axes, [(x + gap, y, label, colour) for x, y, label, colour in ends])
     return figure

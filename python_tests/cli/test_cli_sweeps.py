@@ -11,15 +11,16 @@ from awpf_ext.cli.compare import LAMBDAS
 
 
 def test_compare(quick_arguments, awpf, tmp_path, monkeypatch):
-    grid = ["--methods=zero_shot,rapf", "--orders=seed:0,natural", "--seeds=0,1", "--out=grid"]
-    arguments = ["compare", *(a for a in quick_arguments if "order" not in a), *grid]
+    options = ["--methods=zero_shot,rapf", "--orders=seed:0,natural", "--seeds=0,1", "--out=all"]
+    arguments = ["compare", *(a for a in quick_arguments if "order" not in a), *options]
     told = awpf(*arguments, "--json").json
     assert len(told["runs"]) == 8
-    assert told == io.read_json(tmp_path / "grid" / "grid.json")
+    assert told == io.read_json(tmp_path / "all" / "sweep.json")
     last = {
-        arm: [r["last"] for r in told["runs"] if r["arm"] == arm] for arm in ("zero_shot", "rapf")
+        variant: [r["last"] for r in told["runs"] if r["variant"] == variant]
+        for variant in ("zero_shot", "rapf")
     }
-    rapf = told["arms"][1]
+    rapf = told["variants"][1]
     assert rapf["last"]["mean"] == pytest.approx(statistics.mean(last["rapf"]))
     assert rapf["last"]["std"] == pytest.approx(statistics.stdev(last["rapf"]))
     differences = [a - b for a, b in zip(last["rapf"], last["zero_shot"], strict=True)]
@@ -32,7 +33,7 @@ def test_compare(quick_arguments, awpf, tmp_path, monkeypatch):
         }
     )
     names = [f"{m}_order-{o}_seed-{s}" for m in last for o in ("0", "natural") for s in (0, 1)]
-    assert sorted(path.name for path in (tmp_path / "grid").iterdir() if path.is_dir()) == sorted(
+    assert sorted(path.name for path in (tmp_path / "all").iterdir() if path.is_dir()) == sorted(
         names
     )
 
@@ -46,15 +47,15 @@ def test_compare(quick_arguments, awpf, tmp_path, monkeypatch):
         ["method", "average", "last", "forgetting", "worst", "class"],
         ["method", "average", "last", "worst", "class"],
     ]
-    assert "less zero_shot on the same order and seed" in table.out
+    assert "minus zero_shot on the same order and seed" in table.out
     mean, std = (f"{100 * rapf['last'][part]:.1f}" for part in ("mean", "std"))
     assert f" {mean} ± {std} " in next(line for line in lines if line.startswith("rapf "))
-    assert lines[-1] == "grid"
+    assert lines[-1] == "all"
 
 
 def test_an_interrupted_comparison_goes_on(quick_arguments, awpf, monkeypatch):
-    grid = ["--methods=zero_shot,rapf", "--orders=seed:0", "--out=grid"]
-    arguments = ["compare", *(a for a in quick_arguments if "order" not in a), *grid]
+    options = ["--methods=zero_shot,rapf", "--orders=seed:0", "--out=all"]
+    arguments = ["compare", *(a for a in quick_arguments if "order" not in a), *options]
 
     def hook(name: str) -> None:
         if name == "synced task_0002.json" and len(trained) == 1:
@@ -66,7 +67,7 @@ def test_an_interrupted_comparison_goes_on(quick_arguments, awpf, monkeypatch):
     monkeypatch.setattr(io, "FAULT_HOOK", hook)
     stopped = awpf(*arguments)
     assert stopped.code == 130
-    assert stopped.err == "interrupted: 1 of 2 runs done in grid; the same command goes on\n"
+    assert stopped.err == "interrupted: 1 of 2 runs done in all; the same command goes on\n"
     monkeypatch.setattr(io, "FAULT_HOOK", None)
     resumed = awpf(*arguments, "--json").json
     whole = awpf(*arguments, "--json", "--out=other").json
@@ -77,11 +78,11 @@ def test_an_interrupted_comparison_goes_on(quick_arguments, awpf, monkeypatch):
 def test_sweep_varies_lambda_by_default_and_any_key(quick_arguments, awpf):
     arguments = [a for a in quick_arguments if "order" not in a]
     told = awpf("sweep", *arguments, "--orders=seed:0", "--set", "epochs=1", "--json").json
-    assert told["varied"] == "balance_scale"
-    assert [arm["arm"] for arm in told["arms"]] == LAMBDAS.split(",")
+    assert [axis["key"] for axis in told["axes"]] == ["balance_scale"]
+    assert [variant["variant"] for variant in told["variants"]] == LAMBDAS.split(",")
     weights = [run["records"][-1]["weight"] for run in told["runs"]]
     taus = [run["records"][-1]["tau"] for run in told["runs"]]
-    scales = [float(run["arm"]) for run in told["runs"]]
+    scales = [float(run["variant"]) for run in told["runs"]]
     assert weights == pytest.approx(
         [min(1, scale * tau) for scale, tau in zip(scales, taus, strict=True)]
     )
@@ -94,32 +95,32 @@ def test_sweep_varies_lambda_by_default_and_any_key(quick_arguments, awpf):
     ]
 
 
-def test_sweep_over_several_keys_is_their_full_grid(quick_arguments, awpf, tmp_path, monkeypatch):
+def test_sweep_over_several_keys_runs_them_all(quick_arguments, awpf, tmp_path, monkeypatch):
     keys = ["--parameter=method", "--values=finetune,awpf", "--parameter=epochs", "--values=1,2"]
     arguments = [
         "sweep",
         *quick_arguments[:2],
         *keys,
         "--orders=seed:0,seed:1",
-        "--out=grid",
+        "--out=all",
         "--no-report",
     ]
     told = awpf(*arguments, "--json").json
     labels = [f"method={m} epochs={e}" for m in ("finetune", "awpf") for e in (1, 2)]
-    assert [arm["arm"] for arm in told["arms"]] == labels
-    assert told["varied"] == "method, epochs"
+    assert [variant["variant"] for variant in told["variants"]] == labels
+    assert [axis["key"] for axis in told["axes"]] == ["method", "epochs"]
     assert told["axes"][1] == {"key": "epochs", "values": ["1", "2"]}
-    made = io.read_json(tmp_path / "grid" / "method=awpf-epochs=2_order-1_seed-0" / "result.json")
+    made = io.read_json(tmp_path / "all" / "method=awpf-epochs=2_order-1_seed-0" / "result.json")
     assert made["provenance"]["method"] == "awpf"
     assert made["provenance"]["config"]["epochs"] == 2
-    of_run = next(r for r in told["runs"] if r["arm"] == labels[3] and r["order"] == "seed:1")
+    of_run = next(r for r in told["runs"] if r["variant"] == labels[3] and r["order"] == "seed:1")
     assert of_run["worst_class"] == made["worst_class"]
 
     monkeypatch.setattr("awpf_ext.runs.run.train", lambda *_, **__: pytest.fail("it was run again"))
     table = awpf(*arguments).out.splitlines()
     assert table[2] == "average"
     assert table[3].split() == ["method", "epochs", "1", "2"]
-    by_label = {arm["arm"]: arm for arm in told["arms"]}
+    by_label = {variant["variant"]: variant for variant in told["variants"]}
     for line, method in zip(table[4:6], ("finetune", "awpf"), strict=True):
         spreads = [by_label[f"method={method} epochs={e}"]["average"] for e in (1, 2)]
         cells = [f"{100 * s['mean']:.1f} ± {100 * s['std']:.1f}" for s in spreads]
@@ -128,7 +129,7 @@ def test_sweep_over_several_keys_is_their_full_grid(quick_arguments, awpf, tmp_p
     assert [line for line in table if line in ("last", "forgetting", "worst class")]
 
 
-def test_a_grid_that_is_too_wide_to_go_across_goes_down(quick_arguments, awpf, monkeypatch):
+def test_a_table_that_is_too_wide_to_go_across_goes_down(quick_arguments, awpf, monkeypatch):
     dataset = quick_arguments[0]
     values = ",".join(str(value) for value in range(2, 22))
     keys = [
@@ -168,7 +169,7 @@ def test_wrong_sweeps_are_refused_before_anything_runs(quick_arguments, awpf, ar
 
 def test_a_comparison_of_another_configuration_is_refused(quick_arguments, awpf):
     plain = [quick_arguments[0], "--no-report"]
-    arguments = ["compare", *plain, "--methods=zero_shot", "--out=grid"]
+    arguments = ["compare", *plain, "--methods=zero_shot", "--out=all"]
     assert awpf(*arguments, "--increment=2").code == 0
     refused = awpf(*arguments, "--increment=3")
     assert refused.code == 4
