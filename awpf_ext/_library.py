@@ -1,4 +1,4 @@
-"""Finds and loads the native libraries, and says what is live."""
+"""Finds and loads the native libraries, and says which kernels can be used."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from typing_extensions import NotRequired, TypedDict
 
 __version__ = "0.1.0"
 
@@ -23,7 +24,7 @@ def _torch_release() -> tuple[int, int]:
 
 
 def _load_cpu() -> str | None:
-    """Load the CPU kernels; the reason when they cannot be."""
+    """Load the CPU kernels; the reason if that fails, otherwise None."""
     if _torch_release() < _OLDEST_TORCH:
         return f"torch {torch.__version__} is older than 2.10; upgrade torch"
     library = _FOLDER / "awpf_cpu.so"
@@ -43,18 +44,17 @@ def _instruction_set(library: Path) -> str:
     return str(name().decode())
 
 
-def shuffled_places(seed: int, rows: int, count: int) -> torch.Tensor:
-    """The `count` of `rows` places that a seeded choice takes, as the kernels choose them."""
-    places = torch.empty(count, dtype=torch.int64)
-    choose = ctypes.CDLL(str(_FOLDER / "awpf_cpu.so")).awpf_shuffled_places
+def sampled_rows(seed: int, rows: int, count: int) -> torch.Tensor:
+    """Indices of `count` of `rows` rows, drawn with a seed as the kernels draw them."""
+    indices = torch.empty(count, dtype=torch.int64)
+    draw = ctypes.CDLL(str(_FOLDER / "awpf_cpu.so")).awpf_shuffled_places
     numbers = (ctypes.c_int64(number) for number in (seed, rows, count))
-    choose(*numbers, ctypes.c_void_p(places.data_ptr()))
-    return places
+    draw(*numbers, ctypes.c_void_p(indices.data_ptr()))
+    return indices
 
 
 def _check_switch() -> str | None:
-    """The library would abort the process on a bad AWPF_CPU_ISA from a C function: refuse it
-    here."""
+    """Check AWPF_CPU_ISA here, because the library would abort the process if it is wrong."""
     wanted = os.environ.get("AWPF_CPU_ISA")
     known = ("avx512", "avx2", "baseline")
     if wanted is None or wanted in known:
@@ -63,11 +63,11 @@ def _check_switch() -> str | None:
 
 
 MISSING_CPU: str | None = _check_switch() or _load_cpu()
-"""Why the CPU kernels are not live, or None."""
+"""Why the CPU kernels cannot be used, or None."""
 
 
 def _facts() -> Any:
-    """The module of facts about the build, None where it is missing."""
+    """The module with facts about the build, or None if it is missing."""
     try:
         from awpf_ext import _C  # type: ignore[attr-defined]
     except ImportError:
@@ -76,7 +76,7 @@ def _facts() -> Any:
 
 
 def _load_cuda() -> str | None:
-    """Load the CUDA kernels beside those for the CPU; the reason when they cannot be."""
+    """Load the CUDA kernels in addition; the reason if that fails, otherwise None."""
     if MISSING_CPU is not None:
         return MISSING_CPU
     library, facts = _FOLDER / "awpf_cuda.so", _facts()
@@ -101,13 +101,13 @@ def _load_cuda() -> str | None:
 
 
 MISSING_CUDA: str | None = _load_cuda()
-"""Why the CUDA kernels are not live, or None. No GPU is touched to find out."""
+"""Why the CUDA kernels cannot be used, or None. No GPU is touched to find out."""
 
 _OLDEST_GPU = (8, 0)
 
 
 def cuda_status() -> str:
-    """What became of the CUDA kernels, in a sentence."""
+    """The state of the CUDA kernels, in one sentence."""
     return MISSING_CUDA or f"ready, {_facts().cuda_status}"
 
 
@@ -123,7 +123,7 @@ def _missing_on(index: int) -> str | None:
 
 
 def require(device: torch.device, function: str) -> None:
-    """Raise a clear error where `function` has no kernel for `device`."""
+    """Raise a clear error if `function` has no kernel for `device`."""
     if device.type == "cpu" or device.type == "meta":
         if MISSING_CPU is not None:
             raise ImportError(f"awpf_ext.{function}: {MISSING_CPU}")
@@ -143,9 +143,33 @@ def require(device: torch.device, function: str) -> None:
     )
 
 
-def build_info() -> dict[str, Any]:
-    """Versions, the instruction set in use, threads, and what became of the CUDA kernels."""
-    info: dict[str, Any] = {
+class BuildInfo(TypedDict):
+    """Result of :func:`awpf_ext.build_info`; the native module must be built for the last keys."""
+
+    awpf_ext: str
+    torch: str
+    python: str
+    cpu_kernels: str
+    threads: int
+    cuda_kernels: str
+    instruction_set: NotRequired[str]
+    instruction_sets_built: NotRequired[list[str]]
+    built_against_torch: NotRequired[str]
+    compiler: NotRequired[str]
+
+
+def build_info() -> BuildInfo:
+    """Versions, the instruction set in use, the number of threads, and the state of the kernels.
+
+    Returns:
+        A dictionary. The values of "cpu_kernels" and "cuda_kernels" begin with "ready", or say why
+        the kernels cannot be used.
+
+    Example:
+        >>> awpf_ext.build_info()["cpu_kernels"]
+        'ready'
+    """
+    info: BuildInfo = {
         "awpf_ext": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -1,12 +1,13 @@
-"""The processes that torchrun starts for one job: the package's wrapper of torch.distributed."""
+"""Processes that work together: the package's wrapper of torch.distributed."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -14,23 +15,35 @@ from torch import Tensor
 
 from awpf_ext.errors import UserError
 
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
 TIMEOUT = timedelta(days=7)  # a process may wait for another one that encodes images for hours
 
 
 @dataclass(frozen=True)
 class World:
-    """All processes of the job, as one of them sees it: usually there is only one.
+    """The processes of a job, or of a process group, as one of them sees them: usually only one.
 
     Every process has a share of the work; rank 0 is the main process, which writes files and
-    prints. Every process must call the collective methods below, in the same order.
+    prints. The methods that exchange values are collective: every process must call them, in the
+    same order. None of them carries gradients.
     """
 
     rank: int = 0
     size: int = 1
+    group: ProcessGroup | None = None  # None: the default group, of all processes
 
     @property
     def is_main(self) -> bool:
         return self.rank == 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where small messages must be: on the GPU if the group has no backend for the CPU."""
+        if self.size > 1 and dist.get_backend(self.group) == "nccl":
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("cpu")
 
     def barrier(self) -> None:
         """Wait until every process has called this."""
@@ -40,13 +53,20 @@ class World:
         """The main process's value; the values of the other processes are ignored."""
         if self.size == 1:
             return value
-        word = torch.tensor([int(value) if self.is_main else 0])
-        dist.all_reduce(word)
+        word = torch.tensor([int(value) if self.is_main else 0], device=self.device)
+        dist.all_reduce(word, group=self.group)
         return bool(word)
 
     def share(self, count: int) -> range:
         """This process's part of range(count); the lengths of the parts differ by at most one."""
         return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+
+    def all_reduce(self, value: Tensor) -> Tensor:
+        """The sum over all processes, with the same bits everywhere."""
+        total = value.detach().clone()
+        if self.size > 1:
+            dist.all_reduce(total, group=self.group)
+        return total
 
     def all_gather(self, own: Tensor, count: int) -> Tensor:
         """All `count` rows, of which each process passes those of its share."""
@@ -61,18 +81,48 @@ class World:
         """
         if self.size == 1:
             return own, range(len(own))
-        counts = [torch.empty(1, dtype=torch.int64) for _ in range(self.size)]
-        dist.all_gather(counts, torch.tensor([len(own)]))
-        sizes = [int(count) for count in counts]
+        sizes = self.all_gather_stacked(torch.tensor(len(own), device=self.device)).tolist()
         start = sum(sizes[: self.rank])
         return self._padded_all_gather(own, sizes), range(start, start + len(own))
+
+    def all_gather_stacked(self, value: Tensor) -> Tensor:
+        """The values of all processes, equal in shape, in a new first dimension."""
+        return torch.stack(self._all_gather(value.detach()))
+
+    def ring_exchange(self, value: Tensor, steps: int, rows: Sequence[int]) -> Tensor:
+        """Send `value` to the process `steps` ranks ahead; what the one as far behind sends.
+
+        rows: how many rows arrive and how many leave; where that is none, nothing is sent.
+        """
+        arriving, leaving = rows
+        received = value.new_empty(arriving, *value.shape[1:])
+        transfers = []
+        if leaving:
+            transfers.append(self._transfer(dist.isend, value.contiguous(), steps))
+        if arriving:
+            transfers.append(self._transfer(dist.irecv, received, -steps))
+        for request in dist.batch_isend_irecv(transfers) if transfers else []:
+            request.wait()
+        return received
+
+    def _transfer(self, operation: Any, value: Tensor, steps: int) -> dist.P2POp:
+        peer = (self.rank + steps) % self.size
+        if self.group is not None:
+            peer = dist.get_global_rank(self.group, peer)
+        return dist.P2POp(operation, value, peer, group=self.group)
 
     def _padded_all_gather(self, own: Tensor, sizes: list[int]) -> Tensor:
         padded = own.new_zeros((max(sizes), *own.shape[1:]))
         padded[: len(own)] = own
-        parts = [torch.empty_like(padded) for _ in range(self.size)]
-        dist.all_gather(parts, padded)
+        parts = self._all_gather(padded)
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+    def _all_gather(self, value: Tensor) -> list[Tensor]:
+        if self.size == 1:
+            return [value]
+        parts = [torch.empty_like(value) for _ in range(self.size)]
+        dist.all_gather(parts, value.contiguous(), group=self.group)
+        return parts
 
 
 SINGLE_PROCESS = World()

@@ -36,28 +36,56 @@ def output(code: str, **environment: str) -> str:
     return done.stdout.strip()
 
 
-def test_importing_it_imports_none_of_the_top_floor():
+def test_importing_it_imports_no_heavy_module():
     heavy = ("open_clip", "matplotlib", "typer", "pydantic", "rich", "yaml", "torchvision",
              "sklearn", "scipy", "safetensors", "timm", "tensorboard")  # fmt: skip
     loaded = output(
-        "import sys, torch; before = set(sys.modules); import awpf_ext; "
+        "import sys, torch; before = set(sys.modules); import awpf_ext; dir(awpf_ext); "
         "print(' '.join(m for m in set(sys.modules) - before))"
     ).split()
     assert not {name for name in loaded if name.split(".")[0] in heavy}
-    top = {
-        "awpf_ext.clip",
-        "awpf_ext.data",
-        "awpf_ext.methods",
-        "awpf_ext.runs.trainer",
-        "awpf_ext.cli.main",
-    }
-    assert not top & set(loaded)
+    rooms = {name.split(".")[1] for name in loaded if name.startswith("awpf_ext.")}
+    assert rooms <= {"_library", "_C", "distributed", "errors", "fusion", "ops"}
+
+
+LAZY = {"load_model", "merge", "run"}
 
 
 def test_public_names_are_there():
     assert sorted(awpf_ext.__all__) == awpf_ext.__all__
     for name in awpf_ext.__all__:
         assert getattr(awpf_ext, name).__doc__, name
+
+
+def test_completion_shows_the_public_names_and_nothing_else():
+    import awpf_ext.ops.mmd
+
+    assert set(dir(awpf_ext)) == {*awpf_ext.__all__, *LAZY, "__version__"}
+
+
+def test_run_load_model_and_merge_are_attributes_of_the_package():
+    pytest.importorskip("pydantic", reason='needs the extra "clip"')
+    from awpf_ext import load_model, merge, run
+
+    assert [function.__name__ for function in (load_model, merge, run)] == sorted(LAZY)
+    assert awpf_ext.run is run
+
+
+def test_an_unknown_attribute_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'awpf_ext' has no attribute 'mdm'"):
+        _ = awpf_ext.mdm  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["load_model", "run"])
+def test_without_the_extra_they_say_how_to_install_it(name):
+    hidden = ("pydantic", "yaml", "safetensors")
+    without = f"import sys; sys.modules.update(dict.fromkeys({hidden!r})); import awpf_ext; "
+    done = python(f"{without} awpf_ext.{name}")
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"ImportError: awpf_ext.{name}: ")
+    assert 'is not installed; get it with pip install "awpf_ext[clip]"' in last
+    assert output(without + "from awpf_ext import *; print(mmd.__name__)") == "mmd"
 
 
 def test_the_version_is_that_of_the_installed_package():

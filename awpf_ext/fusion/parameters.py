@@ -1,24 +1,27 @@
 """Fusing an old and a new parameter matrix: SVD-mask, QR-mask, stack and delta-stack.
 
-`fuse` checks and dispatches; the four functions below it are the formulas. Tensors are (..., m, n)
-with any batch dimensions, and everything is differentiable where the factorisation is (distinct
+`fuse` checks its arguments and calls one of four functions, which are the formulas. Tensors are
+(..., m, n) with any batch dimensions. All are differentiable where the decomposition is (distinct
 singular values).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from awpf_ext.ops._arguments import accepts_numpy
+from awpf_ext.ops._types import NDArray, TensorOrArray
 from awpf_ext.ops.low_rank import low_rank_sum
+
+Fusion = Literal["svd_mask", "qr_mask", "stack", "delta_stack"]
 
 
 def svd_mask(old: Tensor, new: Tensor, bias: float = 0.6) -> Tensor:
-    """RAPF's fusion: in the left singular basis of `old`, take more of `new` where it moved more.
+    """RAPF's fusion: in the left singular basis of `old`, take more of `new` where it changed more.
 
     U = left singular vectors of old, R_old = U' old, R_new = U' new, D = |R_new - R_old|,
     M = min(1, D / max D + bias); the result is U [M R_new + (1 - M) R_old].
@@ -29,8 +32,9 @@ def svd_mask(old: Tensor, new: Tensor, bias: float = 0.6) -> Tensor:
 def qr_mask(old: Tensor, new: Tensor, bias: float = 0.6) -> Tensor:
     """CalFuse's fusion: RAPF's mask in the basis Q of old = Q R (R's diagonal positive).
 
-    All of R_new = Q' new enters, not its triangle alone, so nothing of `new` is lost. The mask sees
-    magnitudes only, so the signs that make the diagonal positive cancel and are not applied.
+    All of R_new = Q' new is used, not only its upper triangle, so that nothing of `new` is lost.
+    The mask depends on magnitudes only, so that the signs that would make the diagonal positive
+    cancel.
     """
     return _masked_mix(torch.linalg.qr(old, mode="complete")[0], old, new, bias)
 
@@ -40,36 +44,40 @@ def stack(
 ) -> Tensor:
     """Low-rank stacking: [B_old | B_new] [(1 - w) A_old; w A_new], each B A a rank-r SVD.
 
-    At full rank (rank None) this is (1 - w) old + w new.
+    At full rank (rank=None) this is (1 - w) old + w new.
     """
     u, s, vh = torch.linalg.svd(torch.stack([old, new], dim=-3), full_matrices=False)
     w = _on(old, weight)
     weights = torch.stack([1 - w, w], dim=-1)
-    return low_rank_sum(u[..., :rank], s[..., :rank], vh[..., :rank, :].mT, weights=weights)
+    fused: Tensor = low_rank_sum(
+        u[..., :rank], s[..., :rank], vh[..., :rank, :].mT, weights=weights
+    )
+    return fused
 
 
 def delta_stack(
     old: Tensor, new: Tensor, weight: float | Tensor = 0.5, rank: int | None = None
 ) -> Tensor:
-    """Stack the task's change on the old parameters: old + w svd_r(new - old).
+    """Add the task's change to the old parameters: old + w svd_r(new - old).
 
     Unlike `stack` it never truncates `old`, which may have full rank. At full rank (rank None) this
     is (1 - w) old + w new.
     """
     u, s, vh = torch.linalg.svd((new - old).unsqueeze(-3), full_matrices=False)
     weights = _on(old, weight).unsqueeze(-1)
-    return low_rank_sum(
+    fused: Tensor = low_rank_sum(
         u[..., :rank], s[..., :rank], vh[..., :rank, :].mT, weights=weights, base=old
     )
+    return fused
 
 
-FUSIONS: Mapping[str, Callable[..., Tensor]] = {
+FUSIONS: Mapping[Fusion, Callable[..., Tensor]] = {
     "svd_mask": svd_mask,
     "qr_mask": qr_mask,
     "stack": stack,
     "delta_stack": delta_stack,
 }
-_PARAMETERS = {
+_PARAMETERS: Mapping[Fusion, tuple[str, ...]] = {
     "svd_mask": ("bias",),
     "qr_mask": ("bias",),
     "stack": ("weight", "rank"),
@@ -79,28 +87,41 @@ _PARAMETERS = {
 
 @accepts_numpy
 def fuse(
-    old: Any,
-    new: Any,
-    method: str = "delta_stack",
+    old: TensorOrArray,
+    new: TensorOrArray,
+    method: Fusion = "delta_stack",
     *,
-    weight: float | Tensor | None = None,
+    weight: float | Tensor | NDArray | None = None,
     rank: int | None = None,
     bias: float | None = None,
-) -> Tensor:
-    """Fuse two parameter matrices (..., m, n) of one type into one of the same shape and type.
+) -> TensorOrArray:
+    """Fuse an old and a new parameter matrix.
 
-    method: svd_mask or qr_mask (with `bias`, default 0.6), stack or delta_stack (with `weight` of
-    the new side in [0, 1], default 0.5, a number or one for each batch entry, and `rank`, default
-    full). NumPy arrays come back as NumPy arrays; half precision is computed in float32.
+    Half precision is computed in float32. Differentiable where the decomposition is (distinct
+    singular values).
+
+    Args:
+        old: Matrices (..., m, n).
+        new: Matrices of the same shape, dtype and device.
+        method: "delta_stack" (old + w svd_r(new - old)), "stack" (both as rank-r SVDs, weighted),
+            or a mask in the singular basis ("svd_mask", as RAPF) or the QR basis ("qr_mask", as
+            CalFuse) of `old` that takes more of `new` where it changed more.
+        weight: For the stacks: weight w of the new matrix in [0, 1], a number or one for each batch
+            entry; by default 0.5.
+        rank: For the stacks: rank r of each term; by default full rank.
+        bias: For the masks: what is added to the mask, in [0, 1]; by default 0.6.
+
+    Returns:
+        Matrices of the same shape and dtype.
+
+    Example:
+        >>> awpf_ext.fuse(torch.zeros(2, 2), torch.eye(2), weight=0.25)
+        tensor([[0.2500, 0.0000],
+                [0.0000, 0.2500]])
     """
-    for name, matrix in (("old", old), ("new", new)):
-        if not isinstance(matrix, Tensor):
-            raise TypeError(
-                f"{name} is a {type(matrix).__name__}; expected a tensor or NumPy array"
-            )
     if method not in FUSIONS:
         raise ValueError(f"method is {method!r}; expected one of {', '.join(FUSIONS)}")
-    _check_matrices(old, new)
+    before, after = _check_matrices(old, new)
     given = {
         name: value
         for name, value in (("weight", weight), ("rank", rank), ("bias", bias))
@@ -111,27 +132,35 @@ def fuse(
             raise ValueError(
                 f"{name} was given, but {method} takes {' and '.join(_PARAMETERS[method])} only"
             )
-    _check_parameters(old, weight, rank, bias)
-    precise = torch.promote_types(old.dtype, torch.float32)
-    return FUSIONS[method](old.to(precise), new.to(precise), **given).to(old.dtype)
+    _check_parameters(before, weight, rank, bias)
+    precise = torch.promote_types(before.dtype, torch.float32)
+    fused = FUSIONS[method](before.to(precise), after.to(precise), **given)
+    return fused.to(before.dtype)  # type: ignore[return-value]
 
 
 def _masked_mix(basis: Tensor, old: Tensor, new: Tensor, bias: float) -> Tensor:
-    """basis [M basis' new + (1 - M) basis' old]; equal matrices have D = 0 and stay as they are."""
+    """basis [M basis' new + (1 - M) basis' old]; equal matrices have D = 0 and are returned."""
     in_basis = basis.mT @ old
     moved = basis.mT @ new - in_basis
-    distance = moved.abs()
-    largest = distance.amax(dim=(-2, -1), keepdim=True)
-    mask = (distance / largest.clamp_min(torch.finfo(old.dtype).tiny) + bias).clamp(max=1)
+    change = moved.abs()
+    largest = change.amax(dim=(-2, -1), keepdim=True)
+    mask = (change / largest.clamp_min(torch.finfo(old.dtype).tiny) + bias).clamp(max=1)
     return basis @ (in_basis + mask * moved)
 
 
 def _on(old: Tensor, weight: float | Tensor) -> Tensor:
-    """The weight beside `old`; a number is filled in there, since copying it would wait."""
+    """The weight on the device of `old`; filling in a number does not wait, copying it would."""
     return weight.to(old) if isinstance(weight, Tensor) else old.new_full((), weight)
 
 
-def _check_matrices(old: Tensor, new: Tensor) -> None:
+def _check_matrices(old: object, new: object) -> tuple[Tensor, Tensor]:
+    for name, matrix in (("old", old), ("new", new)):
+        if not isinstance(matrix, Tensor):
+            raise TypeError(
+                f"{name} is a {type(matrix).__name__}; expected a tensor or NumPy array"
+            )
+    assert isinstance(old, Tensor)
+    assert isinstance(new, Tensor)
     if old.dim() < 2 or old.shape != new.shape:
         raise ValueError(
             f"old and new have shapes {tuple(old.shape)} and {tuple(new.shape)}; expected two "
@@ -145,10 +174,11 @@ def _check_matrices(old: Tensor, new: Tensor) -> None:
         )
     if old.device != new.device:
         raise ValueError(f"old is on {old.device} and new on {new.device}; expected one device")
+    return old, new
 
 
 def _check_parameters(
-    old: Tensor, weight: float | Tensor | None, rank: int | None, bias: float | None
+    old: Tensor, weight: float | Tensor | NDArray | None, rank: int | None, bias: float | None
 ) -> None:
     if isinstance(weight, Tensor):
         if weight.dim() and weight.shape != old.shape[:-2]:

@@ -5,23 +5,23 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from awpf_ext._library import require
+from awpf_ext.ops._torch_private import is_transformed, transform_active
 
-P = ParamSpec("P")
-R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def _to_tensor(name: str, value: Any) -> Any:
     if isinstance(value, np.ndarray):
-        # Torch can neither alias arrays that run backwards nor mark what it aliases as read-only.
+        # torch can neither alias arrays with negative strides nor treat an alias as read-only.
         usable = value.flags.writeable and all(stride >= 0 for stride in value.strides)
         try:
             return torch.from_numpy(value if usable else value.copy())
@@ -51,12 +51,15 @@ def _holds(value: Any, kind: type) -> bool:
     return isinstance(value, kind)
 
 
-def accepts_numpy(function: Callable[P, R]) -> Callable[P, R]:
-    """NumPy arrays in, without a copy where possible; NumPy out where no tensor came in."""
+def accepts_numpy(function: F) -> F:
+    """Let a function of tensors take NumPy arrays, without copying them where possible.
+
+    The result is made of arrays if no argument was a tensor.
+    """
     signature = inspect.signature(function)
 
     @functools.wraps(function)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
         values = (*args, *kwargs.values())
         if not any(_holds(value, np.ndarray) for value in values):
             return function(*args, **kwargs)
@@ -69,13 +72,13 @@ def accepts_numpy(function: Callable[P, R]) -> Callable[P, R]:
         result = function(*bound.args, **bound.kwargs)
         if any(_holds(value, Tensor) for value in values):
             return result
-        return cast(R, _to_numpy(result))
+        return _to_numpy(result)
 
-    return wrapper
+    return cast(F, wrapper)
 
 
 def as_tensor(name: str, value: Any) -> Tensor:
-    """Numbers in whatever form they came, on the CPU where they were not a tensor."""
+    """A tensor as it is, or a new tensor on the CPU from numbers."""
     if isinstance(value, Tensor):
         return value
     try:
@@ -85,13 +88,15 @@ def as_tensor(name: str, value: Any) -> Tensor:
 
 
 def shape_of(tensor: Tensor) -> tuple[int, ...]:
-    """The shape as errors print it."""
+    """The shape, as error messages print it."""
     return tuple(tensor.shape)
 
 
 def check_points(function: str, name: str, value: Any, *, allow_empty: bool = False) -> Tensor:
-    """`value` as points (..., n, d) of a supported type on a supported device, none of them
-    empty (but for n, where that is allowed)."""
+    """Check that `value` is points (..., n, d) of a supported type on a supported device.
+
+    n and d must be at least 1; with `allow_empty`, n may be 0.
+    """
     if not isinstance(value, Tensor):
         raise TypeError(
             f"{name} must be a torch.Tensor or a numpy.ndarray, got {type(value).__name__}"
@@ -109,7 +114,7 @@ def check_points(function: str, name: str, value: Any, *, allow_empty: bool = Fa
 
 
 def check_alike(**named: Tensor) -> None:
-    """All of one type, on one device."""
+    """Check that all tensors have one dtype and are on one device."""
     (first_name, first), *others = named.items()
     for name, other in others:
         if other.dtype != first.dtype:
@@ -138,14 +143,19 @@ def check_labels(name: str, value: Any, like: Tensor) -> Tensor:
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    """One of a few words."""
+    """Check that `value` is one of a few words."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
 def is_traced() -> bool:
-    """Whether values must not be looked at: under torch.compile, export, vmap."""
-    return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
+    """Whether a call may be traced: under torch.compile, torch.export and torch.func."""
+    return torch.compiler.is_compiling() or transform_active()
+
+
+def has_hidden_values(value: Tensor) -> bool:
+    """Whether the values of a tensor cannot be read, because the call is traced."""
+    return torch.compiler.is_compiling() or is_transformed(value)
 
 
 def is_captured(device: torch.device) -> bool:
@@ -153,22 +163,25 @@ def is_captured(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
-def may_look(value: Tensor, check: bool) -> bool:
-    """Whether values are looked at: always on the CPU; on a GPU, where that waits for the device,
-    with ``check=True``; never while traced."""
-    return not is_traced() and (check or value.device.type == "cpu")
+def can_inspect(value: Tensor, validate: bool) -> bool:
+    """Whether a function reads a tensor's values to check them.
+
+    It does so on the CPU, and on a GPU, where that waits for the device, with ``validate=True``;
+    never while traced.
+    """
+    return (validate or value.device.type == "cpu") and not has_hidden_values(value)
 
 
 def check_count(name: str, labels: Tensor) -> None:
-    """`name` was not given, so the labels must be looked at: refuse that where it cannot be."""
-    if is_traced() or is_captured(labels.device):
+    """Raise where `name` was not given and the labels, from which it follows, cannot be read."""
+    if has_hidden_values(labels) or is_captured(labels.device):
         raise ValueError(
             f"{name} must be given under torch.compile and torch.func and in CUDA graphs"
         )
 
 
 def check_finite(**named: Tensor) -> None:
-    """No NaN and no infinity; for devices whose kernels do not look."""
+    """Check for NaN and infinity, on devices whose kernels do not."""
     for name, value in named.items():
         good = value.detach().isfinite().all(-1).flatten()
         if not bool(good.all()):
@@ -177,7 +190,7 @@ def check_finite(**named: Tensor) -> None:
 
 
 def check_range(name: str, labels: Tensor, count: int) -> None:
-    """Labels are 0 to count - 1."""
+    """Check that labels are 0 to count - 1."""
     if labels.numel() == 0:
         return
     low, high = int(labels.min()), int(labels.max())
@@ -186,5 +199,5 @@ def check_range(name: str, labels: Tensor, count: int) -> None:
 
 
 def result_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Sums over half-precision inputs are reported in float32."""
+    """The dtype of results: float64 for float64 inputs, otherwise float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32

@@ -1,9 +1,9 @@
-"""The primitive under every MMD: block sums of a mixture of RBF kernels, and what goes with it.
+"""The primitive below every MMD: sums of a mixture of RBF kernels over blocks of pairs.
 
-``rows`` (problems, groups, 2) names ranges of rows of ``z`` (first, one past the last); ``gamma``
-(problems, kernels) are the exponents 1 / (2 sigma^2). Any layout is ranges: a batch, ragged
+``rows`` (problems, groups, 2) are ranges of rows of ``z`` (first, one past the last); ``gamma``
+(problems, kernels) are the exponents 1 / (2 sigma^2). Ranges describe every layout: a batch, ragged
 batches, the groups of a labelled set. ``allow_fp16`` is the last argument of the raw operations:
-on CUDA it rounds centred float32 points to float16 before they are multiplied.
+on CUDA, centred float32 points are then rounded to float16 before they are multiplied.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from awpf_ext.ops import _rbf_rules  # noqa: F401 (registers fake tensors and vmap rules)
 from awpf_ext.ops._arguments import result_dtype
 from awpf_ext.ops._autograd import (
     FirstDerivative,
@@ -23,16 +22,14 @@ from awpf_ext.ops._autograd import (
     may_be_differentiated,
     run,
 )
+from awpf_ext.ops._torch_private import assume_constant_result
 
 
+@assume_constant_result
 def fp16_is_allowed() -> bool:
-    """Whether ``torch.set_float32_matmul_precision("medium")`` is in force; a constant of a
-    compiled trace."""
+    """Whether ``torch.set_float32_matmul_precision("medium")`` is set; torch.compile takes the
+    answer for a constant."""
     return bool(torch.get_float32_matmul_precision() == "medium")
-
-
-# What torch.compiler.assume_constant_result does, which would import the compiler here.
-fp16_is_allowed._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 class _RbfSums(ReverseMode):
@@ -82,8 +79,8 @@ class _RbfSumsGradient(FirstDerivative):
 
 
 class _WeightedRbfSums(ReverseMode):
-    """sum_gh coefficients[p, g, h] S[p, g, h], with its gradient found in the same pass over
-    the pairs."""
+    """sum_gh coefficients[p, g, h] S[p, g, h], and its gradient in the same pass over the
+    pairs."""
 
     @staticmethod
     def forward(
@@ -91,7 +88,7 @@ class _WeightedRbfSums(ReverseMode):
         rows: Tensor,
         gamma: Tensor,
         coefficients: Tensor,
-        owner: Tensor,
+        problem_ids: Tensor,
         allow_fp16: bool,
     ) -> tuple[Tensor, Tensor]:
         arguments = (z, rows, gamma, coefficients, allow_fp16)
@@ -100,22 +97,22 @@ class _WeightedRbfSums(ReverseMode):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        z, _, _, _, owner, _ = inputs
+        z, _, _, _, problem_ids, _ = inputs
         _, gradient = output
         ctx.mark_non_differentiable(gradient)
-        ctx.save_for_backward(z, gradient, owner)
+        ctx.save_for_backward(z, gradient, problem_ids)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-        z, gradient, owner = ctx.saved_tensors
-        scaled = apply(_ScaledGradient, grad, z, gradient, owner)
+        z, gradient, problem_ids = ctx.saved_tensors
+        scaled = apply(_ScaledGradient, grad, z, gradient, problem_ids)
         return scaled, None, None, None, None, None
 
 
 class _ScaledGradient(FirstDerivative):
     @staticmethod
-    def forward(grad: Tensor, z: Tensor, gradient: Tensor, owner: Tensor) -> Tensor:
-        scale = grad.to(gradient.dtype).index_select(0, owner)
+    def forward(grad: Tensor, z: Tensor, gradient: Tensor, problem_ids: Tensor) -> Tensor:
+        scale = grad.to(gradient.dtype).index_select(0, problem_ids)
         return (gradient * scale.unsqueeze(-1)).to(z.dtype)
 
     @staticmethod
@@ -129,13 +126,13 @@ def weighted_rbf_sums(
     gamma: Tensor,
     coefficients: Tensor,
     constant: Tensor,
-    owner: Callable[[], Tensor],
+    problem_ids: Callable[[], Tensor],
 ) -> Tensor:
     """(problems,) constant[p] + sum_gh coefficients[p, g, h] S[p, g, h], float64 for float64
-    points, else float32; `owner()` is the problem of each row of z.
+    points, otherwise float32; `problem_ids()` is the problem that each row of z belongs to.
 
-    Where a gradient will be asked for, it is found together with the sums, at three quarters of
-    the work.
+    If z requires a gradient, it is computed together with the sums, which is three quarters of the
+    work of computing it later.
     """
     z, gamma, allow_fp16 = z.contiguous(), gamma.detach(), fp16_is_allowed()
     value: Tensor
@@ -145,7 +142,7 @@ def weighted_rbf_sums(
         value = run(operation, z, rows, gamma, coefficients, constant, allow_fp16)
         return value
     if torch.is_grad_enabled() and z.requires_grad:
-        arguments = (z, rows, gamma, coefficients.contiguous(), owner(), allow_fp16)
+        arguments = (z, rows, gamma, coefficients.contiguous(), problem_ids(), allow_fp16)
         value = apply(_WeightedRbfSums, *arguments)[0]
     else:
         value = (coefficients * rbf_sums(z, rows, gamma)).sum((-2, -1))

@@ -1,32 +1,30 @@
-"""Sums of low-rank terms: built as one product, and cut back to a given rank."""
+"""Sums of low-rank terms: computed as one product, and truncated to a given rank."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Generic
 
 import torch
 from torch import Tensor
+from typing_extensions import NamedTuple
 
 from awpf_ext._library import require
 from awpf_ext.ops._arguments import FLOATING, accepts_numpy, as_tensor, check_alike, shape_of
-from awpf_ext.ops._autograd import (
-    ReverseMode,
-    apply,
-    batching_rule,
-    fake,
-    folded,
-    run,
-    unfolded,
-)
+from awpf_ext.ops._autograd import ReverseMode, apply, run
+from awpf_ext.ops._types import TensorOrArray
 
 
-class LowRank(NamedTuple):
-    """U diag(S) V' with U (..., m, k), S (..., k), V (..., n, k)."""
+class LowRank(NamedTuple, Generic[TensorOrArray]):
+    """A matrix U diag(S) V' of rank k."""
 
-    u: Tensor
-    s: Tensor
-    v: Tensor
+    u: TensorOrArray
+    """(..., m, k)"""
+    s: TensorOrArray
+    """(..., k)"""
+    v: TensorOrArray
+    """(..., n, k)"""
 
 
 class _LowRankSum(ReverseMode):
@@ -53,38 +51,13 @@ class _LowRankSum(ReverseMode):
         return toward_u * scale, toward_v * scale, of_coefficients, of_base
 
 
-@fake("low_rank_sum")
-def _(u: Tensor, v: Tensor, coefficients: Tensor, base: Tensor | None) -> Tensor:
-    return u.new_empty(u.shape[0], u.shape[2], v.shape[2])
-
-
-@batching_rule("low_rank_sum")
-def _(
-    info: Any,
-    dims: tuple[Any, ...],
-    u: Tensor,
-    v: Tensor,
-    coefficients: Tensor,
-    base: Tensor | None,
-) -> tuple[Tensor, int]:
-    size = info.batch_size
-    total = torch.ops.awpf.low_rank_sum(
-        folded(u, dims[0], size),
-        folded(v, dims[1], size),
-        folded(coefficients, dims[2], size),
-        None if base is None else folded(base, dims[3], size),
-    )
-    return unfolded(total, size), 0
-
-
 class _Terms(NamedTuple):
-    """u (batch, terms, m, r), v (batch, terms, n, r), coefficients (batch, terms, r) in
-    float64, the batch shape."""
+    """Checked terms, with one batch dimension."""
 
-    u: Tensor
-    v: Tensor
-    coefficients: Tensor
-    shape: tuple[int, ...]
+    u: Tensor  # (batch, terms, m, r)
+    v: Tensor  # (batch, terms, n, r)
+    coefficients: Tensor  # (batch, terms, r), float64
+    shape: tuple[int, ...]  # of the batch
 
 
 def _check_factor(name: str, value: Any) -> Tensor:
@@ -145,7 +118,7 @@ def _check_weights(weights: Any, shape: tuple[int, ...], like: Tensor) -> Tensor
         return tensor.to(torch.float64).expand(shape)
     except RuntimeError:
         raise ValueError(
-            f"weights must have shape {shape} (one a term), got {shape_of(tensor)}"
+            f"weights must have shape {shape} (one per term), got {shape_of(tensor)}"
         ) from None
 
 
@@ -191,59 +164,101 @@ def _terms(function: str, u: Any, s: Any, v: Any, weights: Any) -> _Terms:
 
 
 @accepts_numpy
-def low_rank_sum(u: Any, s: Any, v: Any, weights: Any = None, base: Any = None) -> Tensor:
-    """base + sum_t w_t U_t diag(s_t) V_t', as one product.
+def low_rank_sum(
+    u: TensorOrArray | Sequence[TensorOrArray],
+    s: TensorOrArray | Sequence[TensorOrArray] | None,
+    v: TensorOrArray | Sequence[TensorOrArray],
+    weights: TensorOrArray | Sequence[float] | None = None,
+    base: TensorOrArray | None = None,
+) -> TensorOrArray:
+    """Sum of low-rank terms, base + sum_t w_t U_t diag(s_t) V_t', as one product.
 
-    u (..., T, m, r), s (..., T, r) or None for ones, v (..., T, n, r), weights (..., T), base
-    (..., m, n); or sequences of T tensors (m, r_t), (r_t,), (n, r_t) where ranks differ. Batch
-    dimensions broadcast. Differentiable in everything. Returns (..., m, n) in the type of u;
-    products and sums are kept in float32 for half-precision input.
+    Batch dimensions broadcast. Differentiable in all arguments.
+
+    Args:
+        u: Left factors (..., T, m, r), or a sequence of T matrices (m, r_t) if ranks differ.
+        s: Values (..., T, r), or a sequence of T vectors (r_t,). None stands for ones.
+        v: Right factors (..., T, n, r), or a sequence of T matrices (n, r_t).
+        weights: Weights w (..., T). None stands for ones.
+        base: A matrix (..., m, n) to add.
+
+    Returns:
+        A matrix (..., m, n) of the dtype of u. Half-precision input is accumulated in float32.
+
+    Example:
+        >>> u, v = torch.ones(2, 3, 1), torch.ones(2, 2, 1)
+        >>> awpf_ext.low_rank_sum(u, None, v, weights=[1.0, 0.5])
+        tensor([[1.5000, 1.5000],
+                [1.5000, 1.5000],
+                [1.5000, 1.5000]])
     """
-    terms = _terms("low_rank_sum", u, s, v, weights)
+    terms: _Terms = _terms("low_rank_sum", u, s, v, weights)
     shape = (*terms.shape, terms.u.shape[-2], terms.v.shape[-2])
+    added: Tensor | None = None
     if base is not None:
-        base = _check_factor("base", base)
-        check_alike(u=terms.u, base=base)
+        added = _check_factor("base", base)
+        check_alike(u=terms.u, base=added)
         try:
-            base = base.expand(shape).reshape(-1, *shape[-2:]).contiguous()
+            added = added.expand(shape).reshape(-1, *shape[-2:]).contiguous()
         except RuntimeError:
-            raise ValueError(f"base must have shape {shape}, got {shape_of(base)}") from None
+            raise ValueError(f"base must have shape {shape}, got {shape_of(added)}") from None
     total: Tensor = apply(
         _LowRankSum,
         terms.u.contiguous(),
         terms.v.contiguous(),
         terms.coefficients.contiguous(),
-        base,
+        added,
     )
-    return total.reshape(shape)
+    return total.reshape(shape)  # type: ignore[return-value]
 
 
 @accepts_numpy
-def truncate(u: Any, s: Any, v: Any, rank: int, weights: Any = None) -> LowRank:
-    """The best approximation of rank ``rank`` of sum_t w_t U_t diag(s_t) V_t', singular values
-    in falling order.
+def truncate(
+    u: TensorOrArray | Sequence[TensorOrArray],
+    s: TensorOrArray | Sequence[TensorOrArray] | None,
+    v: TensorOrArray | Sequence[TensorOrArray],
+    rank: int,
+    weights: TensorOrArray | Sequence[float] | None = None,
+) -> LowRank[TensorOrArray]:
+    """The best approximation of sum_t w_t U_t diag(s_t) V_t' with a given rank.
 
-    By QR of the stacked factors and an SVD of the small core between them; where the stacked
-    rank exceeds half the smaller side, by an SVD of the sum itself, which is cheaper then.
-    Arguments as in :func:`low_rank_sum`. Half-precision input is computed and returned in
-    float32. A rank above that of the sum gives all there is.
+    It is computed by QR decompositions of the stacked factors and an SVD of the small matrix
+    between them, or, if the stacked rank exceeds half the smaller side, by an SVD of the sum, which
+    is cheaper then. Differentiable if singular values are distinct.
+
+    Args:
+        u: As in :func:`awpf_ext.low_rank_sum`.
+        s: As in :func:`awpf_ext.low_rank_sum`.
+        v: As in :func:`awpf_ext.low_rank_sum`.
+        rank: The rank of the result. If the sum has a lower rank, that is the rank of the result.
+        weights: As in :func:`awpf_ext.low_rank_sum`.
+
+    Returns:
+        The factors, with singular values in descending order; float64 for float64 input, otherwise
+        float32.
+
+    Example:
+        >>> u, s, v = torch.eye(3)[None], torch.tensor([[3.0, 2.0, 1.0]]), torch.eye(3)[None]
+        >>> awpf_ext.truncate(u, s, v, rank=2).s
+        tensor([3., 2.])
     """
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
         raise ValueError(f"rank must be an integer of at least 1, got {rank!r}")
-    terms = _terms("truncate", u, s, v, weights)
+    terms: _Terms = _terms("truncate", u, s, v, weights)
     dtype = torch.float64 if terms.u.dtype == torch.float64 else torch.float32
     left, right = (_stack(factor).to(dtype) for factor in (terms.u, terms.v))
     coefficients = terms.coefficients.flatten(-2).to(dtype)
     # Autocast would round the products between the factorisations to bfloat16.
     with torch.autocast(left.device.type, enabled=False):
-        u, s, v = _decompose(left, coefficients, right)
-    kept = min(rank, s.shape[-1])
-    u, s, v = u[..., :kept], s[..., :kept], v[..., :kept]
-    return LowRank(*(part.reshape(*terms.shape, *part.shape[1:]) for part in (u, s, v)))
+        found = _decompose(left, coefficients, right)
+    kept = (part[..., : min(rank, part.shape[-1])] for part in found)
+    factors = (part.reshape(*terms.shape, *part.shape[1:]) for part in kept)
+    result: LowRank[Tensor] = LowRank(*factors)
+    return result  # type: ignore[return-value]
 
 
 def _decompose(left: Tensor, coefficients: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Singular triplets of left diag(coefficients) right', by whichever way is cheaper."""
+    """The SVD of left diag(coefficients) right', by whichever way is cheaper."""
     m, n, depth = left.shape[-2], right.shape[-2], left.shape[-1]
     if depth > min(m, n) // 2:
         return _svd(low_rank_sum(left[:, None], coefficients[:, None], right[:, None]))

@@ -1,51 +1,50 @@
-"""Class means and scatter matrices, their streaming form, and the separability of classes made of
-them."""
+"""Class means and scatter matrices, and the separability of classes that follows from them."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, get_args
 
 import torch
 from torch import Tensor
+from typing_extensions import NamedTuple
 
-from awpf_ext._library import require
 from awpf_ext.ops._arguments import (
     FLOATING,
     accepts_numpy,
+    can_inspect,
     check_choice,
     check_count,
     check_finite,
     check_labels,
     check_points,
     check_range,
-    may_look,
     result_dtype,
     shape_of,
 )
-from awpf_ext.ops._autograd import (
-    ReverseMode,
-    apply,
-    batching_rule,
-    fake,
-    folded,
-    run,
-    unfolded,
-)
-from awpf_ext.ops._sharded import Ranks, all_sum
+from awpf_ext.ops._autograd import ReverseMode, apply, run
+from awpf_ext.ops._sharded import agree, all_sum, world_of
+from awpf_ext.ops._types import Criterion, TensorOrArray
 from awpf_ext.ops.low_rank import low_rank_sum
 
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
-class Scatter(NamedTuple):
-    """Within-class and between-class scatter (..., d, d), class means (..., C, d), counts (..., C).
 
-    Scatter matrices are sums, not averages: within + between is the scatter around the grand
-    mean. Classes without rows have count 0 and mean 0.
+class Scatter(NamedTuple, Generic[TensorOrArray]):
+    """Scatter matrices, class means and class sizes.
+
+    Scatter matrices are sums, not averages: within + between is the scatter around the mean of all
+    rows. A class without rows has count 0 and mean 0.
     """
 
-    within: Tensor
-    between: Tensor
-    means: Tensor
-    counts: Tensor
+    within: TensorOrArray
+    """(..., d, d): within-class scatter S_W."""
+    between: TensorOrArray
+    """(..., d, d): between-class scatter S_B."""
+    means: TensorOrArray
+    """(..., C, d): class means."""
+    counts: TensorOrArray
+    """(..., C): number of rows of each class."""
 
 
 class _Scatter(ReverseMode):
@@ -65,10 +64,10 @@ class _Scatter(ReverseMode):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, labels, means, counts = ctx.saved_tensors
         within, between, of_means, _ = grads
-        # Rows of no class, which kernels that do not look at labels leave out, have no gradient.
+        # Rows with a label that is no class, which kernels may skip, have no gradient.
         valid = (labels >= 0) & (labels < counts.shape[-1])
         index = torch.where(valid, labels, 0).unsqueeze(-1).expand(*labels.shape, x.shape[-1])
-        # Moving a mean moves no scatter: its rows and its class sum to zero around it.
+        # The means need no terms of their own: deviations from them sum to zero.
         deviation = x.to(means.dtype) - means.gather(-2, index)
         rows = counts.to(means.dtype).unsqueeze(-1)
         grand = (rows * means).sum(-2, keepdim=True) / rows.sum(-2, keepdim=True).clamp(min=1)
@@ -77,32 +76,12 @@ class _Scatter(ReverseMode):
         return torch.where(valid.unsqueeze(-1), gradient, 0.0).to(x.dtype), None, None
 
 
-@fake("scatter")
-def _(x: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, ...]:
-    batch, _, d = x.shape
-    square = x.new_empty(batch, d, d, dtype=torch.float64)
-    means = x.new_empty(batch, num_classes, d, dtype=torch.float64)
-    counts = labels.new_empty(batch, num_classes)
-    return square, torch.empty_like(square), means, counts
-
-
-@batching_rule("scatter")
-def _(
-    info: Any, dims: tuple[Any, ...], x: Tensor, labels: Tensor, num_classes: int
-) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    size = info.batch_size
-    outputs = torch.ops.awpf.scatter(
-        folded(x, dims[0], size), folded(labels, dims[1], size), num_classes
-    )
-    return tuple(unfolded(output, size) for output in outputs), (0, 0, 0, 0)
-
-
-def _check(
+def check_labelled_points(
     function: str,
     x: Any,
     labels: Any,
     num_classes: int | None,
-    check: bool = False,
+    validate: bool = False,
     *,
     allow_empty: bool = False,
 ) -> tuple[Tensor, Tensor, int]:
@@ -125,14 +104,14 @@ def _check(
         num_classes = max(1, int(labels.max()) + 1) if labels.numel() > 0 else 1
     elif num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-    if x.device.type != "cpu" and may_look(x, check):  # on the CPU the kernel looks
+    if x.device.type != "cpu" and can_inspect(x, validate):  # the CPU kernel checks it
         check_range("labels", labels, num_classes)
         check_finite(x=x)
     return x, labels, num_classes
 
 
-def _scatter64(x: Tensor, labels: Tensor, num_classes: int) -> Scatter:
-    """All results in float64, batch dimensions as in x."""
+def scatter64(x: Tensor, labels: Tensor, num_classes: int) -> Scatter:
+    """The scatter with all results in float64."""
     shape = x.shape[:-2]
     flat = x.reshape(shape.numel(), *x.shape[-2:]).contiguous()
     flat_labels = labels.reshape(flat.shape[:2]).contiguous()
@@ -142,172 +121,137 @@ def _scatter64(x: Tensor, labels: Tensor, num_classes: int) -> Scatter:
 
 @accepts_numpy
 def scatter(
-    x: Any,
-    labels: Any,
+    x: TensorOrArray,
+    labels: TensorOrArray,
     num_classes: int | None = None,
     *,
-    group: Any = None,
-    check: bool = False,
-) -> Scatter:
-    """Scatter matrices, means and counts of x (..., n, d) under integer labels (..., n), 0 to
-    num_classes - 1.
+    group: ProcessGroup | None = None,
+    validate: bool = False,
+) -> Scatter[TensorOrArray]:
+    """Within-class and between-class scatter matrices, class means and counts.
 
-    S_W = sum_i (x_i - mu_{y_i})(x_i - mu_{y_i})', S_B = sum_c n_c (mu_c - mu)(mu_c - mu)'.
-    Differentiable in x (within, between and means). ``num_classes=None`` takes the largest
-    label plus one, which waits for a GPU; give it under torch.compile and torch.func and in CUDA
-    graphs. ``group``: a torch.distributed process group over whose ranks the rows are spread; every
-    rank passes its own x (n, d), possibly without rows, and gets the scatter of all of them.
-    ``check``: look at the values of CUDA tensors too, which waits for the GPU; without it rows with
-    other labels do not count there. float64 for float64 input, else float32.
+    S_W = sum_i (x_i - mu_{y_i}) (x_i - mu_{y_i})' and S_B = sum_c n_c (mu_c - mu) (mu_c - mu)'.
+    Differentiable in x (within, between and means).
+
+    Args:
+        x: Points (..., n, d).
+        labels: The class of each point (..., n), integers from 0 to num_classes - 1.
+        num_classes: Defaults to the largest label plus one, for which a GPU must be waited for. It
+            must be given under torch.compile and torch.func, in CUDA graphs, and with `group`.
+        group: A torch.distributed process group over whose ranks the rows are spread. Every rank
+            passes its own x (n, d), possibly without rows, and gets the scatter of all rows.
+        validate: Check the values of CUDA tensors too, which waits for the GPU. Without it, rows
+            with other labels are ignored there.
+
+    Returns:
+        The scatter, float64 for float64 points, otherwise float32.
+
+    Example:
+        >>> x = torch.tensor([[0.0], [2.0], [5.0], [7.0]])
+        >>> found = awpf_ext.scatter(x, torch.tensor([0, 0, 1, 1]))
+        >>> found.within, found.between
+        (tensor([[4.]]), tensor([[25.]]))
     """
     if group is not None:
-        x, found = _sharded_scatter(x, labels, num_classes, group)
+        points, found = _sharded_scatter(x, labels, num_classes, group)
     else:
-        x, labels, num_classes = _check("scatter", x, labels, num_classes, check)
-        found = _scatter64(x, labels, num_classes)
-    dtype = result_dtype(x.dtype)
+        points, checked, count = check_labelled_points("scatter", x, labels, num_classes, validate)
+        found = scatter64(points, checked, count)
+    dtype = result_dtype(points.dtype)
     within, between, means = (part.to(dtype) for part in found[:3])
-    return Scatter(within, between, means, found.counts)
+    found = Scatter(within, between, means, found.counts)
+    return found  # type: ignore[return-value]
 
 
 def _sharded_scatter(
-    x: Any, labels: Any, num_classes: int | None, group: Any
+    x: Any, labels: Any, num_classes: int | None, group: ProcessGroup
 ) -> tuple[Tensor, Scatter]:
-    """This rank's points, and the scatter of all ranks' in float64."""
-    ranks = Ranks(group)
+    """This rank's points, and the scatter of all ranks' points in float64."""
+    world = world_of(group)
 
     def check() -> tuple[Tensor, Scatter]:
         if num_classes is None:
             raise ValueError("num_classes must be given with group")
-        points, checked, count = _check("scatter", x, labels, num_classes, True, allow_empty=True)
+        points, checked, count = check_labelled_points(
+            "scatter", x, labels, num_classes, True, allow_empty=True
+        )
         if points.dim() != 2:
             raise ValueError(f"x must have shape (n, d) with group, got {shape_of(points)}")
-        return points, _scatter64(points, checked, count)  # looks at the values too
+        return points, scatter64(points, checked, count)  # the kernel checks the values
 
-    points, own = ranks.agree(
+    points, own = agree(
+        world,
         check,
         lambda found: (found[0].shape[1], FLOATING.index(found[0].dtype), len(found[1].counts)),
     )
-    counts = ranks.total(own.counts)
+    counts = world.all_reduce(own.counts)
     own_rows, rows = own.counts.double(), counts.double()
-    means = all_sum(own_rows.unsqueeze(-1) * own.means, ranks) / rows.clamp(min=1).unsqueeze(-1)
+    means = all_sum(own_rows.unsqueeze(-1) * own.means, world) / rows.clamp(min=1).unsqueeze(-1)
     shift = (own.means - means).mT.unsqueeze(0)
-    within = all_sum(low_rank_sum(shift, own_rows.unsqueeze(0), shift, base=own.within), ranks)
-    return points, Scatter(within, _between(means, rows), means, counts)
+    within = all_sum(low_rank_sum(shift, own_rows.unsqueeze(0), shift, base=own.within), world)
+    return points, Scatter(within, between_scatter(means, rows), means, counts)
 
 
-def _between(means: Tensor, rows: Tensor) -> Tensor:
-    """Between-class scatter of class means with so many rows each."""
+def between_scatter(means: Tensor, rows: Tensor) -> Tensor:
+    """Between-class scatter of class means (C, d), from as many `rows` of each class."""
     grand = (rows.unsqueeze(-1) * means).sum(0) / rows.sum().clamp(min=1)
-    spread = (means - grand).mT.unsqueeze(0)
-    return low_rank_sum(spread, rows.unsqueeze(0), spread)
-
-
-class ScatterAccumulator:
-    """Scatter of data that comes in pieces: the result does not depend, to rounding, on how it
-    was cut or merged.
-
-    Counts, means and within-class scatter are kept in float64 and combined by Chan's update.
-    """
-
-    def __init__(
-        self, num_classes: int, dim: int, device: torch.device | str | None = None
-    ) -> None:
-        if num_classes < 1 or dim < 1:
-            raise ValueError(f"num_classes and dim must be at least 1, got {num_classes} and {dim}")
-        double = {"dtype": torch.float64, "device": device}
-        self.num_classes = num_classes
-        self.dim = dim
-        self.counts = torch.zeros(num_classes, dtype=torch.int64, device=device)
-        self.means = torch.zeros(num_classes, dim, **double)  # type: ignore[arg-type]
-        self.within = torch.zeros(dim, dim, **double)  # type: ignore[arg-type]
-
-    @torch.no_grad()
-    def update(self, x: Any, labels: Any, *, check: bool = False) -> ScatterAccumulator:
-        """Add the rows of x (n, d) with their labels (n,); ``check`` as in :func:`scatter`."""
-        x, labels = (
-            torch.as_tensor(value) if not isinstance(value, Tensor) else value
-            for value in (x, labels)
-        )
-        if x.dim() != 2 or x.shape[-1] != self.dim or x.dtype not in FLOATING:
-            raise ValueError(
-                f"x must be floating-point of shape (n, {self.dim}), "
-                f"got {x.dtype} of shape {shape_of(x)}"
-            )
-        require(x.device, "ScatterAccumulator")
-        if x.shape[0] > 0:
-            x, labels, classes = _check("ScatterAccumulator", x, labels, self.num_classes, check)
-            found = _scatter64(x, labels, classes)
-            self._combine(found.counts, found.means, found.within)
-        return self
-
-    @torch.no_grad()
-    def merge(self, other: ScatterAccumulator) -> ScatterAccumulator:
-        """Add everything another accumulator of the same shape has seen."""
-        if (other.num_classes, other.dim) != (self.num_classes, self.dim):
-            raise ValueError(
-                f"other must have {self.num_classes} classes of {self.dim} features, "
-                f"got {other.num_classes} of {other.dim}"
-            )
-        self._combine(other.counts, other.means, other.within)
-        return self
-
-    def _combine(self, counts: Tensor, means: Tensor, within: Tensor) -> None:
-        total = self.counts + counts
-        share = counts.double() / total.clamp(min=1).double()
-        shift = means - self.means
-        self.within = low_rank_sum(
-            shift.mT.unsqueeze(0),
-            (self.counts.double() * share).unsqueeze(0),
-            shift.mT.unsqueeze(0),
-            base=self.within + within,
-        )
-        self.means = self.means + share.unsqueeze(-1) * shift
-        self.counts = total
-
-    def result(self) -> Scatter:
-        """The scatter of everything seen, in float64."""
-        between = _between(self.means, self.counts.double())
-        return Scatter(self.within.clone(), between, self.means.clone(), self.counts.clone())
+    deviations = (means - grand).mT.unsqueeze(0)
+    return low_rank_sum(deviations, rows.unsqueeze(0), deviations)
 
 
 @accepts_numpy
 def separability(
-    x: Any,
-    labels: Any,
-    criterion: str = "trace",
+    x: TensorOrArray,
+    labels: TensorOrArray,
+    criterion: Criterion = "trace",
     *,
     num_classes: int | None = None,
     shrinkage: float = 0.1,
-    check: bool = False,
-) -> Tensor:
-    """How far apart the classes of x (..., n, d) lie, relative to their spread (LDA's J).
+    validate: bool = False,
+) -> TensorOrArray:
+    """How far apart classes lie, relative to their extent: the J of linear discriminant analysis.
 
-    "trace": tr S_B / (tr S_B + tr S_W), in [0, 1], and 0 where all points are equal. "fisher":
-    tr(S_s^-1 S_B) with S_s = (1 - shrinkage) S_W + shrinkage tr(S_W)/d I, which exists for n <
-    d too. Differentiable in x. ``check`` as in :func:`scatter`; without it a singular scatter on
-    CUDA gives an infinity or NaN.
+    Differentiable in x.
+
+    Args:
+        x: Points (..., n, d).
+        labels: The class of each point (..., n), integers from 0 to num_classes - 1.
+        criterion: "trace" is tr S_B / (tr S_B + tr S_W), which is in [0, 1], and 0 if all points
+            are equal. "fisher" is tr(S_s^-1 S_B) with S_s = (1 - shrinkage) S_W + shrinkage
+            tr(S_W) / d I, which exists for n < d too.
+        num_classes: As in :func:`awpf_ext.scatter`.
+        shrinkage: From 0 to 1; only "fisher" uses it.
+        validate: As in :func:`awpf_ext.scatter`. Without it, a singular scatter on CUDA results in
+            an infinity or NaN.
+
+    Returns:
+        One value per problem, float64 for float64 points, otherwise float32.
+
+    Example:
+        >>> x = torch.tensor([[0.0], [2.0], [5.0], [7.0]])
+        >>> print(f"{awpf_ext.separability(x, torch.tensor([0, 0, 1, 1])):.4f}")
+        0.8621
     """
-    check_choice("criterion", criterion, ("trace", "fisher"))
+    check_choice("criterion", criterion, get_args(Criterion))
     if not 0 <= shrinkage <= 1:
         raise ValueError(f"shrinkage must be between 0 and 1, got {shrinkage}")
-    x, labels, num_classes = _check("separability", x, labels, num_classes, check)
-    within, between, _, _ = _scatter64(x, labels, num_classes)
+    points, checked, count = check_labelled_points("separability", x, labels, num_classes, validate)
+    within, between, _, _ = scatter64(points, checked, count)
     trace_within = within.diagonal(dim1=-2, dim2=-1).sum(-1)
     trace_between = between.diagonal(dim1=-2, dim2=-1).sum(-1)
     if criterion == "trace":
         total = trace_within + trace_between
         value = trace_between / torch.where(total > 0, total, 1.0)
     else:
-        d = x.shape[-1]
+        d = points.shape[-1]
         ridge = (shrinkage / d) * trace_within
         eye = torch.eye(d, dtype=within.dtype, device=within.device)
         shrunk = (1 - shrinkage) * within + ridge[..., None, None] * eye
         solved, failed = torch.linalg.solve_ex(shrunk, between)
-        if may_look(failed, check) and bool((failed != 0).any()):
+        if can_inspect(failed, validate) and bool((failed != 0).any()):
             raise ValueError(
                 'criterion="fisher": the within-class scatter is singular; '
-                "use a shrinkage above 0, or classes of more than one different row"
+                "use a shrinkage above 0, or classes with more than one distinct row"
             )
         value = solved.diagonal(dim1=-2, dim2=-1).sum(-1)
-    return value.to(result_dtype(x.dtype))
+    return value.to(result_dtype(points.dtype))  # type: ignore[return-value]

@@ -187,15 +187,15 @@ def test_values_are_looked_at_on_request(on_gpu):
     x, y, labels = on_gpu
     x[0, 7, 2] = torch.nan
     for call in (
-        lambda **check: awpf_ext.mmd(x, y, bandwidth=1.0, **check),
-        lambda **check: awpf_ext.scatter(x[0], labels, 3, **check).within,
-        lambda **check: awpf_ext.mmd_matrix(x[0], labels, num_groups=3, bandwidth=1.0, **check),
+        lambda **options: awpf_ext.mmd(x, y, bandwidth=1.0, **options),
+        lambda **options: awpf_ext.scatter(x[0], labels, 3, **options).within,
+        lambda **options: awpf_ext.mmd_matrix(x[0], labels, num_groups=3, bandwidth=1.0, **options),
     ):
         assert call().isnan().any()
         with pytest.raises(ValueError, match="NaN"):
-            call(check=True)
+            call(validate=True)
     with pytest.raises(ValueError, match="labels must be between 0 and 1"):
-        awpf_ext.scatter(y[0, :30], labels[:30], 2, check=True)
+        awpf_ext.scatter(y[0, :30], labels[:30], 2, validate=True)
 
 
 def test_labels_of_no_group_do_not_count(on_gpu):

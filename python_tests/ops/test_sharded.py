@@ -91,11 +91,12 @@ def test_gradients_are_those_of_the_sum_of_the_ranks_losses(
 
 
 def test_a_mistake_on_one_rank_is_an_error_on_all(found: list[Any]) -> None:
+    invalid = "the arguments on rank 1 of the group are invalid"
     expected = {
         "nan": ("the rows of rank 1 hold NaN or infinity",) * 2,
-        "label": ("rank 1 of the group refused its arguments", "label"),
-        "group": ("rank 1 of the group refused its arguments", "groups must be between 0 and 4"),
-        "dtype": ("rank 1 of the group refused its arguments", "same dtype"),
+        "label": (invalid, "label"),
+        "group": (invalid, "groups must be between 0 and 4"),
+        "dtype": (invalid, "same dtype"),
         "width": ("all ranks must pass the same number of features",) * 2,
         "classes": ("num_classes must be given with group",) * 2,
         "empty": ("y must have at least one row (n >= 1) over all ranks",) * 2,
