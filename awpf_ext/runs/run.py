@@ -1,8 +1,8 @@
 """A whole run in one call: data set, features, tasks, method, training, and the folder of the run.
 
-    from awpf_ext.runs.run import run
+    import awpf_ext
 
-    result = run(dataset="features:clip.npz", method="awpf", increment=10, out="runs/first")
+    result = awpf_ext.run(dataset="features:clip.npz", increment=10, out="runs/first")
     print(result.average, result.last, result.forgetting)
 
 The command line calls the same functions.
@@ -16,9 +16,10 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
+from typing_extensions import Unpack
 
 from awpf_ext import _library
 from awpf_ext.clip import load_backbone
@@ -43,6 +44,7 @@ from awpf_ext.runs.config import ConfigLayer, RunConfig, read_config_file, resol
 from awpf_ext.runs.diagnostics import collect_diagnostics
 from awpf_ext.runs.folder import RunFolder
 from awpf_ext.runs.loggers import check_tensorboard, write_tensorboard
+from awpf_ext.runs.options import RunOptions
 from awpf_ext.runs.result import Result
 from awpf_ext.runs.trainer import Progress, train
 
@@ -64,16 +66,30 @@ def run(
     resume: Resume = False,
     progress: RunProgress | None = None,
     tensorboard: bool = False,
-    **options: Any,
+    **options: Unpack[RunOptions],
 ) -> Result:
-    """Run a protocol, configured by a YAML file, by the same keys as options, or by both.
+    """Run a protocol: data, features, tasks, a method.
 
-    out: the folder of the run; without it nothing is written. If it holds the finished run, its
-    result is returned. resume: continue an unfinished run; with "intact" even if its last files are
-    damaged.
+    The configuration is a YAML file, options, or both; options override the file.
+
+    Args:
+        config: A YAML file with the keys of `options`.
+        out: The folder of the run; without it nothing is written. If it holds the finished run,
+            its result is returned.
+        resume: Continue an unfinished run; with "intact" even if its last files are damaged.
+        progress: Called with every progress report.
+        tensorboard: Write logs for TensorBoard into the folder, too.
+        options: Keys of the command line with underscores, settings of the method, and settings
+            for one method under its name.
+
+    Returns:
+        Accuracies after each task, forgetting, and what the run was made of.
+
+    Example:
+        ``awpf_ext.run(dataset="features:clip.npz", method="awpf", increment=10, out="runs/first")``
     """
     layers = [] if config is None else [read_config_file(Path(config))]
-    configured = resolve_config([*layers, ConfigLayer("run()", options)])
+    configured = resolve_config([*layers, ConfigLayer("run()", dict(options))])
     if configured.unused:
         raise UserError(f"{configured.config.method} has no {', '.join(configured.unused)}")
     folder = None if out is None else RunFolder(out)
