@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch.nn.functional import normalize
 from awpf_ext.data.features import FeatureSet, read_features
 from awpf_ext.data.stream import TaskStream, task_stream
 
+sys.path.append(str(Path(__file__).parent / "ops"))  # `from error_bounds import ...`
 SHARED = Path(__file__).parents[1].parent / "shared"
 
 

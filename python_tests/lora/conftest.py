@@ -15,7 +15,6 @@ pytest.importorskip("safetensors", reason='needs the extra "clip"')
 from safetensors.torch import save_file
 
 sys.path.append(str(Path(__file__).parent))  # `from small_adapters import ...`
-sys.path.append(str(Path(__file__).parents[1] / "ops"))  # `from error_bounds import ...`
 
 SHAPES: Mapping[str, tuple[int, int]] = {
     "layers.0.q": (20, 12),

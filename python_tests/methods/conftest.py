@@ -6,4 +6,3 @@ import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parent))  # `from tiny_images import ...`
-sys.path.append(str(Path(__file__).parents[1] / "ops"))  # `from error_bounds import ...`
