@@ -13,9 +13,13 @@ constexpr int kPiece = 128;  // a thread adds up so many rows of a class
 struct SortedRow {
   int row, label;
 };
-// A class mean as the sum of two floats, or the minimum and maximum of a feature.
-struct FloatPair {
-  float first, second;
+// A class mean as the sum of two floats.
+struct SplitMean {
+  float high, low;
+};
+// The extremes of a feature.
+struct MinMax {
+  float min, max;
 };
 
 // Split-K of a symmetric product: the tiles of the lower triangle, each in `splits` ranges of rows.
@@ -42,11 +46,12 @@ struct Problem {
   int* offsets;                      // (blocks, classes): counts, then positions of the first rows
   int *class_starts, *class_pieces;  // (classes + 1,): first sorted row, first piece of each class
   double* piece_sums;                // (max_pieces, dim)
-  FloatPair* piece_extremes;
-  FloatPair *split_means, *extremes;  // (classes, dim)
-  double* grand_mean;                 // (dim,)
-  float* feature_ranges;              // (dim,): maximum minus minimum
-  int* needs_fp64;                    // whether split halves are not accurate enough
+  MinMax* piece_extremes;
+  SplitMean* split_means;  // (classes, dim)
+  MinMax* extremes;        // (classes, dim)
+  double* grand_mean;      // (dim,)
+  float* feature_ranges;   // (dim,): maximum minus minimum
+  int* needs_fp64;         // whether split halves are not accurate enough
   double *split_tiles, *fp64_tiles, *between_tiles;
 
   __device__ __forceinline__ int valid_rows(const Sizes& s) const { return class_starts[s.classes]; }
@@ -55,10 +60,11 @@ struct Problem {
 // Each array holds the problems one after the other.
 struct ScatterBatch {
   Problem first;
-  Sizes s;
+  Sizes sizes;
   int element_bytes;
 
   __device__ __forceinline__ Problem problem(int64_t p) const {
+    const Sizes& s = sizes;
     Problem at = first;
     const int64_t points = int64_t(s.rows) * s.dim, per_class = int64_t(s.classes) * s.dim,
                   area = int64_t(s.dim) * s.dim;

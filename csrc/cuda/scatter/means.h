@@ -12,7 +12,7 @@ constexpr int kColumnThreads = 128;
 template <class T>
 static __global__ void __launch_bounds__(kColumnThreads) add_pieces(ScatterBatch batch) {
   const Problem p = batch.problem(blockIdx.z);
-  const int piece = blockIdx.x, classes = batch.s.classes, dim = batch.s.dim;
+  const int piece = blockIdx.x, classes = batch.sizes.classes, dim = batch.sizes.dim;
   const int column = int(blockIdx.y) * kColumnThreads + int(threadIdx.x);
   if (piece >= p.class_pieces[classes] || column >= dim) return;
   int label = 0, beyond = classes;  // class_pieces[label] <= piece < class_pieces[beyond]
@@ -24,13 +24,13 @@ static __global__ void __launch_bounds__(kColumnThreads) add_pieces(ScatterBatch
   const int end = p.class_starts[label + 1] - begin < kPiece ? p.class_starts[label + 1] : begin + kPiece;
   const T* x = static_cast<const T*>(p.x) + column;
   double sum = 0;
-  FloatPair extremes{INFINITY, -INFINITY};
+  MinMax extremes{INFINITY, -INFINITY};
 #pragma unroll 8
   for (int position = begin; position < end; ++position) {
     const auto value = widen(x[int64_t(p.sorted_rows[position].row) * dim]);
     sum += double(value);
-    extremes.first = fminf(extremes.first, float(value));
-    extremes.second = fmaxf(extremes.second, float(value));
+    extremes.min = fminf(extremes.min, float(value));
+    extremes.max = fmaxf(extremes.max, float(value));
   }
   p.piece_sums[int64_t(piece) * dim + column] = sum;
   p.piece_extremes[int64_t(piece) * dim + column] = extremes;
@@ -38,15 +38,15 @@ static __global__ void __launch_bounds__(kColumnThreads) add_pieces(ScatterBatch
 
 static __global__ void __launch_bounds__(kColumnThreads) find_means(ScatterBatch batch) {
   const Problem p = batch.problem(blockIdx.z);
-  const int label = blockIdx.x, dim = batch.s.dim;
+  const int label = blockIdx.x, dim = batch.sizes.dim;
   const int column = int(blockIdx.y) * kColumnThreads + int(threadIdx.x);
   if (column >= dim) return;
   double sum = 0;
-  FloatPair extremes{INFINITY, -INFINITY};
+  MinMax extremes{INFINITY, -INFINITY};
   for (int piece = p.class_pieces[label]; piece < p.class_pieces[label + 1]; ++piece) {
-    const FloatPair theirs = p.piece_extremes[int64_t(piece) * dim + column];
+    const MinMax theirs = p.piece_extremes[int64_t(piece) * dim + column];
     sum += p.piece_sums[int64_t(piece) * dim + column];
-    extremes = {fminf(extremes.first, theirs.first), fmaxf(extremes.second, theirs.second)};
+    extremes = {fminf(extremes.min, theirs.min), fmaxf(extremes.max, theirs.max)};
   }
   const int64_t count = p.counts[label], index = int64_t(label) * dim + column;
   const double mean = count > 0 ? sum / double(count) : 0.0;
@@ -59,32 +59,32 @@ static __global__ void __launch_bounds__(kColumnThreads) find_means(ScatterBatch
 // The mean of all rows and the range of each feature. A block takes 32 features; its 32 warps share the classes.
 static __global__ void __launch_bounds__(kWarp* kWarp) find_ranges(ScatterBatch batch) {
   double* sums = shared_memory<double>();
-  FloatPair* extremes = reinterpret_cast<FloatPair*>(sums + kWarp * kWarp);
+  MinMax* extremes = reinterpret_cast<MinMax*>(sums + kWarp * kWarp);
   const Problem p = batch.problem(blockIdx.y);
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, dim = batch.s.dim;
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, dim = batch.sizes.dim;
   const int column = int(blockIdx.x) * kWarp + lane;
   double sum = 0;
-  FloatPair mine{INFINITY, -INFINITY};
+  MinMax mine{INFINITY, -INFINITY};
   if (column < dim)
 #pragma unroll 4
-    for (int label = warp; label < batch.s.classes; label += kWarp) {
+    for (int label = warp; label < batch.sizes.classes; label += kWarp) {
       const int64_t index = int64_t(label) * dim + column;
-      const FloatPair theirs = p.extremes[index];
+      const MinMax theirs = p.extremes[index];
       sum += double(p.counts[label]) * p.means[index];
-      mine = {fminf(mine.first, theirs.first), fmaxf(mine.second, theirs.second)};
+      mine = {fminf(mine.min, theirs.min), fmaxf(mine.max, theirs.max)};
     }
   sums[threadIdx.x] = sum;
   extremes[threadIdx.x] = mine;
   __syncthreads();
   if (warp > 0 || column >= dim) return;
   for (int other = 1; other < kWarp; ++other) {
-    const FloatPair theirs = extremes[other * kWarp + lane];
+    const MinMax theirs = extremes[other * kWarp + lane];
     sum += sums[other * kWarp + lane];
-    mine = {fminf(mine.first, theirs.first), fmaxf(mine.second, theirs.second)};
+    mine = {fminf(mine.min, theirs.min), fmaxf(mine.max, theirs.max)};
   }
-  const int rows = p.valid_rows(batch.s);
+  const int rows = p.valid_rows(batch.sizes);
   p.grand_mean[column] = sum / double(rows > 0 ? rows : 1);
-  p.feature_ranges[column] = rows > 0 ? mine.second - mine.first : 0.0f;
+  p.feature_ranges[column] = rows > 0 ? mine.max - mine.min : 0.0f;
 }
 
 }  // namespace awpf

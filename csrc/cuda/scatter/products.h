@@ -44,12 +44,12 @@ struct Features {
     };
     Four hi{}, lo{};
     if (label >= 0) {
-      const FloatPair* means = p.split_means + int64_t(label) * dim + first;
+      const SplitMean* means = p.split_means + int64_t(label) * dim + first;
       const float* scale = scales + int(threadIdx.x) % kWarp * 4;
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
-        const FloatPair mean = first + k < dim ? means[k] : FloatPair{0, 0};
-        const Split parts = split((value[k] - mean.first - mean.second) * scale[k]);
+        const SplitMean mean = first + k < dim ? means[k] : SplitMean{0, 0};
+        const Split parts = split((value[k] - mean.high - mean.low) * scale[k]);
         hi.value[k] = parts.hi;
         lo.value[k] = parts.lo;
       }
@@ -70,18 +70,18 @@ static __global__ void __launch_bounds__(kSplitThreads) multiply_split(ScatterBa
   uint16_t* shared = shared_memory<uint16_t>();
   float* scales = reinterpret_cast<float*>(shared + 2 * kStageHalves);
   const Problem p = batch.problem(blockIdx.z);
-  const SplitK split_k = batch.s.split;
+  const SplitK split_k = batch.sizes.split;
   const TileIndex tile_index = lower_tile(blockIdx.x);
   const bool diagonal = tile_index.row == tile_index.column;
   if (threadIdx.x < 2 * kSplitTile) {
     const int tile = threadIdx.x < kSplitTile ? tile_index.row : tile_index.column;
     const int feature = tile * kSplitTile + int(threadIdx.x) % kSplitTile;
-    scales[threadIdx.x] = feature < batch.s.dim ? power_of_two(split_exponent(p.feature_ranges[feature])) : 0.0f;
+    scales[threadIdx.x] = feature < batch.sizes.dim ? power_of_two(split_exponent(p.feature_ranges[feature])) : 0.0f;
   }
   __syncthreads();
-  const Features left(batch.s.dim, tile_index.row, aligned, scales);
-  const Features right(batch.s.dim, tile_index.column, aligned, scales + kSplitTile);
-  const int valid_rows = p.valid_rows(batch.s), warp = threadIdx.x / kWarp;
+  const Features left(batch.sizes.dim, tile_index.row, aligned, scales);
+  const Features right(batch.sizes.dim, tile_index.column, aligned, scales + kSplitTile);
+  const int valid_rows = p.valid_rows(batch.sizes), warp = threadIdx.x / kWarp;
   const int64_t first = int64_t(blockIdx.y) * split_k.rows;
   const int begin = first < valid_rows ? int(first) : valid_rows;
   const int end = valid_rows - begin < split_k.rows ? valid_rows : begin + split_k.rows;
@@ -180,16 +180,16 @@ static __global__ void __launch_bounds__(kDoubleThreads, 2) multiply_fp64(Scatte
   const DoubleSlab left{shared}, right{shared + DoubleSlab::kSize};
   const Problem p = batch.problem(blockIdx.z);
   if (only_if_needed && *p.needs_fp64 == 0) return;
-  const SplitK split_k = Rows::split_k(batch.s);
+  const SplitK split_k = Rows::split_k(batch.sizes);
   const TileIndex tile_index = lower_tile(blockIdx.x);
-  const int count = Rows::count(p, batch.s), dim = batch.s.dim;
+  const int count = Rows::count(p, batch.sizes), dim = batch.sizes.dim;
   const int64_t first = int64_t(blockIdx.y) * split_k.rows;
   const int begin = first < count ? int(first) : count;
   const int end = count - begin < split_k.rows ? count : begin + split_k.rows;
   const auto fill = [&](const DoubleSlab& side, int tile, int at) {
     side.fill<false>([&](int row, int depth) {
       const int column = tile * kDoubleTile + row;
-      return at + depth < end && column < dim ? Rows::at(p, batch.s, at + depth, column) : 0.0;
+      return at + depth < end && column < dim ? Rows::at(p, batch.sizes, at + depth, column) : 0.0;
     });
   };
   DoubleTile tile;

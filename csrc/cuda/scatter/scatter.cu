@@ -40,9 +40,9 @@ __device__ __forceinline__ double sum_split_k(const double* tiles, const SplitK&
 __global__ void __launch_bounds__(kColumnThreads) check_precision(ScatterBatch batch) {
   const Problem p = batch.problem(blockIdx.y);
   const int column = int(blockIdx.x) * kColumnThreads + int(threadIdx.x);
-  if (column >= batch.s.dim || p.feature_ranges[column] == 0) return;
-  const double square = sum_split_k<kSplitTile>(p.split_tiles, batch.s.split, column, column);
-  if (!(square >= kMinMeanSquare * p.valid_rows(batch.s))) atomicMax(p.needs_fp64, 1);
+  if (column >= batch.sizes.dim || p.feature_ranges[column] == 0) return;
+  const double square = sum_split_k<kSplitTile>(p.split_tiles, batch.sizes.split, column, column);
+  if (!(square >= kMinMeanSquare * p.valid_rows(batch.sizes))) atomicMax(p.needs_fp64, 1);
 }
 
 enum class Sum { within, within_fp64, between };
@@ -50,15 +50,15 @@ enum class Sum { within, within_fp64, between };
 template <Sum kSum>
 __global__ void __launch_bounds__(kColumnThreads) reduce_tiles(ScatterBatch batch) {
   const Problem p = batch.problem(blockIdx.z);
-  const int row = blockIdx.y, column = int(blockIdx.x) * kColumnThreads + int(threadIdx.x), dim = batch.s.dim;
+  const int row = blockIdx.y, column = int(blockIdx.x) * kColumnThreads + int(threadIdx.x), dim = batch.sizes.dim;
   if (column > row) return;
   double sum;
   if (kSum == Sum::between)
-    sum = sum_split_k<kDoubleTile>(p.between_tiles, batch.s.between, row, column);
+    sum = sum_split_k<kDoubleTile>(p.between_tiles, batch.sizes.between, row, column);
   else if (kSum == Sum::within_fp64 || *p.needs_fp64 != 0)
-    sum = sum_split_k<kDoubleTile>(p.fp64_tiles, batch.s.fp64, row, column);
+    sum = sum_split_k<kDoubleTile>(p.fp64_tiles, batch.sizes.fp64, row, column);
   else
-    sum = ldexp(sum_split_k<kSplitTile>(p.split_tiles, batch.s.split, row, column),
+    sum = ldexp(sum_split_k<kSplitTile>(p.split_tiles, batch.sizes.split, row, column),
                 -split_exponent(p.feature_ranges[row]) - split_exponent(p.feature_ranges[column]));
   double* to = kSum == Sum::between ? p.between : p.within;
   to[int64_t(row) * dim + column] = to[int64_t(column) * dim + row] = sum;
@@ -70,7 +70,7 @@ unsigned blocks_of(int64_t count, int64_t each) { return unsigned(ceil_div(count
 
 template <Sum kSum>
 void launch_reduce(const ScatterBatch& batch, int problems, Stream stream) {
-  const unsigned dim = unsigned(batch.s.dim);
+  const unsigned dim = unsigned(batch.sizes.dim);
   launch(reduce_tiles<kSum>, dim3(blocks_of(dim, kColumnThreads), dim, unsigned(problems)), dim3(kColumnThreads), 0,
          stream, batch);
 }
@@ -82,33 +82,34 @@ void launch_fp64(const ScatterBatch& batch, const SplitK& split_k, int problems,
 }
 
 void launch_within(const ScatterBatch& batch, int problems, Stream stream, double) {
-  launch_fp64<WithinRows<double>>(batch, batch.s.fp64, problems, false, stream);
+  launch_fp64<WithinRows<double>>(batch, batch.sizes.fp64, problems, false, stream);
   launch_reduce<Sum::within_fp64>(batch, problems, stream);
 }
 
 template <class T>
 void launch_within(const ScatterBatch& batch, int problems, Stream stream, T) {
-  const bool aligned = batch.s.dim % 4 == 0 && reinterpret_cast<uintptr_t>(batch.first.x) % (4 * sizeof(T)) == 0;
-  launch(multiply_split<T>, dim3(unsigned(batch.s.split.tiles), unsigned(batch.s.split.splits), unsigned(problems)),
+  const bool aligned = batch.sizes.dim % 4 == 0 && reinterpret_cast<uintptr_t>(batch.first.x) % (4 * sizeof(T)) == 0;
+  launch(multiply_split<T>,
+         dim3(unsigned(batch.sizes.split.tiles), unsigned(batch.sizes.split.splits), unsigned(problems)),
          dim3(kSplitThreads), kSharedBytes, stream, batch, aligned);
-  launch(check_precision, dim3(blocks_of(batch.s.dim, kColumnThreads), unsigned(problems)), dim3(kColumnThreads), 0,
+  launch(check_precision, dim3(blocks_of(batch.sizes.dim, kColumnThreads), unsigned(problems)), dim3(kColumnThreads), 0,
          stream, batch);
-  launch_fp64<WithinRows<T>>(batch, batch.s.fp64, problems, true, stream);
+  launch_fp64<WithinRows<T>>(batch, batch.sizes.fp64, problems, true, stream);
   launch_reduce<Sum::within>(batch, problems, stream);
 }
 
 template <class T>
 void run(const ScatterBatch& batch, int problems, Stream stream, T element) {
   sort_by_class(batch, problems, stream);
-  const unsigned across = blocks_of(batch.s.dim, kColumnThreads);
-  launch(add_pieces<T>, dim3(unsigned(batch.s.max_pieces), across, unsigned(problems)), dim3(kColumnThreads), 0, stream,
+  const unsigned across = blocks_of(batch.sizes.dim, kColumnThreads);
+  launch(add_pieces<T>, dim3(unsigned(batch.sizes.max_pieces), across, unsigned(problems)), dim3(kColumnThreads), 0,
+         stream, batch);
+  launch(find_means, dim3(unsigned(batch.sizes.classes), across, unsigned(problems)), dim3(kColumnThreads), 0, stream,
          batch);
-  launch(find_means, dim3(unsigned(batch.s.classes), across, unsigned(problems)), dim3(kColumnThreads), 0, stream,
-         batch);
-  launch(find_ranges, dim3(blocks_of(batch.s.dim, kWarp), unsigned(problems)), dim3(kWarp * kWarp),
-         kWarp * kWarp * (sizeof(double) + sizeof(FloatPair)), stream, batch);
+  launch(find_ranges, dim3(blocks_of(batch.sizes.dim, kWarp), unsigned(problems)), dim3(kWarp * kWarp),
+         kWarp * kWarp * (sizeof(double) + sizeof(MinMax)), stream, batch);
   launch_within(batch, problems, stream, element);
-  launch_fp64<BetweenRows>(batch, batch.s.between, problems, false, stream);
+  launch_fp64<BetweenRows>(batch, batch.sizes.between, problems, false, stream);
   launch_reduce<Sum::between>(batch, problems, stream);
 }
 
@@ -145,9 +146,9 @@ void allocate_batch(Problem& p, const Sizes& s, int64_t problems, Arena& arena) 
   p.class_starts = arena.take<int>(problems * (s.classes + 1));
   p.class_pieces = arena.take<int>(problems * (s.classes + 1));
   p.piece_sums = arena.take<double>(problems * per_piece);
-  p.piece_extremes = arena.take<FloatPair>(problems * per_piece);
-  p.split_means = arena.take<FloatPair>(problems * per_class);
-  p.extremes = arena.take<FloatPair>(problems * per_class);
+  p.piece_extremes = arena.take<MinMax>(problems * per_piece);
+  p.split_means = arena.take<SplitMean>(problems * per_class);
+  p.extremes = arena.take<MinMax>(problems * per_class);
   p.grand_mean = arena.take<double>(problems * s.dim);
   p.feature_ranges = arena.take<float>(problems * s.dim);
   p.split_tiles = arena.take<double>(problems * s.split.blocks() * split_area);
@@ -166,11 +167,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> scatter(Tensor x, Tensor labels, int6
   ScatterResult result(x, shape);
   const DeviceScope device(x);
   ScatterBatch batch{};
-  batch.s = sizes_of(shape);
-  const int64_t each = arena_bytes([&](Arena& arena) { allocate_batch(batch.first, batch.s, 1, arena); });
+  batch.sizes = sizes_of(shape);
+  const int64_t each = arena_bytes([&](Arena& arena) { allocate_batch(batch.first, batch.sizes, 1, arena); });
   const int64_t problems = std::max<int64_t>(1, std::min({shape.batch, kMaxProblems, kBatchBytes / each}));
   for (int64_t done = 0; done < shape.batch; done += problems) {
-    Tensor memory = allocate_arena(x, [&](Arena& arena) { allocate_batch(batch.first, batch.s, problems, arena); });
+    Tensor memory = allocate_arena(x, [&](Arena& arena) { allocate_batch(batch.first, batch.sizes, problems, arena); });
     Problem& p = batch.first;
     Tensor zeroed = torch::stable::narrow(memory, 0, 0,
                                           reinterpret_cast<char*>(p.sorted_rows) - reinterpret_cast<char*>(p.offsets));

@@ -16,12 +16,12 @@ constexpr unsigned kAll = 0xffffffffu;
 
 __global__ void __launch_bounds__(kCountThreads) count_labels(ScatterBatch batch) {
   const Problem p = batch.problem(blockIdx.y);
-  const int begin = int(blockIdx.x) * batch.s.block_rows;
-  const int end = batch.s.rows - begin < batch.s.block_rows ? batch.s.rows : begin + batch.s.block_rows;
-  int* counts = p.offsets + int64_t(blockIdx.x) * batch.s.classes;
+  const int begin = int(blockIdx.x) * batch.sizes.block_rows;
+  const int end = batch.sizes.rows - begin < batch.sizes.block_rows ? batch.sizes.rows : begin + batch.sizes.block_rows;
+  int* counts = p.offsets + int64_t(blockIdx.x) * batch.sizes.classes;
   for (int row = begin + int(threadIdx.x); row < end; row += kCountThreads) {
     const int64_t label = p.labels[row];
-    if (label >= 0 && label < batch.s.classes) atomicAdd(counts + label, 1);
+    if (label >= 0 && label < batch.sizes.classes) atomicAdd(counts + label, 1);
   }
 }
 
@@ -57,7 +57,7 @@ __device__ Pair sum_before(Pair mine, Pair* total, Pair* shared) {
 __global__ void __launch_bounds__(kScanThreads) find_positions(ScatterBatch batch) {
   Pair* shared = shared_memory<Pair>();
   const Problem p = batch.problem(blockIdx.x);
-  const int classes = batch.s.classes, blocks = batch.s.blocks;
+  const int classes = batch.sizes.classes, blocks = batch.sizes.blocks;
   Pair done{0, 0};
   for (int first = 0; first < classes; first += kScanThreads) {
     const int label = first + int(threadIdx.x);
@@ -93,13 +93,14 @@ __global__ void __launch_bounds__(kScanThreads) find_positions(ScatterBatch batc
 
 __global__ void __launch_bounds__(kWarp) place_rows(ScatterBatch batch) {
   const Problem p = batch.problem(blockIdx.y);
-  const int lane = threadIdx.x, begin = int(blockIdx.x) * batch.s.block_rows;
-  const int count = batch.s.rows - begin < batch.s.block_rows ? batch.s.rows - begin : batch.s.block_rows;
-  int* next = p.offsets + int64_t(blockIdx.x) * batch.s.classes;
+  const int lane = threadIdx.x, begin = int(blockIdx.x) * batch.sizes.block_rows;
+  const int count =
+      batch.sizes.rows - begin < batch.sizes.block_rows ? batch.sizes.rows - begin : batch.sizes.block_rows;
+  int* next = p.offsets + int64_t(blockIdx.x) * batch.sizes.classes;
   for (int done = 0; done < count; done += kWarp) {
     const int row = begin + done + lane;
     const int64_t given = done + lane < count ? p.labels[row] : -1;
-    const int label = given >= 0 && given < batch.s.classes ? int(given) : -1;
+    const int label = given >= 0 && given < batch.sizes.classes ? int(given) : -1;
     int before = 0, alike = 0;
 #pragma unroll
     for (int other = 0; other < kWarp; ++other) {
@@ -120,7 +121,7 @@ __global__ void __launch_bounds__(kWarp) place_rows(ScatterBatch batch) {
 }  // namespace
 
 void sort_by_class(const ScatterBatch& batch, int problems, Stream stream) {
-  const dim3 blocks(unsigned(batch.s.blocks), unsigned(problems));
+  const dim3 blocks(unsigned(batch.sizes.blocks), unsigned(problems));
   launch(count_labels, blocks, dim3(kCountThreads), 0, stream, batch);
   launch(find_positions, dim3(unsigned(problems)), dim3(kScanThreads), kWarp * sizeof(Pair), stream, batch);
   launch(place_rows, blocks, dim3(kWarp), 0, stream, batch);
