@@ -1,10 +1,8 @@
 // The names of cuda/device/hopper.h on the emulator, which is stricter than the hardware:
 // - the destination of a bulk copy holds NaNs until a thread has waited for its barrier, and the copy only arrives if
-// the
-//   barrier expects exactly its bytes;
+//   the barrier expects exactly its bytes;
 // - a product is computed when it is waited for, from what its operands hold then: overwriting them too early shows.
-// Until
-//   then its results are NaN. All four warps of a warpgroup must start the same products;
+//   Until then its results are NaN. All four warps of a warpgroup must start the same products;
 // - registers that a warpgroup takes must have been given up by another one.
 #pragma once
 

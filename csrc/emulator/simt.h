@@ -7,13 +7,12 @@
 // - It is an error, which names the waiting threads, if some threads never reach a barrier or if lanes of a warp are at
 //   different instructions.
 // - Shared memory starts as NaNs. Zones around it are checked for stray writes after every block; the addresses given
-// to
-//   copies and matrix loads are checked at once.
+//   to copies and matrix loads are checked at once.
 // - Asynchronous copies arrive only when they are waited for, and their destinations hold NaNs until then.
 // - Blocks, and threads between barriers, run in an order that tests choose (awpf_emulator_order). Results must not
-// depend
-//   on it.
+//   depend on it.
 // - Tensor cores add products as coarsely as any hardware in use, and exp2_approx is as inaccurate as it may be.
+//
 // Not modelled: memory ordering, launch limits of registers and shared memory, FMA contraction, bank conflicts, time.
 #pragma once
 

@@ -1,6 +1,6 @@
 // Products in single precision on fp16 tensor cores: a 128 x 128 tile of A B'.
 //
-// Each value is split into the sum of two fp16 numbers, hi + lo, which keep 22 of its bits; the product is
+// Each value is split into the sum of two fp16 numbers, hi + lo, which keep 22 of its bits. A product is
 // hi hi' + hi lo' + lo hi'. Values are scaled by a power of two so that the largest lies below 2^15. Values above 2^-18
 // of the largest keep all 22 bits; smaller ones have an absolute error of 2^-40 of the largest.
 //

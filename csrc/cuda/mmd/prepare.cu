@@ -4,6 +4,7 @@
 // 2. strip_sums_kernel: sums of the rows of each strip, and of their squares.
 // 3. scaling_kernel: the centre of each problem and, from the spread around it, the precision that it is computed in.
 // 4. pack_kernel: centred and scaled rows in two halves, and half their squared norms.
+//
 // Bytes: the points twice, the packed copy once.
 #include "cuda/device/block.h"
 #include "cuda/device/device.h"
