@@ -18,7 +18,8 @@ namespace {
 
 constexpr int kLayoutThreads = 1024;
 
-__global__ void __launch_bounds__(kLayoutThreads) layout_kernel(ProblemLayout layout) {
+// __grid_constant__: otherwise the compiler keeps a copy of the layout in local memory.
+__global__ void __launch_bounds__(kLayoutThreads) layout_kernel(const __grid_constant__ ProblemLayout layout) {
   fill_layout(layout, shared_memory<int64_t>());
 }
 
