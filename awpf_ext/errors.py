@@ -30,7 +30,7 @@ _LISTED = 20  # a message lists at most this many names
 
 
 class AwpfError(Exception):
-    """Something the user can act on; the command line prints it without a traceback."""
+    """An error that the user can act on; the command line prints it without a traceback."""
 
     exit_code = 1
 
@@ -42,7 +42,7 @@ class UserError(AwpfError):
 
 
 class DataError(AwpfError):
-    """Data that cannot be read, cannot be written or contradicts itself."""
+    """Data that cannot be read or written, or is inconsistent."""
 
     exit_code = 3
 
@@ -54,7 +54,7 @@ class CheckpointError(AwpfError):
 
 
 class OfflineError(AwpfError):
-    """Weights or data that are not here and cannot be fetched."""
+    """Weights or data that are missing and cannot be downloaded."""
 
     exit_code = 5
 

@@ -1,1 +1,1 @@
-"""The `awpf` command: one file for each subcommand, and what they share."""
+"""The `awpf` command: one file per subcommand, and what they share."""

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ParamSpec
 import typer
 
 from awpf_ext._library import MISSING_CPU, __version__
-from awpf_ext.cli.progress import messages, print_error
+from awpf_ext.cli.progress import error_console, print_error
 from awpf_ext.errors import AwpfError, UserError, not_installed
 
 EXIT_CODES = """Exit codes: 0 success; 1 a bug in awpf_ext; 2 wrong arguments or configuration;
@@ -59,7 +59,7 @@ def handle_errors(command: Callable[Parameters, None]) -> Callable[Parameters, N
             print_error(error)
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt as interrupt:  # its text says what is kept and how to continue
-            messages().print(f"interrupted{interrupt}")
+            error_console().print(f"interrupted{interrupt}")
             raise typer.Exit(130) from None
         except ModuleNotFoundError as error:
             if (error.name or "").split(".")[0] == "awpf_ext":

@@ -22,7 +22,7 @@ from awpf_ext.runs.sweep import Axis, SweepRun, plan_sweep, run_sweep, variants_
 from awpf_ext.runs.sweep_file import write_sweep
 from awpf_ext.runs.wording import pluralize
 
-RUNS = "Runs"  # section of the help: which runs are made
+RUNS = "Runs"  # section of the help: options that say which runs are made
 LAMBDA = "balance_scale"
 # The values of lambda in the paper's Figure 4.
 LAMBDAS = "0.25,0.5,0.75,1,1.25,1.5,1.75,2"
@@ -130,9 +130,9 @@ def _axes(keys: Sequence[str], values: Sequence[str]) -> list[Axis]:
             f"--parameter is given {pluralize(len(keys), 'time')} and --values "
             f"{pluralize(len(values), 'time')}; expected values for each"
         )
-    twice = next((key for key in keys if keys.count(key) > 1), None)
-    if twice is not None:
-        raise UserError(f"--parameter {twice} is given more than once; list its values in one")
+    repeated = next((key for key in keys if keys.count(key) > 1), None)
+    if repeated is not None:
+        raise UserError(f"--parameter {repeated} is given more than once; list its values in one")
     pairs = zip(keys, values, strict=True)
     return [Axis(key, tuple(_split("--values", listed))) for key, listed in pairs]
 
@@ -155,10 +155,10 @@ def _run(
     keys = [axis.key for axis in axes]
     for key in ("order", "seed"):
         if key in keys or key in layers[-1].values:
-            raise UserError(f"{key} is varied by --{key}s, in no other way")
+            raise UserError(f"{key} can only be varied by --{key}s")
     for key in keys:
         if key in layers[-1].values:
-            raise UserError(f"{key} is what is varied here; leave it out of --set")
+            raise UserError(f"{key} is varied by this command; remove it from --set")
     runs = plan_sweep(
         variants_of(axes),
         layers,
@@ -173,12 +173,12 @@ def _run(
         reporter.prefix = f"run {index + 1}/{len(runs)} ({run.variant}) "
 
     try:
-        with reporter.watching():
+        with reporter.live():
             result = run_sweep(runs, progress=reporter, starting=starting)
     except KeyboardInterrupt:
         done = sum(RunFolder(run.folder).is_finished for run in runs)
         kept = f"{done} of {pluralize(len(runs), 'run')} done in {out}"
-        raise KeyboardInterrupt(f": {kept}; the same command goes on") from None
+        raise KeyboardInterrupt(f": {kept}; the same command continues") from None
     facts = write_sweep(out, axes, result)
     if not as_json:
         print_sweep(result, axes, paired=paired, folder=out)
@@ -192,11 +192,11 @@ def _run(
 def _split(name: str, text: str) -> list[str]:
     items = [item.strip() for item in text.split(",") if item.strip()]
     if not items:
-        raise UserError(f"{name} is {text!r}; expected values with commas between them")
+        raise UserError(f"{name} is {text!r}; expected values separated by commas")
     return items
 
 
 def _whole_number(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
-        raise UserError(f"--seeds holds {text!r}; expected whole numbers with commas between them")
+        raise UserError(f"--seeds holds {text!r}; expected whole numbers separated by commas")
     return int(text)

@@ -1,6 +1,6 @@
-"""`awpf doctor`: what is installed, what works, what is missing and how to get it.
+"""`awpf doctor`: what is installed, what works, what is missing and how to install it.
 
-It imports nothing but torch and awpf_ext's operations, so that it works where the rest does not.
+It imports only torch and the operations, so that it works when the rest does not.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from awpf_ext.ops.scatter import scatter
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Print the report; 0 where the CPU operations work."""
+    """Print the report; returns 0 if all operations work."""
     unknown = [argument for argument in arguments if argument != "--json"]
     if unknown:
-        help_wanted = unknown[0] in ("-h", "--help")
-        print("usage: awpf doctor [--json]", file=sys.stdout if help_wanted else sys.stderr)
-        return 0 if help_wanted else 2
+        asks_for_help = unknown[0] in ("-h", "--help")
+        print("usage: awpf doctor [--json]", file=sys.stdout if asks_for_help else sys.stderr)
+        return 0 if asks_for_help else 2
     report = examine()
     print(json.dumps(report) if arguments else "\n".join(_lines(report)))
     return 0 if report["works"] else 1
@@ -54,7 +54,7 @@ def examine() -> dict[str, Any]:
 
 
 def _failure(device: str) -> str | None:
-    """Why the operations do not work on a device, or None: each is run and compared."""
+    """Run each operation on a device and compare its result; why one fails, or None."""
     torch.manual_seed(0)
     try:
         x, y = torch.randn(40, 8).to(device), torch.randn(30, 8).to(device) + 1
@@ -73,7 +73,7 @@ def _failure(device: str) -> str | None:
         for name, (found, expected) in checks.items():
             if not torch.allclose(found.double(), expected.double(), 1e-4, 1e-5):
                 return f"awpf_ext.{name} gives a wrong result on {device}"
-    except Exception as error:  # whatever is broken, this is the place to say it
+    except Exception as error:  # the report should show any failure
         return f"{type(error).__name__} on {device}: {error}"
     return None
 
@@ -86,7 +86,7 @@ def _version(package: str) -> str | None:
 
 
 def _caches() -> dict[str, Path]:
-    """Where weights, data and features are looked for."""
+    """Folders in which weights, data and features are cached."""
     home = os.environ.get("HF_HOME", "~/.cache/huggingface")
     hub = os.environ.get("HF_HUB_CACHE", f"{home}/hub")
     named = {
@@ -98,9 +98,9 @@ def _caches() -> dict[str, Path]:
 
 
 def _folder(path: Path) -> dict[str, Any]:
-    """Path, bytes in it (None: it is not there yet), bytes free on its disk."""
-    there = next(p for p in (path, *path.parents) if p.exists())
-    free = shutil.disk_usage(there).free
+    """The path, its size in bytes (None if it does not exist yet), and the free bytes."""
+    existing = next(p for p in (path, *path.parents) if p.exists())
+    free = shutil.disk_usage(existing).free
     used = None
     if path.is_dir():
         files = (Path(root) / name for root, _, names in os.walk(path) for name in names)
@@ -133,16 +133,16 @@ def _lines(report: dict[str, Any]) -> list[str]:
         ("torch", f"{build['torch']}, {build['threads']} threads"),
         ("CPU kernels", kernels),
         ("CUDA kernels", build["cuda_kernels"]),
-        ("GPU", ", ".join(report["gpus"]) or "none that torch sees"),
+        ("GPU", ", ".join(report["gpus"]) or "none visible to torch"),
         ("", ""),
     ]
     for name, version in packages.items():
         rows.append((name, version or f"missing: {install_command(name)}"))
     rows.append(("", ""))
     for name, folder in report["folders"].items():
-        used = "not there yet" if folder["bytes"] is None else _size(folder["bytes"])
+        used = "does not exist yet" if folder["bytes"] is None else _size(folder["bytes"])
         rows.append((name, f"{folder['path']} ({used}, {_size(folder['free'])} free)"))
-    rows.append(("weights found", ", ".join(report["weights"]) or "none; fetched on first use"))
+    rows.append(("weights found", ", ".join(report["weights"]) or "none; downloaded on first use"))
     where = " and on ".join(report["devices"]).replace("cpu", "the CPU")
     works = f"all operations work on {where}"
     verdict = works if report["works"] else f"broken: {report['failure']}"

@@ -1,4 +1,4 @@
-"""The `awpf` command; says what to install where the packages it needs are not there."""
+"""The `awpf` command; if a package is missing, it says what to install."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from awpf_ext.errors import not_installed
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; ends in SystemExit with its exit code."""
+    """Run the command line; raises SystemExit with the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] == ["doctor"]:  # it has to work where everything else does not
+    if given[:1] == ["doctor"]:  # it has to work when nothing else does
         from awpf_ext.cli.environment import main as doctor
 
         raise SystemExit(doctor(given[1:]))

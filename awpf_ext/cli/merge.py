@@ -78,7 +78,7 @@ def merge(
     Reads and writes PEFT's format. The base model can be any, and is not loaded.
     """
     reporter = Reporter(quiet)
-    with reporter.watching():
+    with reporter.live():
         report = merge_adapters(
             adapters,
             out,
@@ -92,7 +92,7 @@ def merge(
             dtype=dtype,
             base_model=base_model,
             force=force,
-            progress=lambda done, total: reporter.counting(done, total, "layers"),
+            progress=lambda done, total: reporter.count(done, total, "layers"),
         )
     if as_json:
         print_json(report.to_json())
@@ -104,6 +104,4 @@ def _numbers(text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise UserError(
-            f"--weights is {text!r}; expected numbers with commas between them"
-        ) from None
+        raise UserError(f"--weights is {text!r}; expected numbers separated by commas") from None

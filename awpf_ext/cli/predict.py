@@ -44,11 +44,11 @@ def predict(
 
     source = BackboneSource(pretrained, cache_dir, encoder_device(device))
     reporter = Reporter(quiet)
-    with reporter.watching():
+    with reporter.live():
         learned = load_model(model, source)
         clip = learned.method.clip
         backbone = backbone_of(learned.facts, source) if clip is None else clip.backbone
-        predictions = classify(learned, backbone, images, top=top, progress=reporter.counting)
+        predictions = classify(learned, backbone, images, top=top, progress=reporter.count)
     if as_json:
         print_json({"predictions": [prediction.to_json() for prediction in predictions]})
     else:

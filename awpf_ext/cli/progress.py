@@ -1,4 +1,4 @@
-"""What goes to standard error: live progress, warnings, notes and errors."""
+"""Output on standard error: live progress, warnings, notes and errors."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from awpf_ext.runs.trainer import Progress
 from awpf_ext.runs.wording import percent
 
 
-def messages() -> Console:
-    """Standard error: lines end between words in a terminal, and nowhere in a file."""
+def error_console() -> Console:
+    """Standard error; long lines are wrapped in a terminal, but not in a file."""
     return Console(
         stderr=True,
         highlight=False,
@@ -30,15 +30,15 @@ def messages() -> Console:
 
 
 def print_error(error: object) -> None:
-    """One error, told without a traceback."""
-    messages().print(Text.assemble(("error: ", "bold red"), str(error)))
+    """Print one error without its traceback."""
+    error_console().print(Text.assemble(("error: ", "bold red"), str(error)))
 
 
 class Reporter:
-    """Live progress of features, runs and comparisons; silent where nobody watches."""
+    """Live progress of encoding, training and comparing; only a terminal shows it."""
 
     def __init__(self, quiet: bool, bar_width: int = 24) -> None:
-        self._console = messages()
+        self._console = error_console()
         self.quiet = quiet
         self._bar = Bar(
             TextColumn("{task.description}", markup=False),
@@ -54,12 +54,12 @@ class Reporter:
         self._line = self._bar.add_task("reading data", total=None, facts="")
         self._stage = ""
         self._width = 0
-        self.prefix = ""  # which run of several this is
-        self.rates: dict[str, float] = {}  # images a second of each split that was encoded now
+        self.prefix = ""  # names the run, if there are several
+        self.rates: dict[str, float] = {}  # images per second, for each split that was encoded
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Show progress while a block works; its warnings become notes, its prints go to stderr."""
+    def live(self) -> Iterator[None]:
+        """Show progress during a block; its warnings become notes and its prints go to stderr."""
         with redirect_stdout(sys.stderr), warnings.catch_warnings(), self._bar:
             warnings.simplefilter("default", UserWarning)
             warnings.showwarning = self._warn
@@ -70,8 +70,8 @@ class Reporter:
             self._console.print(Text(text, style="dim"))
 
     @contextmanager
-    def working(self, text: str) -> Iterator[None]:
-        """Say what is going on while a block takes its seconds."""
+    def spinner(self, text: str) -> Iterator[None]:
+        """Show a text during a block that takes a while."""
         if self.quiet or not self._console.is_terminal:
             yield
             return
@@ -80,15 +80,15 @@ class Reporter:
 
     def __call__(self, event: Progress | ExtractProgress) -> None:
         if isinstance(event, ExtractProgress):
-            self._extracting(event)
+            self._show_encoding(event)
         else:
-            self._training(event)
+            self._show_training(event)
 
-    def counting(self, done: int, total: int, what: str = "images") -> None:
-        """Progress of images that are classified, or of other things."""
+    def count(self, done: int, total: int, what: str = "images") -> None:
+        """Show how many images, or other things, are done."""
         self._show(what, done, total, f"{done:,}/{total:,}")
 
-    def _extracting(self, event: ExtractProgress) -> None:
+    def _show_encoding(self, event: ExtractProgress) -> None:
         what = "prompts" if event.stage == "text" else f"{event.stage} images"
         if event.waiting_for is not None:
             self._show(f"{what}: waiting for {event.waiting_for}", 0, None, "")
@@ -98,7 +98,7 @@ class Reporter:
         rate = f"  {event.per_second:,.0f}/s" if event.per_second else ""
         self._show(what, event.done, event.total, f"{event.done:,}/{event.total:,}{rate}")
 
-    def _training(self, event: Progress) -> None:
+    def _show_training(self, event: Progress) -> None:
         done = event.task + (event.epoch / event.epochs if event.stage == "train" else 1)
         epoch = f"  epoch {event.epoch}/{event.epochs}" if event.stage == "train" else ""
         facts = f"accuracy {percent(event.accuracy[-1])}" if event.accuracy else ""
@@ -106,12 +106,12 @@ class Reporter:
 
     def _show(self, text: str, done: float, total: float | None, facts: str) -> None:
         stage = self.prefix + text.split("/")[0].split(" ")[0]
-        if stage != self._stage:  # another thing is counted: its time starts now
+        if stage != self._stage:  # a new stage, with a time estimate of its own
             self._stage = stage
             self._bar.reset(self._line, total=total)
             self._width = 0
         description = f"{self.prefix}{text}"
-        self._width = max(self._width, len(description))  # the bar stays where it is
+        self._width = max(self._width, len(description))  # so that the bar does not jump
         self._bar.update(
             self._line,
             description=description.ljust(self._width),
@@ -129,5 +129,5 @@ class Reporter:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        if issubclass(category, UserWarning):  # the others are for developers
+        if issubclass(category, UserWarning):  # other categories are meant for developers
             self._bar.console.print(Text.assemble(("warning: ", "yellow"), str(message)))

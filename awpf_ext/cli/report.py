@@ -51,7 +51,7 @@ def report(
     """
     if out is None and len(runs) > 1:
         out = SEVERAL
-    with Reporter(quiet).working("writing the report"):
+    with Reporter(quiet).spinner("writing the report"):
         page = write_report(runs, out=out)
     if as_json:
         print_json({"report": str(page)})
@@ -67,7 +67,7 @@ def closing_report(folder: Path, reporter: Reporter, *, keep: bool = False) -> P
     if keep and (folder / PAGE).exists():
         return folder / PAGE
     try:
-        with reporter.working("writing the report"):
+        with reporter.spinner("writing the report"):
             return write_report(folder)
     except KeyboardInterrupt:
         finished = f": all runs are finished; `awpf report {folder}` writes the report"

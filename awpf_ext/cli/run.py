@@ -76,16 +76,16 @@ def run(
     Methods that fine-tune CLIP can train in several processes: torchrun --no-python
     --nproc-per-node N awpf run ...
     """
-    configured = resolve_config(layers)
-    chosen = configured.config
+    resolved = resolve_config(layers)
+    chosen = resolved.config
     folder = RunFolder(out or default_folder(chosen))
     resuming: Resume = "intact" if resume_intact else resume
     try:
         with init_distributed() as world:
             reporter = Reporter(quiet or not world.is_main)
-            if configured.unused:
-                reporter.note(f"{chosen.method} has no {', '.join(configured.unused)}: left out")
-            with reporter.watching():
+            if resolved.unused:
+                reporter.note(f"{chosen.method} ignores {', '.join(resolved.unused)}")
+            with reporter.live():
                 result, finished = run_configured(
                     chosen,
                     folder,
@@ -97,13 +97,13 @@ def run(
     except KeyboardInterrupt:
         tasks = len(folder.task_result_files())
         kept = (
-            f"{pluralize(tasks, 'task')} kept in {folder}" if tasks else "what is encoded is kept"
+            f"{pluralize(tasks, 'task')} kept in {folder}" if tasks else "encoded images are kept"
         )
-        raise KeyboardInterrupt(f": {kept}; the same command with --resume goes on") from None
+        raise KeyboardInterrupt(f": {kept}; the same command with --resume continues") from None
     if not world.is_main:
         return
     if finished:
-        reporter.note(f"{folder}: this run is finished already; here is its result")
+        reporter.note(f"{folder}: this run is already finished; this is its result")
     if not as_json:
         print_result(result, folder.path)
     page = closing_report(folder.path, reporter, keep=finished) if report else None
@@ -129,21 +129,21 @@ def features(layers: list[ConfigLayer], as_json: Json = False, quiet: Quiet = Fa
     try:
         with init_distributed() as world, threads_of(chosen.threads):
             reporter = Reporter(quiet or not world.is_main)
-            with reporter.watching():
-                found = load_features(chosen, reporter, world)
+            with reporter.live():
+                loaded = load_features(chosen, reporter, world)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(": what is encoded is kept; the same command goes on") from None
+        raise KeyboardInterrupt(": encoded images are kept; the same command continues") from None
     if not world.is_main:
         return
     seconds = time.perf_counter() - start
     facts = {
         "store": str(chosen.store.expanduser()),
-        "train": list(found.train_x.shape),
-        "test": list(found.test_x.shape),
-        "classes": found.num_classes,
-        "images_per_second": reporter.rates,  # empty: all were in the store
+        "train": list(loaded.train_x.shape),
+        "test": list(loaded.test_x.shape),
+        "classes": loaded.num_classes,
+        "images_per_second": reporter.rates,  # empty if all features were in the store
         "seconds": seconds,
-        "provenance": dict(found.provenance),
+        "provenance": dict(loaded.provenance),
     }
     if as_json:
         print_json(facts)
@@ -152,7 +152,7 @@ def features(layers: list[ConfigLayer], as_json: Json = False, quiet: Quiet = Fa
 
 
 def default_folder(config: RunConfig) -> Path:
-    """One name for one run: the same command finds its folder again, another command does not."""
+    """A folder for every identity: the same command finds it again, a different run does not."""
     name, _, where = config.dataset.partition(":")
     readable = re.sub(r"[^\w.+-]+", "-", Path(where).stem if where else name)
     identity = json.dumps(config.identity(), sort_keys=True)

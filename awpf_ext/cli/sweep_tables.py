@@ -36,8 +36,8 @@ def print_sweep(sweep: SweepResult, axes: Sequence[Axis], *, paired: bool, folde
     else:
         screen.print(_down(sweep, axes))
     if paired and len(sweep.variants) > 1:
-        told = f"minus {sweep.variants[0]} on the same order and seed; runs in which it is higher"
-        print_line((f"\n{told}", "dim"))
+        what = f"minus {sweep.variants[0]} on the same order and seed; runs in which it is higher"
+        print_line((f"\n{what}", "dim"))
         screen.print(_differences(sweep, axes))
     print_line((str(folder), "dim"))
 

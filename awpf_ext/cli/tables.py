@@ -1,4 +1,4 @@
-"""The tables that commands print on standard output."""
+"""Tables that the commands print on standard output."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from awpf_ext.runs.predict import Prediction
 from awpf_ext.runs.result import Result
 from awpf_ext.runs.wording import metric_label, percent, pluralize, yaml_text
 
-SHOWN_TASKS = 20  # rows of a table of tasks; of more, the first and the last
+SHOWN_TASKS = 20  # rows in a table of tasks; longer tables show the first and last
 
 
 def print_result(result: Result, folder: Path) -> None:
-    """One run: a row a task, then the metrics, time and place."""
+    """One run: one row per task, then the metrics, the time and the folder."""
     facts = result.provenance
     domains = facts.get("domains", [])
     step, order = ("domain", facts["domain_order"]) if domains else ("task", facts["class_order"])
@@ -44,17 +44,17 @@ def print_result(result: Result, folder: Path) -> None:
             name = domains[index] if domains else str(index + 1)
             table.add_row(name, f"{images:,}", *map(percent, accuracies))
     console().print(table)
-    told: list[str | tuple[str, str]] = []
+    metrics: list[str | tuple[str, str]] = []
     for metric in ("average", "last", "forgetting", "worst_class"):
         value = getattr(result, metric)
         if not math.isnan(value):
-            told += [f"{metric_label(metric)} ", (percent(value), "bold"), "   "]
-    print_line("\n", *told, (_seconds(result), "dim"))
+            metrics += [f"{metric_label(metric)} ", (percent(value), "bold"), "   "]
+    print_line("\n", *metrics, (_seconds(result), "dim"))
     print_line((str(folder), "dim"))
 
 
 def print_features(facts: Mapping[str, Any]) -> None:
-    """What `awpf features` found or made."""
+    """What is in the store for a data set, and how fast it was encoded."""
     provenance = facts["provenance"]
     (train, width), (test, _) = facts["train"], facts["test"]
     print_line(
@@ -69,7 +69,7 @@ def print_features(facts: Mapping[str, Any]) -> None:
 
 
 def print_predictions(predictions: Sequence[Prediction]) -> None:
-    """Each image's likeliest classes; on one line where only one is asked for."""
+    """The most likely classes of each image; on one line if there is only one."""
     read = [prediction for prediction in predictions if prediction.error is None]
     if all(len(prediction.classes) == 1 for prediction in read):
         width = max((len(prediction.image) for prediction in read), default=0)
@@ -86,7 +86,7 @@ def print_predictions(predictions: Sequence[Prediction]) -> None:
 
 
 def print_merge(report: MergeReport) -> None:
-    """A row a kind of module: layers, ranks, and what cutting to the rank has left."""
+    """One row per kind of module: layers, ranks, and the energy that the final rank keeps."""
     print_line(
         (report.method, "bold"),
         f" of {pluralize(len(report.sources), 'adapter')}"
@@ -107,17 +107,17 @@ def print_merge(report: MergeReport) -> None:
         )
     console().print(table)
     memory = report.peak_memory
-    told = "" if memory is None else f", {memory / 1e6:,.0f} MB at the peak"
+    peak = "" if memory is None else f", {memory / 1e6:,.0f} MB at the peak"
     print_line(
         "\nenergy kept ",
         (percent(report.energy_kept), "bold"),
-        (f"   {report.seconds:.1f} s{told}", "dim"),
+        (f"   {report.seconds:.1f} s{peak}", "dim"),
     )
     print_line((str(report.out), "dim"))
 
 
 def print_methods(methods: Mapping[str, type[Method]], presets: Iterable[str]) -> None:
-    """A line a method, the names of the presets, and the keys that no method has."""
+    """One line per method, the names of the presets, and the keys of RunConfig."""
     width = max(map(len, methods))
     for name, method in methods.items():
         summary = (inspect.getdoc(method) or "").split("\n", 1)[0]
@@ -128,7 +128,7 @@ def print_methods(methods: Mapping[str, type[Method]], presets: Iterable[str]) -
 
 
 def print_keys(fields: Mapping[str, FieldInfo]) -> None:
-    """A row a key: name, default, meaning."""
+    """One row per key: name, default and meaning."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("key", "default", "meaning"):
         table.add_column(name, overflow="fold")
@@ -139,18 +139,18 @@ def print_keys(fields: Mapping[str, FieldInfo]) -> None:
 
 
 def print_line(*parts: str | tuple[str, str]) -> None:
-    """A line of text, some of it styled; never wrapped, so that it can be copied."""
+    """Print a line of plain and styled text; never wrapped, so that it can be copied."""
     console().print(Text.assemble(*parts), soft_wrap=True)
 
 
 def console() -> Console:
-    """Standard output; where it is no terminal, tables have the width they need."""
+    """Standard output; if it is not a terminal, it is wide enough for every table."""
     width = None if sys.stdout.isatty() else 200
     return Console(width=width, highlight=False, markup=False, emoji=False)
 
 
 def new_table(first: str | Sequence[str], *numbers: str) -> Table:
-    """A table without lines: one column of text (or several), then columns of numbers."""
+    """A table without lines: one or more columns of text, then columns of numbers."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name in (first,) if isinstance(first, str) else first:
         table.add_column(name)
@@ -167,7 +167,7 @@ def _range(values: Iterable[Any], key: Callable[[Any], Any] | None = None) -> st
 
 
 def _shown(count: int) -> Iterator[int | None]:
-    """Indices of the rows to show; None for a gap."""
+    """Indices of the rows to show; None stands for a gap."""
     half = SHOWN_TASKS // 2
     if count <= SHOWN_TASKS:
         yield from range(count)
@@ -178,8 +178,8 @@ def _shown(count: int) -> Iterator[int | None]:
 
 
 def _seconds(result: Result) -> str:
-    """The total, and the stages that took a tenth of it or more."""
+    """The total time, and the stages that took at least a tenth of it."""
     total = sum(result.seconds.values())
     stages = sorted(result.seconds.items(), key=lambda stage: -stage[1])
-    told = ", ".join(f"{name} {spent:.1f}" for name, spent in stages if spent >= total / 10)
-    return f"{total:.1f} s ({told})" if told else f"{total:.1f} s"
+    longest = ", ".join(f"{name} {spent:.1f}" for name, spent in stages if spent >= total / 10)
+    return f"{total:.1f} s ({longest})" if longest else f"{total:.1f} s"

@@ -1,8 +1,8 @@
-"""What a run is: one set of keys, the same in Python, on the command line and in a YAML file.
+"""The configuration of a run: the same keys in Python, on the command line and in a YAML file.
 
-A key is one of `RunConfig`'s or a setting of the method. Layers are laid over one another: defaults
-< preset < file < options < --set. A method's own name as a key holds settings for it alone, so that
-one file serves a comparison of several methods.
+A key is a field of `RunConfig` or a setting of the method. Later layers override earlier ones:
+defaults, preset, file, options, --set. The name of a method is also a key: it holds settings for
+that method alone, so that one file can configure a comparison of several methods.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class RunConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _demo_by_default(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """The drawn pictures go with the model that comes with the package."""
+        """The default model for the data set demo is the one that comes with the package."""
         chosen = {name: cls.model_fields[name].default for name in ("dataset", "model")} | given
         if "model" not in given and str(chosen["dataset"]).partition(":")[0] == "demo":
             chosen["model"] = demo_model.MODEL
@@ -180,19 +180,21 @@ RUN_KEYS = tuple(key for key in RunConfig.model_fields if key != "settings")
 
 
 class ConfigLayer(NamedTuple):
-    """Keys and where they come from, for messages."""
+    """Keys from one source; messages name the source."""
 
     source: str
     values: Mapping[str, Any]
 
 
 class ResolvedConfig(NamedTuple):
+    """The configuration that several layers result in."""
+
     config: RunConfig
-    unused: tuple[str, ...]  # settings that the method does not have, though another one does
+    unused: tuple[str, ...]  # settings that other methods have, but this one does not
 
 
 def resolve_config(layers: Sequence[ConfigLayer]) -> ResolvedConfig:
-    """The configuration that the layers come to, later ones over earlier ones."""
+    """Combine layers into a configuration; later layers override earlier ones."""
     method = next(
         (layer.values["method"] for layer in reversed(layers) if "method" in layer.values),
         RunConfig.model_fields["method"].default,
@@ -212,8 +214,8 @@ def resolve_config(layers: Sequence[ConfigLayer]) -> ResolvedConfig:
         unused += [key for key in shared if key not in fields]
     if not own.get("dataset", "demo"):
         raise UserError(
-            "there is no data set: give --dataset NAME or NAME:PATH, as demo, cifar100, folder:DIR "
-            "with train/ and test/, or features:FILE.npz"
+            "there is no data set: give --dataset NAME or NAME:PATH, such as demo, cifar100, "
+            "folder:DIR with train/ and test/, or features:FILE.npz"
         )
     chosen = method_config(method, settings, own.get("preset"))
     try:
@@ -224,7 +226,7 @@ def resolve_config(layers: Sequence[ConfigLayer]) -> ResolvedConfig:
 
 
 def read_config_file(path: Path) -> ConfigLayer:
-    """The keys of a YAML file."""
+    """Read the keys of a YAML file."""
     try:
         values = yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))
     except OSError as error:
@@ -239,9 +241,9 @@ def read_config_file(path: Path) -> ConfigLayer:
 
 
 def parse_assignments(assignments: Iterable[str]) -> ConfigLayer:
-    """The keys of `key=value` arguments; METHOD.key=value is a setting of that method alone.
+    """Parse `key=value` arguments; METHOD.key=value is a setting for that method alone.
 
-    Values are read as in YAML (null, true, 0.5, [4, 10]); what is not YAML is text.
+    Values are read as YAML (null, true, 0.5, [4, 10]), and as text if they are not valid YAML.
     """
     values: dict[str, Any] = {}
     for assignment in assignments:
@@ -257,7 +259,7 @@ def parse_assignments(assignments: Iterable[str]) -> ConfigLayer:
 
 
 def parse_value(text: str) -> Any:
-    """A value as YAML reads it; text where it is not YAML, or a mapping such as {}."""
+    """Read a value as YAML; a mapping such as {}, or invalid YAML, is text."""
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
@@ -266,7 +268,10 @@ def parse_value(text: str) -> Any:
 
 
 def _check_key(key: str, layer: ConfigLayer, chosen: Mapping[str, Any]) -> None:
-    """UserError where `key` is nobody's, with what was probably meant; `chosen`: the method's."""
+    """Raise UserError with a suggestion if no method and no run has `key`.
+
+    chosen: the settings of the chosen method, for the suggestion.
+    """
     if key in METHODS:
         below = layer.values[key] or {}
         if not isinstance(below, Mapping):

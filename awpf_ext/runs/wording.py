@@ -1,4 +1,4 @@
-"""Numbers, names and values as text, the same in the terminal and in the report."""
+"""Numbers, names and values as text, for the terminal and the report alike."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ if TYPE_CHECKING:
 
 
 def percent(fraction: float | None) -> str:
-    """In percent with one decimal; a dash where there is no number."""
+    """A fraction in percent with one decimal; a dash if it is missing."""
     if fraction is None or math.isnan(fraction):
         return "-"
     return f"{100 * fraction:.1f}"
 
 
 def metric_label(metric: str) -> str:
-    """A metric's name in tables."""
+    """The name of a metric in tables."""
     return metric.replace("_", " ")
 
 
 def yaml_text(value: Any) -> str:
-    """A value as it is written in `--set KEY=VALUE`."""
+    """A value as one writes it in `--set KEY=VALUE`."""
     return str(value) if isinstance(value, str | Path) else json.dumps(value)
 
 

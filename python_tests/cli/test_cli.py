@@ -48,14 +48,14 @@ def test_run_prints_a_table_and_again_without_work(quick_arguments, awpf, monkey
     monkeypatch.setattr("awpf_ext.runs.run.train", lambda *_, **__: pytest.fail("it was run again"))
     again = awpf("run", *quick_arguments)
     assert again.out == first.out
-    assert again.err == f"{lines[8]}: this run is finished already; here is its result\n"
+    assert again.err == f"{lines[8]}: this run is already finished; this is its result\n"
     assert awpf("run", *quick_arguments, "--quiet").err == ""
 
 
 def test_settings_that_the_method_has_not_are_noted(quick_arguments, awpf):
     done = awpf("run", *quick_arguments, "--method=zero_shot", "--init=identity")
     assert done.code == 0
-    assert done.err == "zero_shot has no init, epochs, replay_per_epoch: left out\n"
+    assert done.err == "zero_shot ignores init, epochs, replay_per_epoch\n"
 
 
 @pytest.mark.parametrize(
@@ -77,9 +77,13 @@ def test_settings_that_the_method_has_not_are_noted(quick_arguments, awpf):
         (["compare", "--dataset=x", "--seeds=1,1"], 2, "give each value once"),
         (["sweep", "--dataset=x", "--method=rapf"], 2, "no method here has a setting balance_scal"),
         (["sweep", "--dataset=x", "--parameter=lambda"], 2, "there is no key 'lambda'"),
-        (["sweep", "--dataset=x", "--parameter=seed"], 2, "seed is varied by --seeds"),
-        (["compare", "--dataset=x", "--set", "order=natural"], 2, "order is varied by --orders"),
-        (["compare", "--dataset=x", "--set", "method=rapf"], 2, "method is what is varied here"),
+        (["sweep", "--dataset=x", "--parameter=seed"], 2, "seed can only be varied by --seeds"),
+        (
+            ["compare", "--dataset=x", "--set", "order=natural"],
+            2,
+            "order can only be varied by --orders",
+        ),
+        (["compare", "--dataset=x", "--set", "method=rapf"], 2, "method is varied by this command"),
         (["predict", "none", "a.png"], 2, "there is no none"),
         (["predict", ".", "a.png"], 2, "holds no run"),
         (["predict", "damaged.safetensors", "a.png"], 3, "cannot read damaged.safetensors"),
@@ -142,7 +146,8 @@ main()
     assert process.returncode == 130
     assert out == ""
     assert err == (
-        f"interrupted: 1 task kept in {tmp_path / 'run'}; the same command with --resume goes on\n"
+        f"interrupted: 1 task kept in {tmp_path / 'run'}; "
+        "the same command with --resume continues\n"
     )
     resumed = awpf(*arguments, "--resume").json
     for key in ("accuracy_matrix", "records", "forward_transfer"):

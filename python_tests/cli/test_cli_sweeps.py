@@ -67,7 +67,7 @@ def test_an_interrupted_comparison_goes_on(quick_arguments, awpf, monkeypatch):
     monkeypatch.setattr(io, "FAULT_HOOK", hook)
     stopped = awpf(*arguments)
     assert stopped.code == 130
-    assert stopped.err == "interrupted: 1 of 2 runs done in all; the same command goes on\n"
+    assert stopped.err == "interrupted: 1 of 2 runs done in all; the same command continues\n"
     monkeypatch.setattr(io, "FAULT_HOOK", None)
     resumed = awpf(*arguments, "--json").json
     whole = awpf(*arguments, "--json", "--out=other").json
@@ -153,10 +153,10 @@ def test_a_table_that_is_too_wide_to_go_across_goes_down(quick_arguments, awpf, 
         (["--parameter=epochs", "--values=1", "--parameter=epochs", "--values=2"],
          "--parameter epochs is given more than once"),
         (["--parameter=epochs", "--values=1", "--parameter=seed", "--values=2"],
-         "seed is varied by --seeds"),
+         "seed can only be varied by --seeds"),
         (["--parameter=epochs", "--values=1", "--parameter=method", "--values=,"],
-         "expected values with commas"),
-        (["--parameter=epochs", "--values=1", "--set", "epochs=2"], "leave it out of --set"),
+         "expected values separated by commas"),
+        (["--parameter=epochs", "--values=1", "--set", "epochs=2"], "remove it from --set"),
         (["--parameter=epochz", "--values=1"], "did you mean 'epochs'"),
         (["--parameter=method", "--values=awpf,awfp"], "awfp"),
     ],

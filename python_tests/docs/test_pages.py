@@ -29,7 +29,7 @@ def without_closing_reports(monkeypatch):
     """Reports are tested where they are made; here they would take most of the time."""
     for module in (runs, compare):
         monkeypatch.setattr(
-            module, "closing_report", lambda folder, reporter: folder / "report.html"
+            module, "closing_report", lambda folder, reporter, **_: folder / "report.html"
         )
 
 
