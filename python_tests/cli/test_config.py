@@ -20,7 +20,8 @@ from awpf_ext.runs.config import (
     resolve_config,
 )
 from awpf_ext.runs.folder import RunFolder
-from awpf_ext.runs.sweep import _LatestFeatures
+from awpf_ext.runs.run import RunOutcome
+from awpf_ext.runs.sweep import SweepRun, run_sweep
 
 DATA = {"dataset": "features:clip.npz"}
 
@@ -210,14 +211,17 @@ def with_new_key(monkeypatch):
 
 
 @pytest.mark.usefixtures("with_new_key")
-def test_a_key_without_a_role_never_reuses_features(monkeypatch):
+def test_a_key_without_a_role_never_reuses_features(monkeypatch, tmp_path):
     loaded = []
     monkeypatch.setattr(
         "awpf_ext.runs.sweep.load_features", lambda config, progress: loaded.append(config) or 1
     )
-    source = _LatestFeatures()
-    for changes in ({}, {"seed": 1, "threads": 2}, {"sharpen": 1}, {"sharpen": 2}):
-        source(of(**changes), None)
+    monkeypatch.setattr(
+        "awpf_ext.runs.sweep.run_configured",
+        lambda config, folder, *, load, **_: RunOutcome(load(config, None), False),
+    )
+    changes = ({}, {"seed": 1, "threads": 2}, {"sharpen": 1}, {"sharpen": 2})
+    run_sweep([SweepRun("a", "natural", 0, of(**changed), tmp_path) for changed in changes])
     assert [config.sharpen for config in loaded] == [0, 1, 2]
 
 
