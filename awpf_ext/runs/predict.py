@@ -1,4 +1,4 @@
-"""Images to classes, with the backbone that a model was learned on."""
+"""Classification of images with a trained model and its backbone."""
 
 from __future__ import annotations
 
@@ -16,27 +16,26 @@ from awpf_ext.errors import UserError, reason
 from awpf_ext.runs.export import LearnedModel
 
 
-class Likely(NamedTuple):
-    """One class that an image may be of."""
+class ClassProbability(NamedTuple):
+    """The probability that an image shows a class."""
 
     name: str
-    label: int  # in the data set's numbering; names may repeat
+    label: int  # of the class in the data set; names may repeat
     probability: float
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The likeliest classes of one image, best first; or why it could not be read."""
+    """The most probable classes of an image, best first, or why the image cannot be read."""
 
     image: str
-    classes: tuple[Likely, ...] = ()
+    classes: tuple[ClassProbability, ...] = ()
     error: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        told = {"image": self.image}
         if self.error is not None:
-            return {**told, "error": self.error}
-        return {**told, "classes": [likely._asdict() for likely in self.classes]}
+            return {"image": self.image, "error": self.error}
+        return {"image": self.image, "classes": [entry._asdict() for entry in self.classes]}
 
 
 def predict(
@@ -48,7 +47,7 @@ def predict(
     batch_size: int = 64,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Prediction]:
-    """The `top` likeliest classes of each image, in the order given."""
+    """The `top` most probable classes of each image, in the order of `images`."""
     if top < 1:
         raise UserError(f"top is {top}; expected at least 1")
     predictions: list[Prediction] = []
@@ -78,16 +77,16 @@ def _predict_batch(
             predictions.append(Prediction(name, error=image))
             continue
         values, classes = next(rows)
-        likeliest = (
-            Likely(model.class_names[index], model.facts["class_order"][index], value)
+        probabilities = (
+            ClassProbability(model.class_names[index], model.facts["class_order"][index], value)
             for index, value in zip(classes, values, strict=True)
         )
-        predictions.append(Prediction(name, tuple(likeliest)))
+        predictions.append(Prediction(name, tuple(probabilities)))
     return predictions
 
 
 def _prepared(backbone: Backbone, name: str) -> np.ndarray[Any, np.dtype[np.uint8]] | str:
-    """The image ready for the backbone, or why it cannot be read."""
+    """The image as the backbone takes it, or the reason why it cannot be read."""
     try:
         with Image.open(Path(name).expanduser()) as image:
             return backbone.prepare(image)

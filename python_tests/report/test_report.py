@@ -144,10 +144,10 @@ def test_matplotlib_is_as_it_was_and_shows_nothing(finished, tmp_path):
     assert ("matplotlib.pyplot" in sys.modules) == shown_before
 
 
-def test_a_run_from_before_there_was_evidence(own):
+def test_a_run_without_diagnostics(own):
     (own / "diagnostics.safetensors").unlink()
     told = outline(write_report(own))
-    assert "made before runs kept" in told.text
+    assert "folder has no diagnostics.safetensors" in told.text
     assert "A map of features" not in told.text
     assert "Every task after every task" in told.text
 

@@ -43,7 +43,7 @@ def section(run: FinishedRun) -> Section:
         blocks.append(Drawing("earlier_and_new", caption, _lines(run, split)))
     if run.diagnostics is None:
         blocks.append(
-            Text("This run was made before runs kept what zero-shot accuracy is computed from.")
+            Text("Zero-shot accuracy is missing: the run's folder has no diagnostics.safetensors.")
         )
     columns = [run.noun, run.across, "test images", "seen", "earlier", "new"]
     rows = []
