@@ -28,7 +28,7 @@ FLOORS = (
     ("io", "distributed"),
     ("errors", "_library"),
 )
-ROOT_MODULES = {"__init__", "_library", "distributed", "errors", "io"}
+ROOT_MODULES = {"__init__", "_library", "distributed", "errors"}
 # What each folder of csrc may include beside itself.
 NATIVE = {
     "common": (),

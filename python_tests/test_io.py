@@ -24,7 +24,7 @@ from awpf_ext import io
 def kill(name):
     if name.split()[0] == sys.argv[2]:
         os.kill(os.getpid(), signal.SIGKILL)
-io.FAULT_HOOK = kill
+io.atomic.FAULT_HOOK = kill
 io.write_atomic(sys.argv[1], [b"new ", b"content"])
 """
 
@@ -41,7 +41,7 @@ def fail_at(moment: str, error: BaseException):
 def test_a_failed_write_leaves_the_old_file_or_the_new_one(moment, tmp_path, monkeypatch):
     path = tmp_path / "file"
     io.write_atomic(path, b"old")
-    monkeypatch.setattr(io, "FAULT_HOOK", fail_at(moment, RuntimeError("stop")))
+    monkeypatch.setattr(io.atomic, "FAULT_HOOK", fail_at(moment, RuntimeError("stop")))
     with pytest.raises(RuntimeError, match="stop"):
         io.write_atomic(path, b"new")
     assert path.read_bytes() == (b"new" if moment == "renamed" else b"old")
@@ -63,7 +63,7 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path, monkeypatch):
     path = tmp_path / "file"
     io.write_atomic(path, b"old")
     full = OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr(io, "FAULT_HOOK", fail_at("writing", full))
+    monkeypatch.setattr(io.atomic, "FAULT_HOOK", fail_at("writing", full))
     with pytest.raises(DataError, match="disk is full"):
         io.write_atomic(path, b"new")
     assert path.read_bytes() == b"old"

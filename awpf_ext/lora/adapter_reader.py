@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BufferedReader
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from awpf_ext.errors import DataError, UserError, reason
-from awpf_ext.io import DTYPES
+from awpf_ext.errors import DataError, UserError
+from awpf_ext.io.safetensors_file import TORCH_DTYPES, TensorEntry, TensorFile, open_tensors
 from awpf_ext.lora.adapter_config import FILE as CONFIG
 from awpf_ext.lora.adapter_config import LoraConfig, read_config
 
@@ -29,24 +26,7 @@ _FACTOR = re.compile(
     r"(?P<module>.+)\.(?:lora_(?P<linear>[AB])(?:\.[^.]+)?\.weight"
     r"|lora_embedding_(?P<embedding>[AB])(?:\.[^.]+)?)"
 )
-_TYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-}
-
-
-_CARRIED = {name: dtype for dtype, name in DTYPES.items()}
-
-
-class _Entry(NamedTuple):
-    """A tensor in a safetensors file."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    start: int  # of its bytes in the file
-    end: int
+_FACTOR_TYPES = {name: dtype for name, dtype in TORCH_DTYPES.items() if dtype.is_floating_point}
 
 
 class LoraLayer(NamedTuple):
@@ -83,60 +63,33 @@ class LoraAdapter:
     others: Mapping[str, str]  # what is no factor: its name, and its key in the file
     dtype: torch.dtype
     sha256: str  # of the tensors' file
-    _entries: Mapping[str, _Entry]
-    _file: BufferedReader
+    _tensors: TensorFile
 
     @property
     def name(self) -> str:
         return str(self.folder)
 
     def width(self, key: str) -> int:
-        """Bytes of an element of a tensor."""
-        dtype = _CARRIED.get(self._entries[key].dtype)
+        """Bytes per element of a tensor."""
+        dtype = TORCH_DTYPES.get(self._tensors.entries[key].dtype)
         return 1 if dtype is None else dtype.itemsize
 
     def read(self, key: str) -> Tensor:
-        """One tensor, copied; DataError where it holds a NaN or an infinity.
-
-        Not mapped: pages that were read would count as memory until the file is closed, and a file
-        that shrinks meanwhile would end the process.
-        """
-        path, entry = self.folder / WEIGHTS, self._entries[key]
-        buffer = torch.empty(entry.end - entry.start, dtype=torch.uint8)
-        try:
-            self._file.seek(entry.start)
-            found = self._file.readinto(buffer.numpy().data)
-        except OSError as error:
-            raise DataError(f"cannot read {path}: {reason(error)}") from None
-        if found != buffer.numel():
-            raise DataError(f"cannot read {path}: it has changed while it was read")
-        if entry.dtype not in _CARRIED:
-            raise DataError(f"{path}: {key} has type {entry.dtype}, which cannot be carried over")
-        tensor = buffer.view(_CARRIED[entry.dtype]).reshape(entry.shape)
+        """A copy of one tensor; DataError if it holds a NaN or an infinity."""
+        tensor = self._tensors.read(key)
         if not bool(tensor.isfinite().all()):
-            raise DataError(f"{path}: {key} holds a NaN or an infinity")
+            raise DataError(f"{self._tensors.path}: {key} holds a NaN or an infinity")
         return tensor
 
 
 @contextmanager
 def open_adapter(folder: str | Path) -> Iterator[LoraAdapter]:
     """Check a folder's config and tensors, and hold the file open; nothing is unpickled."""
-    from safetensors import SafetensorError, safe_open
-
     folder = Path(folder).expanduser()
     path = _weights_file(folder)
     config = read_config(folder)
-    try:
-        with safe_open(path, framework="pt"):  # checks the header against the file
-            pass
-        file = path.open("rb")
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"cannot read {path}: {reason(error)}") from None
-    with file:
-        try:
-            entries = _entries(file)
-        except ValueError as error:
-            raise DataError(f"cannot read {path}: {error}") from None
+    with open_tensors(path) as tensors:
+        entries = tensors.entries
         factors, others = _sorted_keys(path, list(entries))
         layers = {
             module: _layer(path, module, keys, entries, config) for module, keys in factors.items()
@@ -148,10 +101,9 @@ def open_adapter(folder: str | Path) -> Iterator[LoraAdapter]:
             config=config,
             layers=layers,
             others=others,
-            dtype=_joint_type(entries[key] for layer in layers.values() for key in layer[:2]),
-            sha256=_sha256(file),
-            _entries=entries,
-            _file=file,
+            dtype=_common_dtype(entries[key] for layer in layers.values() for key in layer[:2]),
+            sha256=tensors.sha256(),
+            _tensors=tensors,
         )
 
 
@@ -172,39 +124,8 @@ def _weights_file(folder: Path) -> Path:
     return path
 
 
-def _entries(file: BufferedReader) -> dict[str, _Entry]:
-    """Where each tensor lies in a file that safetensors has checked."""
-    length = int.from_bytes(file.read(8), "little")
-    header = json.loads(file.read(length), object_pairs_hook=_once)
-    header.pop("__metadata__", None)
-    return {
-        key: _Entry(
-            entry["dtype"],
-            tuple(entry["shape"]),
-            *(8 + length + offset for offset in entry["data_offsets"]),
-        )
-        for key, entry in header.items()
-    }
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; a key that is there twice may mean different things to different readers."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name is in its header twice")
-    return found
-
-
-def _sha256(file: BufferedReader) -> str:
-    digest = hashlib.sha256()
-    file.seek(0)
-    while piece := file.read(1 << 20):
-        digest.update(piece)
-    return digest.hexdigest()
-
-
-def _joint_type(entries: Iterable[_Entry]) -> torch.dtype:
-    types = {_TYPES[entry.dtype] for entry in entries}
+def _common_dtype(entries: Iterable[TensorEntry]) -> torch.dtype:
+    types = {_FACTOR_TYPES[entry.dtype] for entry in entries}
     return functools.reduce(torch.promote_types, types)
 
 
@@ -232,7 +153,7 @@ def _layer(
     path: Path,
     module: str,
     keys: Mapping[str, str],
-    entries: Mapping[str, _Entry],
+    entries: Mapping[str, TensorEntry],
     config: LoraConfig,
 ) -> LoraLayer:
     embedding = "Ae" in keys
@@ -242,8 +163,10 @@ def _layer(
     shapes = []
     for key in (keys[side] for side in sides):
         dtype, shape = entries[key].dtype, entries[key].shape
-        if dtype not in _TYPES:
-            raise DataError(f"{path}: {key} has type {dtype}; expected one of {', '.join(_TYPES)}")
+        if dtype not in _FACTOR_TYPES:
+            raise DataError(
+                f"{path}: {key} has type {dtype}; expected one of {', '.join(_FACTOR_TYPES)}"
+            )
         if len(shape) < 2 or 0 in shape:
             raise DataError(f"{path}: {key} has shape {shape}; expected a factor's, e.g. (16, 768)")
         shapes.append(shape)

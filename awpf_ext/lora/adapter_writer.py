@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -40,43 +39,6 @@ def write_adapter(out: Path, adapter: AdapterFiles) -> None:
         if adapter.training is not None:
             io.write_json(folder / TRAINING, dict(adapter.training))
         io.save_tensors(folder / WEIGHTS, adapter.tensors, {"format": "pt"})
-
-
-class TensorStream:
-    """A safetensors file that is written a tensor at a time; what is written is not kept.
-
-    The header comes first in the file but is known last, so room for it is left: `names` are all
-    tensors to come, and no shape or offset takes more than `_ENTRY` bytes beside the name. Wide
-    elements have to be written before narrow ones: some readers want every tensor aligned.
-    """
-
-    _ENTRY = 200
-
-    def __init__(self, file: BinaryIO, names: list[str]) -> None:
-        room = 100 + sum(len(json.dumps(name)) + self._ENTRY for name in names)
-        self._file = file
-        self._room = room + -room % 8
-        self._header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-        self._end = 0
-        file.write(self._room.to_bytes(8, "little") + b" " * self._room)
-
-    def write(self, name: str, tensor: Tensor) -> None:
-        assert self._end % tensor.element_size() == 0
-        start, self._end = self._end, self._end + tensor.nbytes
-        self._header[name] = {
-            "dtype": io.DTYPES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [start, self._end],
-        }
-        self._file.write(io.bytes_of(tensor))
-        io.fault_point(f"writing {WEIGHTS}")
-
-    def finish(self) -> None:
-        """Write the header; the rest of its room stays blank, as the format allows."""
-        encoded = json.dumps(self._header).encode()
-        assert len(encoded) <= self._room
-        self._file.seek(8)
-        self._file.write(encoded)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from awpf_ext.errors import DataError, UserError
 from awpf_ext.lora.adapter_config import FILE as CONFIG
 from awpf_ext.lora.adapter_config import merged_config, renamed
 from awpf_ext.lora.adapter_reader import PREFIX, WEIGHTS, LoraAdapter, LoraLayer, open_adapter
-from awpf_ext.lora.adapter_writer import RECORD, TensorStream, new_folder
+from awpf_ext.lora.adapter_writer import RECORD, new_folder
 from awpf_ext.lora.checks import (
     check_alike,
     checked_folders,
@@ -151,12 +151,12 @@ def merge(
 
         folder = stack.enter_context(new_folder(out, force))
         with io.open_atomic(folder / WEIGHTS) as file:
-            stream = TensorStream(file, _names(opened[0]))
+            writer = io.TensorWriter(file, _names(opened[0]), WEIGHTS)
             if one and dtype is None:
-                layers, energy_kept = _copy_tensors(stream, opened[0]), 1.0
+                layers, energy_kept = _copy_tensors(writer, opened[0]), 1.0
             else:
-                layers, energy_kept = _write_tensors(stream, opened, compute, kind, progress)
-            stream.finish()
+                layers, energy_kept = _write_tensors(writer, opened, compute, kind, progress)
+            writer.finish()
         new_ranks = {layer.name: layer.rank for layer in layers}
         first = opened[0].config
         config = renamed(first, base_model) if one else merged_config(first, new_ranks, base_model)
@@ -184,20 +184,20 @@ def merge(
     return report
 
 
-def _copy_tensors(stream: TensorStream, adapter: LoraAdapter) -> list[MergedLayer]:
+def _copy_tensors(writer: io.TensorWriter, adapter: LoraAdapter) -> list[MergedLayer]:
     """One adapter as it is."""
     keys = {PREFIX + name: key for name, key in adapter.others.items()}
     for name, layer in adapter.layers.items():
         keys.update(zip(_keys(name, layer), (layer.a_key, layer.b_key), strict=True))
     for name, key in sorted(keys.items(), key=lambda pair: -adapter.width(pair[1])):
-        stream.write(name, adapter.read(key))
+        writer.write(name, adapter.read(key))
     return [
         MergedLayer(name, (layer.rank,), layer.rank, 1.0) for name, layer in adapter.layers.items()
     ]
 
 
 def _write_tensors(
-    stream: TensorStream,
+    writer: io.TensorWriter,
     adapters: Sequence[LoraAdapter],
     compute: Callable[[str, LoraLayer], Merged],
     dtype: torch.dtype,
@@ -207,16 +207,16 @@ def _write_tensors(
     layers, energy, lost = [], 0.0, 0.0
     shared, others = adapters[0].layers, adapters[0].others
     wide = [name for name in others if adapters[0].width(others[name]) >= dtype.itemsize]
-    _carry(stream, adapters, wide)
+    _carry(writer, adapters, wide)
     for name, layer in shared.items():
         merged = compute(name, layer)
-        _write_layer(stream, name, layer, merged, dtype)
+        _write_layer(writer, name, layer, merged, dtype)
         energy, lost = energy + merged.energy, lost + merged.lost
         ranks = tuple(adapter.layers[name].rank for adapter in adapters)
         layers.append(MergedLayer(name, ranks, merged.a.shape[0], merged.energy_kept))
         if progress is not None:
             progress(len(layers), len(shared))
-    _carry(stream, adapters, sorted(set(others) - set(wide)))
+    _carry(writer, adapters, sorted(set(others) - set(wide)))
     return layers, 1 - lost / energy if energy > 0 else 1.0
 
 
@@ -277,7 +277,7 @@ def _keys(name: str, layer: LoraLayer) -> tuple[str, str]:
 
 
 def _write_layer(
-    stream: TensorStream, name: str, layer: LoraLayer, merged: Merged, dtype: torch.dtype
+    writer: io.TensorWriter, name: str, layer: LoraLayer, merged: Merged, dtype: torch.dtype
 ) -> None:
     rank = merged.a.shape[0]
     shapes = (rank, *layer.a_shape[1:]), (layer.b_shape[0], rank, *layer.b_shape[2:])
@@ -285,10 +285,10 @@ def _write_layer(
         tensor = factor.to(dtype).reshape(shape)
         if not bool(tensor.isfinite().all()):
             raise DataError(f"the merged {key} does not fit into {dtype}; use dtype float32")
-        stream.write(key, tensor)
+        writer.write(key, tensor)
 
 
-def _carry(stream: TensorStream, adapters: Sequence[LoraAdapter], names: Sequence[str]) -> None:
+def _carry(writer: io.TensorWriter, adapters: Sequence[LoraAdapter], names: Sequence[str]) -> None:
     """Write what is no factor (saved modules, biases): only what all adapters have in common."""
     first = adapters[0]
     for name in sorted(names, key=lambda name: -first.width(first.others[name])):
@@ -301,7 +301,7 @@ def _carry(stream: TensorStream, adapters: Sequence[LoraAdapter], names: Sequenc
                     f"{other.name}; only factors can be merged (modules_to_save, biases and "
                     "resized embeddings must be equal)"
                 )
-        stream.write(PREFIX + name, tensor)
+        writer.write(PREFIX + name, tensor)
 
 
 def _peak_memory() -> int | None:

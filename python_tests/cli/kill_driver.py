@@ -39,7 +39,7 @@ def kill_at(moment: int) -> None:
         if passed == moment:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    io.FAULT_HOOK = hook
+    io.atomic.FAULT_HOOK = hook
 
 
 def child(arguments: list[str], moment: int | None, errors: int) -> None:

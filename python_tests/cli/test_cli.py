@@ -129,7 +129,7 @@ def wait(name):
     if name == "synced task_0001.json":
         print("here", file=sys.stderr, flush=True)
         time.sleep(60)
-io.FAULT_HOOK = wait
+io.atomic.FAULT_HOOK = wait
 main()
 """
     whole = awpf("run", *quick_arguments, "--out=whole", "--json").json

@@ -81,11 +81,11 @@ def test_a_full_disk_and_an_interrupt_leave_a_finished_run(with_report, awpf, mo
         if name.endswith(".png"):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(io, "FAULT_HOOK", full)
+    monkeypatch.setattr(io.atomic, "FAULT_HOOK", full)
     done = awpf("run", *with_report, "--out=run")
     assert done.code == 0
     assert "there is no report: cannot write run/figures/" in done.err
-    monkeypatch.setattr(io, "FAULT_HOOK", interrupt)
+    monkeypatch.setattr(io.atomic, "FAULT_HOOK", interrupt)
     stopped = awpf("run", *with_report, "--out=run")
     assert stopped.code == 130
     assert stopped.err.endswith("all runs are finished; `awpf report run` writes the report\n")

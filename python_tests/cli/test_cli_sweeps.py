@@ -64,11 +64,11 @@ def test_an_interrupted_comparison_goes_on(quick_arguments, awpf, monkeypatch):
             trained.append(name)
 
     trained: list[str] = []
-    monkeypatch.setattr(io, "FAULT_HOOK", hook)
+    monkeypatch.setattr(io.atomic, "FAULT_HOOK", hook)
     stopped = awpf(*arguments)
     assert stopped.code == 130
     assert stopped.err == "interrupted: 1 of 2 runs done in all; the same command continues\n"
-    monkeypatch.setattr(io, "FAULT_HOOK", None)
+    monkeypatch.setattr(io.atomic, "FAULT_HOOK", None)
     resumed = awpf(*arguments, "--json").json
     whole = awpf(*arguments, "--json", "--out=other").json
     for run, other in zip(resumed["runs"], whole["runs"], strict=True):

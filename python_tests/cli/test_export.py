@@ -67,7 +67,7 @@ def test_an_unfinished_run_knows_the_classes_so_far(features_file, tmp_path, mon
         if name == stop:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(io, "FAULT_HOOK", hook)
+    monkeypatch.setattr(io.atomic, "FAULT_HOOK", hook)
     for stop in ("synced task_0000.json", "synced task_0002.json"):
         with pytest.raises(KeyboardInterrupt):
             run(

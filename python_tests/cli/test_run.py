@@ -71,10 +71,10 @@ def interrupted(quick, folder, monkeypatch, moment="renamed task_0001.json"):
         if name == moment:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(io, "FAULT_HOOK", hook)
+    monkeypatch.setattr(io.atomic, "FAULT_HOOK", hook)
     with pytest.raises(KeyboardInterrupt):
         run(**quick, out=folder)
-    monkeypatch.setattr(io, "FAULT_HOOK", None)
+    monkeypatch.setattr(io.atomic, "FAULT_HOOK", None)
 
 
 def test_an_unfinished_run_is_refused_and_resumed(quick, tmp_path, monkeypatch):

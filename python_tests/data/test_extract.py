@@ -265,7 +265,7 @@ def test_a_full_disk_loses_no_finished_shard(
                 raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(io, "FAULT_HOOK", full)
+        patch.setattr(io.atomic, "FAULT_HOOK", full)
         with pytest.raises(DataError, match="disk is full"):
             extract_features(dataset, counted, kept)
     counted.images = 0

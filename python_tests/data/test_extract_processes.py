@@ -33,7 +33,7 @@ def kill(name):
         passed += 1
         if passed > int(before):
             os.kill(os.getpid(), signal.SIGKILL)
-io.FAULT_HOOK = kill
+io.atomic.FAULT_HOOK = kill
 encoded = 0
 def progress(now):
     global encoded

@@ -227,7 +227,7 @@ def test_a_killed_merge_leaves_nothing_half_written(moment, force, write, tmp_pa
         merge([one], out)
     child = os.fork()
     if child == 0:
-        io.FAULT_HOOK = lambda name: (
+        io.atomic.FAULT_HOOK = lambda name: (
             os.kill(os.getpid(), signal.SIGKILL) if name.startswith(moment) else None
         )
         merge([two], out, force=force)
@@ -271,7 +271,7 @@ def test_a_failed_merge_leaves_nothing(error, write, tmp_path, monkeypatch):
         if name.startswith("writing adapter_model"):
             raise error
 
-    monkeypatch.setattr(io, "FAULT_HOOK", fail)
+    monkeypatch.setattr(io.atomic, "FAULT_HOOK", fail)
     with pytest.raises(type(error)):
         merge([one], tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["one"]

@@ -299,10 +299,10 @@ def test_interrupted_it_leaves_the_run_and_is_made_anew(own, monkeypatch):
         if name == "written map_after.png":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(io, "FAULT_HOOK", hook)
+    monkeypatch.setattr(io.atomic, "FAULT_HOOK", hook)
     with pytest.raises(KeyboardInterrupt):
         write_report(own)
     assert not (own / "report.html").exists()
     assert {p.name: p.read_bytes() for p in own.iterdir() if p.is_file()} == before
-    monkeypatch.setattr(io, "FAULT_HOOK", None)
+    monkeypatch.setattr(io.atomic, "FAULT_HOOK", None)
     assert write_report(own).exists()

@@ -59,7 +59,7 @@ def kill_at(monkeypatch, moment: int) -> list[str]:
         if len(passed) == moment:
             raise Killed(name)
 
-    monkeypatch.setattr(io, "FAULT_HOOK", hook)
+    monkeypatch.setattr(io.atomic, "FAULT_HOOK", hook)
     return passed
 
 
@@ -72,10 +72,10 @@ def test_killed_between_tasks_and_resumed(name, make_stream, tmp_path, monkeypat
         if event == "renamed task_0001.json":
             raise Killed
 
-    monkeypatch.setattr(io, "FAULT_HOOK", hook)
+    monkeypatch.setattr(io.atomic, "FAULT_HOOK", hook)
     with pytest.raises(Killed):
         run(stream, tmp_path / "killed", name)
-    monkeypatch.setattr(io, "FAULT_HOOK", None)
+    monkeypatch.setattr(io.atomic, "FAULT_HOOK", None)
     assert_same(run(stream, tmp_path / "killed", name, resume=True), whole)
 
 
@@ -91,7 +91,7 @@ def test_killed_at_every_moment_of_writing(make_stream, tmp_path, monkeypatch):
         kill_at(monkeypatch, moment)
         with pytest.raises(Killed):
             run(stream, folder)
-        monkeypatch.setattr(io, "FAULT_HOOK", None)
+        monkeypatch.setattr(io.atomic, "FAULT_HOOK", None)
         assert_same(run(stream, folder, resume=True), whole)
         assert not list(folder.glob(".*.tmp"))
 
@@ -110,12 +110,12 @@ def test_a_finished_run_is_read_back(make_stream, tmp_path):
 def test_statistics_are_one_file_a_task_and_never_rewritten(make_stream, tmp_path):
     stream = make_stream()
     written: list[str] = []
-    io_hook = io.FAULT_HOOK
-    io.FAULT_HOOK = written.append
+    io_hook = io.atomic.FAULT_HOOK
+    io.atomic.FAULT_HOOK = written.append
     try:
         run(stream, tmp_path)
     finally:
-        io.FAULT_HOOK = io_hook
+        io.atomic.FAULT_HOOK = io_hook
     renamed = [name for name in written if name.startswith("renamed statistics")]
     assert renamed == [f"renamed statistics_{task:04d}.safetensors" for task in range(4)]
 
