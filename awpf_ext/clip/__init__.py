@@ -1,4 +1,4 @@
-"""Frozen CLIP backbones, prompt templates and text banks; open_clip is imported on first use."""
+"""Frozen CLIP backbones, prompt templates and class texts; open_clip is imported on first use."""
 
 from awpf_ext.clip.backbone import Backbone, load_backbone
 from awpf_ext.clip.prompted import PromptedClip, prompted_clip

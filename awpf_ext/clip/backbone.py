@@ -1,4 +1,4 @@
-"""A frozen CLIP model from open_clip, with its preprocessing and everything that identifies it."""
+"""A frozen CLIP model from open_clip, with its preprocessing and provenance."""
 
 from __future__ import annotations
 
@@ -43,12 +43,14 @@ class Backbone:
     resize: Callable[[Image.Image], Image.Image]
 
     def prepare(self, image: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """The image, resized and cropped, as (height, width, 3) bytes."""
+        """The image, resized and cropped, as uint8 of shape (height, width, 3)."""
         return np.array(self.resize(image).convert("RGB"), dtype=np.uint8)
 
     def pixels(self, prepared: Tensor) -> Tensor:
-        """(n, 3, height, width) float32 of (n, height, width, 3) bytes, on their device: scaled and
-        normalised with the arithmetic of torchvision's ToTensor and Normalize.
+        """Network input, float32 (n, 3, height, width), from uint8 (n, height, width, 3).
+
+        Scaled and normalised on the device of the images, with the arithmetic of torchvision's
+        ToTensor and Normalize.
         """
         scaled = prepared.permute(0, 3, 1, 2).float().div(255)
         mean, std = (
@@ -59,9 +61,9 @@ class Backbone:
 
     @torch.no_grad()
     def encode_images(self, prepared: Tensor) -> Tensor:
-        """Features, not normalised, of (n, height, width, 3) bytes; on the CPU.
+        """Features of uint8 images (n, height, width, 3), not normalised, on the CPU.
 
-        float16 for an fp16 backbone, float32 for the others.
+        float16 for an fp16 backbone, otherwise float32.
         """
         pixels = self.pixels(prepared.to(self.device)).to(PRECISIONS[self.precision])
         features: Tensor = self.model.encode_image(pixels)
@@ -69,14 +71,14 @@ class Backbone:
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """Features, not normalised, of the texts; float32 on the CPU."""
+        """Features of the texts, not normalised, float32 on the CPU."""
         tokens = self.tokenizer(list(texts)).to(self.device)
         features: Tensor = self.model.encode_text(tokens)
         return features.to("cpu", torch.float32)
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
-        """What identifies the features this backbone makes."""
+        """Everything that identifies the features of this backbone."""
         described = json.dumps(self.preprocessing, sort_keys=True)
         return {
             "model": self.name,
@@ -99,11 +101,11 @@ def load_backbone(
 ) -> Backbone:
     """An open_clip model in evaluation mode.
 
-    pretrained: a tag open_clip knows for the model ("embedded" for "demo", the small CLIP of this
-    package), the path of a checkpoint, or None or "random:SEED" for random weights. Weights trained
-    with QuickGELU get it where the tag says so; for a local checkpoint the model's name must
-    (ViT-B-16-quickgelu). `cache_dir`: where downloads are kept, by default where the Hugging Face
-    hub and open_clip keep them.
+    pretrained: an open_clip tag of the model ("embedded" for "demo", the small CLIP of this
+    package), the path of a checkpoint, or None or "random:SEED" for random weights. QuickGELU is
+    used if the tag requires it; for a local checkpoint choose it by the model's name
+    (ViT-B-16-quickgelu). cache_dir: folder of downloads, by default that of the Hugging Face hub
+    and of open_clip.
     """
     import open_clip
 
@@ -156,7 +158,7 @@ def _build(model: str, weights: Weights) -> Any:
 
 
 def _lower_precision(network: Any, dtype: torch.dtype) -> None:
-    """As open_clip does for native models; the others (timm towers) are converted whole."""
+    """As open_clip does for its own models; others (timm towers) are converted completely."""
     import open_clip
 
     if isinstance(network, open_clip.CLIP):
@@ -183,7 +185,7 @@ def _tokenizer(model: str, cache_dir: str | Path | None) -> Callable[[Sequence[s
 
 
 def _resize(settings: dict[str, Any]) -> Callable[[Image.Image], Image.Image]:
-    """The part of open_clip's evaluation transform that works on images (not on tensors)."""
+    """The steps of open_clip's evaluation transform that work on images, not on tensors."""
     import open_clip
     from torchvision.transforms import Compose, Normalize, ToTensor
 
@@ -197,7 +199,7 @@ def _resize(settings: dict[str, Any]) -> Callable[[Image.Image], Image.Image]:
 
 
 def _as_json(settings: dict[str, Any]) -> dict[str, Any]:
-    """The same with lists for tuples, so that a record equals what is read back from its file."""
+    """The settings with lists instead of tuples, as they are when read from a JSON file."""
     plain: dict[str, Any] = json.loads(json.dumps(settings))
     return plain
 
@@ -212,7 +214,7 @@ def _weights_hash(network: Any) -> str:
 
 @contextmanager
 def _quiet_root_logger() -> Iterator[None]:
-    """open_clip logs every step to the root logger, and warns about random weights asked for."""
+    """Silences open_clip, which logs every step and warns about requested random weights."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.CRITICAL)

@@ -1,7 +1,7 @@
-"""The small CLIP that comes with the package: open_clip's architecture, our own weights.
+"""The demo model, a small CLIP that comes with the package: open_clip's architecture, own weights.
 
-Its folder holds what open_clip reads: the model's configuration, the merges of its tokenizer and
-the weights; MODEL_CARD.md says what it was trained on and how well it does.
+The folder demo/ has the files that open_clip reads: the model's configuration, the tokenizer's
+merges and the weights. MODEL_CARD.md describes its training data and accuracy.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MERGES = FOLDER / "merges.txt.gz"
 
 
 def register() -> None:
-    """Make the model known to open_clip, as its own models are."""
+    """Add the model to open_clip's registry."""
     import open_clip
 
     if MODEL not in open_clip.list_models():
@@ -24,10 +24,10 @@ def register() -> None:
 
 
 def default_weights(model: str) -> str:
-    """What `pretrained` is where only a model is given."""
+    """The default of `pretrained` for a model."""
     return TAG if model == MODEL else "openai"
 
 
 def tokenizer_options(model: str) -> dict[str, str]:
-    """What open_clip's tokenizer must be told beyond the model's name."""
+    """Options of open_clip's tokenizer besides the model's name."""
     return {"bpe_path": str(MERGES)} if model == MODEL else {}

@@ -1,4 +1,4 @@
-"""A backbone with the prompts of a data set's classes: what training its towers needs."""
+"""A backbone together with the prompts of a data set's classes, for training its towers."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from awpf_ext.clip.backbone import Backbone
 
 @dataclass(frozen=True, eq=False)
 class PromptedClip:
-    """The frozen backbone, which runs may share, and the prompts of each class."""
+    """A frozen backbone, which several runs may share, and the prompts of each class."""
 
     backbone: Backbone
-    prompts: tuple[tuple[str, ...], ...]  # by class, the same number of each
+    prompts: tuple[tuple[str, ...], ...]  # by class, the same number for each
 
     def reordered(self, order: Sequence[int]) -> PromptedClip:
-        """The same with class `order[k]` in place k."""
+        """A copy with class `order[k]` at position k."""
         return PromptedClip(self.backbone, tuple(self.prompts[label] for label in order))
 
     @cached_property
     def tokens(self) -> Tensor:
-        """(C, P, context) int64: the prompts as the text tower reads them.
+        """The tokenized prompts, int64 (C, P, context).
 
-        Made when asked for: eighty prompts of a thousand classes take seconds.
+        Computed on first use, as eighty prompts for a thousand classes take seconds.
         """
         flat = [prompt for of_class in self.prompts for prompt in of_class]
         tokens = torch.as_tensor(self.backbone.tokenizer(flat)).long()
@@ -37,6 +37,6 @@ class PromptedClip:
 def prompted_clip(
     backbone: Backbone, class_names: Sequence[str], templates: Sequence[str]
 ) -> PromptedClip:
-    """`backbone` with every template filled with every class's name."""
+    """`backbone` with the prompts from all templates and class names."""
     filled = [tuple(t.replace("{}", name) for t in templates) for name in class_names]
     return PromptedClip(backbone, tuple(filled))

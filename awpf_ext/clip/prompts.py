@@ -1,4 +1,4 @@
-"""Prompt templates, and the bank of text features that classifies images."""
+"""Prompt templates, and the text features of classes that classify images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from awpf_ext.errors import UserError
 if TYPE_CHECKING:
     from awpf_ext.clip.backbone import Backbone
 
-DEFAULT_PROMPT = "a good photo of a {}."  # what RAPF's published numbers use
+DEFAULT_PROMPT = "a good photo of a {}."  # used by RAPF's published results
 NAMED_ENSEMBLES = {
     "openai": "OPENAI_IMAGENET_TEMPLATES",  # 80 templates
     "simple": "SIMPLE_IMAGENET_TEMPLATES",  # 7 templates
@@ -21,10 +21,10 @@ NAMED_ENSEMBLES = {
 
 
 def prompt_templates(prompt: str | Sequence[str] = DEFAULT_PROMPT) -> tuple[str, ...]:
-    """The templates a prompt setting stands for.
+    """The templates of a prompt setting.
 
-    One template or several, each with one {} for the class name; or a named ensemble of CLIP's
-    authors: "openai" (80 templates) or "simple" (7).
+    The setting is one template or several, each with one {} for the class name, or the name of an
+    ensemble of CLIP's authors: "openai" (80 templates) or "simple" (7).
     """
     if isinstance(prompt, str) and prompt in NAMED_ENSEMBLES:
         import open_clip
@@ -51,9 +51,9 @@ def text_bank(
     progress: Callable[[int, int], None] | None = None,
     batch_size: int = 256,
 ) -> Tensor:
-    """One L2-normalised float32 row a class: the mean of its normalised prompt features.
+    """One L2-normalised float32 row per class: the mean of its normalised prompt features.
 
-    `progress(done, total)` counts prompts. Equal names are encoded once.
+    `progress(done, total)` counts prompts. Repeated names are encoded once.
     """
     if not class_names:
         raise UserError("class_names is empty; a text bank needs at least one class")

@@ -1,4 +1,4 @@
-"""Where the weights of a backbone come from: the package, a tag, a local checkpoint, or a seed."""
+"""Finding the weights of a backbone: the package, an open_clip tag, a checkpoint or a seed."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 
 @dataclass(frozen=True)
 class Weights:
-    """Resolved weights: a file, or a seed for random ones, and what their tag says of their use."""
+    """Resolved weights: a file, or a seed for random weights, and the settings of their tag."""
 
-    label: str  # for provenance: the tag, the file's name, or random:SEED
+    label: str  # for provenance: tag, file name or random:SEED
     file: Path | None = None
     seed: int | None = None
-    quick_gelu: bool = False  # weights trained with QuickGELU; open_clip alone would only warn
+    quick_gelu: bool = False  # weights trained with QuickGELU, for which open_clip only warns
     preprocessing: Mapping[str, Any] | None = None
 
 
 def resolve_weights(model: str, pretrained: str | None, cache_dir: Path | None) -> Weights:
-    """Find (if need be, download) the weights that `pretrained` names for an open_clip model.
+    """Find the weights `pretrained` of an open_clip model, and download them if necessary.
 
     None or "random:SEED": seeded random weights; an open_clip tag ("embedded" for the model
     "demo"); or the path of a checkpoint.
@@ -71,7 +71,7 @@ def _random_weights(label: str) -> Weights:
 
 
 def _tagged_file(model: str, tag_name: str, tag: Mapping[str, Any], cache_dir: Path | None) -> Path:
-    """The tag's file from the cache, without asking the network, or else a download."""
+    """The tag's file, from the cache without network access, or downloaded."""
     import open_clip
     from huggingface_hub import constants
 
@@ -90,12 +90,12 @@ def _tagged_file(model: str, tag_name: str, tag: Mapping[str, Any], cache_dir: P
         try:
             location = None if cache_dir is None else str(cache_dir)
             return Path(open_clip.download_pretrained(tag, cache_dir=location))
-        except Exception as error:  # open_clip and its downloaders raise what they like
+        except Exception as error:  # open_clip and its downloaders raise many types
             failure = str(error).split("\n", 1)[0]
     raise OfflineError(
         f"the weights {tag_name!r} of {model} are not in the cache {cache} and cannot be fetched "
         f"({failure}). Three ways out: pretrained=PATH, a checkpoint file you copied here; "
-        f"features:FILE.npz as the data set, features computed elsewhere; or the model "
+        f"features:FILE.npz as the data set, with features computed elsewhere; or the model "
         f"{demo_model.MODEL!r}, whose weights come with the package"
     )
 
@@ -116,14 +116,14 @@ def _hub_cached(hub_entry: str, cache_dir: Path | None) -> tuple[Path | None, Pa
 
 
 def _unreachable(url: str, timeout: float = 10.0) -> str | None:
-    """Why `url`'s server does not answer, or None; the downloaders would retry for a minute."""
+    """Why the server of `url` cannot be reached, or None; downloaders would retry for a minute."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return "HF_HUB_OFFLINE is set"
     try:
         request = urllib.request.Request(url, method="HEAD")
         urllib.request.urlopen(request, timeout=timeout).close()
     except urllib.error.HTTPError:
-        return None  # it answers; what it says is for the downloader to judge
+        return None  # the server answers; the downloader handles its answer
     except (OSError, ValueError) as error:
         return f"no connection: {reason(getattr(error, 'reason', error))}"
     return None

@@ -1,4 +1,4 @@
-"""Data sets, feature store and task streams."""
+"""Data sets, the feature store and task streams."""
 
 import awpf_ext.data.domains  # noqa: F401  (registers its data sets)
 from awpf_ext.data.datasets import DATASETS, dataset, load_dataset

@@ -16,8 +16,8 @@ _WORDNET_ID = re.compile(r"n\d{8}")
 def names_from_keys(class_keys: Sequence[str]) -> tuple[str, ...]:
     """Readable names for folder names or labels.
 
-    WordNet ids (n01440764) become ImageNet's names; elsewhere underscores become spaces and a
-    leading number, as in 001.Black_footed_Albatross, goes.
+    WordNet ids (n01440764) become ImageNet's names. Otherwise underscores become spaces, and a
+    leading number as in 001.Black_footed_Albatross is removed.
     """
     if class_keys and all(_WORDNET_ID.fullmatch(key) for key in class_keys):
         return _imagenet_names(class_keys)
@@ -28,7 +28,7 @@ def names_from_file(path: Path, class_keys: Sequence[str]) -> tuple[str, ...]:
     """Names from a JSON or TXT file.
 
     JSON: a list in class order, or an object from the data set's own key (folder, label) to name.
-    TXT: one name a line in class order.
+    TXT: one name per line, in class order.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")

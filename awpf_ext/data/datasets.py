@@ -1,6 +1,6 @@
-"""The data sets: one function each, found by name.
+"""The data sets: one function each, registered by name.
 
-A data set is written NAME or NAME:WHERE, as in demo, demo:night, cifar100, imagenet-r:PATH,
+A data set is written NAME or NAME:WHERE, such as demo, demo:night, cifar100, imagenet-r:PATH,
 folder:PATH, csv:FILE or features:FILE.npz. A new one is a function with the `dataset` decorator.
 """
 
@@ -38,9 +38,9 @@ DOWNLOADS = Path("~/.cache/awpf_ext")
 
 
 def dataset(name: str, *, where: Where = "path") -> Callable[[Loader], Loader]:
-    """Register a loader, a function of WHERE (None where not given), under a name.
+    """Register a loader under a name; it is a function of WHERE, which is None if not given.
 
-    where: what WHERE is: a path that must be there, a path that need not be, or just a word.
+    where: what WHERE is: an existing path, a path that need not exist, or a word.
     """
 
     def register(loader: Loader) -> Loader:
@@ -52,7 +52,7 @@ def dataset(name: str, *, where: Where = "path") -> Callable[[Loader], Loader]:
 
 
 def absolute(spec: str) -> str:
-    """NAME:WHERE so that it means the same from any working directory."""
+    """NAME:WHERE with an absolute path, independent of the working directory."""
     name, _, where = spec.partition(":")
     if not where or _WHERE.get(name) == "word":
         return spec
@@ -60,9 +60,9 @@ def absolute(spec: str) -> str:
 
 
 def load_dataset(spec: str, *, class_names: str | Path | None = None) -> ImageDataset | FeatureSet:
-    """The data set that NAME or NAME:WHERE stands for.
+    """The data set NAME or NAME:WHERE.
 
-    class_names: a JSON or TXT file with names for its classes, in place of its own.
+    class_names: a JSON or TXT file with class names to use instead of the data set's own.
     """
     name, _, where = spec.partition(":")
     if name not in DATASETS:
@@ -87,7 +87,7 @@ def load_dataset(spec: str, *, class_names: str | Path | None = None) -> ImageDa
 
 @dataset("demo", where="word")
 def demo(where: Path | None) -> ImageDataset:
-    """A hundred drawn classes, nothing to download; demo:STYLE: another style, demo:all: all."""
+    """A hundred drawn classes, no download; demo:STYLE = another style, demo:all = all styles."""
     return demo_dataset(DEFAULT_STYLE if where is None else str(where))
 
 
@@ -103,7 +103,7 @@ def cifar100(where: Path | None) -> ImageDataset:
     except (OSError, RuntimeError) as error:
         raise OfflineError(
             f"CIFAR-100 is not in {root} and cannot be downloaded ({error}). Three ways out: copy "
-            f"cifar-100-python.tar.gz into {root}; features:FILE.npz with ready-made features; or "
+            f"cifar-100-python.tar.gz into {root}; features:FILE.npz with precomputed features; or "
             "the data set demo, which needs no download"
         ) from error
     keys = tuple(splits[0].classes)
@@ -116,21 +116,21 @@ def cifar100(where: Path | None) -> ImageDataset:
 
 @dataset("imagenet1k")
 def imagenet1k(where: Path | None) -> ImageDataset:
-    """ImageNet-1k: train/ and val/ with a folder a class, or the tree of the original archive."""
+    """ImageNet-1k: train/ and val/ with one folder per class, or the original archive's tree."""
     return _imagenet("imagenet1k", where, 1000)
 
 
 @dataset("imagenet100")
 def imagenet100(where: Path | None) -> ImageDataset:
-    """A 100-class selection of ImageNet: train/ and val/ (or test/) with a folder a class."""
+    """A 100-class selection of ImageNet: train/ and val/ (or test/), one folder per class."""
     return _imagenet("imagenet100", where, 100)
 
 
 @dataset("imagenet-r")
 def imagenet_r(where: Path | None) -> ImageDataset:
-    """ImageNet-R: train/ and test/ as continual-learning code splits it, or the original archive.
+    """ImageNet-R: train/ and test/ as split by continual-learning code, or the original archive.
 
-    The original has a folder a class and no split; one image in five is then held out.
+    The original has one folder per class and no split; then one image in five is held out.
     """
     root = required("imagenet-r", where)
     if (root / "train").is_dir():
@@ -179,7 +179,8 @@ def folder(where: Path | None) -> ImageDataset:
 def csv_file(where: Path | None) -> ImageDataset:
     """A CSV file with a header: path,label and optionally split (train, test or val).
 
-    Paths are relative to the file. Classes are the labels, sorted (as numbers where all are).
+    Paths are relative to the file. The classes are the labels, sorted (numerically if
+    all are numbers).
     """
     file = required("csv", where)
     rows, has_split = _csv_rows(file)
@@ -199,7 +200,7 @@ def csv_file(where: Path | None) -> ImageDataset:
 
 @dataset("features")
 def features(where: Path | None) -> FeatureSet:
-    """Ready-made features in an npz file; see `read_features`."""
+    """Precomputed features in an npz file; see `read_features`."""
     return read_features(required("features", where))
 
 
@@ -237,7 +238,7 @@ def _pairs(path: Path) -> Iterable[tuple[str, str]]:
 
 
 def _csv_rows(file: Path) -> tuple[list[tuple[str, str, bool]], bool]:
-    """(path, label, whether for testing) of each row, and whether the file says which is which."""
+    """(path, label, is test) of each row, and whether the file has a column `split`."""
     rows = []
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:

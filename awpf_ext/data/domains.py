@@ -1,4 +1,4 @@
-"""Data sets whose images come from several domains: photographs, sketches, other cameras."""
+"""Data sets with several domains: photographs, sketches, other cameras."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from awpf_ext.errors import DataError
 DOMAINNET = ("clipart", "infograph", "painting", "quickdraw", "real", "sketch")
 
 
-class Labelled(NamedTuple):
-    """Images with the domain of each."""
+class LabelledDomains(NamedTuple):
+    """Labelled images and the domain of each."""
 
     images: FileSplit
     domain: Tensor
 
 
-class Listed(NamedTuple):
-    """A line of one of DomainNet's lists."""
+class ListLine(NamedTuple):
+    """One line of a DomainNet list."""
 
     file: str
-    key: str  # the class by its folder
-    number: int  # and by its label
-    path: Path  # of the list
+    key: str  # the class's folder
+    number: int  # the class's label
+    path: Path  # the list
     line: int
 
 
@@ -39,7 +39,7 @@ class Listed(NamedTuple):
 def domainnet(where: Path | None) -> ImageDataset:
     """DomainNet: its lists NAME_train.txt and NAME_test.txt beside the folders NAME.
 
-    Of the six domains those that are there. Classes are in the order of the lists' labels.
+    Uses those of the six domains that exist. The classes are ordered by the labels in the lists.
     """
     root = required("domainnet", where)
     names = tuple(name for name in DOMAINNET if any(p.exists() for p in _parts(root, name)))
@@ -48,7 +48,7 @@ def domainnet(where: Path | None) -> ImageDataset:
             f"{root}: expected lists NAME_train.txt and NAME_test.txt beside folders NAME, for "
             f"one or more of {', '.join(DOMAINNET)}"
         )
-    lists: list[list[list[Listed]]] = []
+    lists: list[list[list[ListLine]]] = []
     for name in names:
         folder, *files = _parts(root, name)
         absent = [path.name for path in (folder, *files) if not path.exists()]
@@ -71,7 +71,7 @@ def domains(where: Path | None) -> ImageDataset:
     root = required("domains", where)
     names = subfolders(root)
     if not names:
-        raise DataError(f"{root}: expected a folder a domain, with train/ and test/ in each")
+        raise DataError(f"{root}: expected one folder per domain, with train/ and test/ in each")
     if set(names) <= {"train", "test", "val"}:
         raise DataError(
             f"{root} holds one domain, which is folder:{root}; domains:PATH expects "
@@ -88,8 +88,8 @@ def _with_domains(
     root: Path,
     keys: tuple[str, ...],
     names: tuple[str, ...],
-    train: Labelled,
-    test: Labelled,
+    train: LabelledDomains,
+    test: LabelledDomains,
 ) -> ImageDataset:
     for split, (_, domain) in (("training", train), ("test", test)):
         counts = torch.bincount(domain, minlength=len(names)).tolist()
@@ -108,14 +108,14 @@ def _with_domains(
 
 def _labelled(
     root: Path, files: Sequence[str], labels: Sequence[int], counts: Sequence[int]
-) -> Labelled:
-    """counts: of the images of each domain; the files are in the order of the domains."""
+) -> LabelledDomains:
+    """counts: images per domain; the files are ordered by domain."""
     domain = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-    return Labelled(FileSplit(root, files, torch.tensor(labels, dtype=torch.int64)), domain)
+    return LabelledDomains(FileSplit(root, files, torch.tensor(labels, dtype=torch.int64)), domain)
 
 
-def _folder_split(root: Path, folders: Sequence[Path], keys: Sequence[str]) -> Labelled:
-    """One split of all domains: folder after folder."""
+def _folder_split(root: Path, folders: Sequence[Path], keys: Sequence[str]) -> LabelledDomains:
+    """One split of all domains, in the order of their folders."""
     files: list[str] = []
     labels: list[int] = []
     counts = []
@@ -130,11 +130,11 @@ def _folder_split(root: Path, folders: Sequence[Path], keys: Sequence[str]) -> L
 
 
 def _parts(root: Path, name: str) -> tuple[Path, Path, Path]:
-    """What DomainNet has of a domain: its folder, its training list, its test list."""
+    """A domain's folder, training list and test list in DomainNet."""
     return root / name, root / f"{name}_train.txt", root / f"{name}_test.txt"
 
 
-def _read_list(path: Path, domain: str) -> list[Listed]:
+def _read_list(path: Path, domain: str) -> list[ListLine]:
     """The lines "clipart/aircraft_carrier/clipart_001_000001.jpg 0" of a list."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -145,13 +145,13 @@ def _read_list(path: Path, domain: str) -> list[Listed]:
         if not line.strip():
             continue
         file, _, label = line.strip().rpartition(" ")
-        parts = file.split("/")  # nothing of a foreign list leads out of the data's folder
+        parts = file.split("/")  # a list cannot name files outside the data's folder
         inside = len(parts) >= 3 and parts[0] == domain and not {"", ".", ".."} & {*parts}
         if not inside or not _is_label(label):
             raise DataError(
                 f"{path}, line {number}: {line[:200]!r}; expected {domain}/CLASS/IMAGE LABEL"
             )
-        found.append(Listed(file, parts[1], int(label), path, number))
+        found.append(ListLine(file, parts[1], int(label), path, number))
     return found
 
 
@@ -159,8 +159,8 @@ def _is_label(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 10
 
 
-def _class_keys(lines: Sequence[Listed]) -> tuple[str, ...]:
-    """The classes' folders by label; DataError where lists disagree about one."""
+def _class_keys(lines: Sequence[ListLine]) -> tuple[str, ...]:
+    """The classes' folders by label; DataError if lists contradict each other."""
     key_of: dict[int, str] = {}
     number_of: dict[str, int] = {}
     for line in lines:
@@ -174,7 +174,9 @@ def _class_keys(lines: Sequence[Listed]) -> tuple[str, ...]:
     return tuple(key_of[number] for number in sorted(key_of))
 
 
-def _listed_split(root: Path, lists: Sequence[Sequence[Listed]], keys: Sequence[str]) -> Labelled:
+def _listed_split(
+    root: Path, lists: Sequence[Sequence[ListLine]], keys: Sequence[str]
+) -> LabelledDomains:
     position = {key: row for row, key in enumerate(keys)}
     lines = [line for listed in lists for line in listed]
     files, labels = [line.file for line in lines], [position[line.key] for line in lines]

@@ -1,4 +1,4 @@
-"""From images to features: read, prepared on threads, encoded once, kept in the store."""
+"""Feature extraction: images are read on threads, encoded once and kept in the feature store."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from awpf_ext.distributed import SINGLE_PROCESS, World, local_world_size
 from awpf_ext.errors import DataError, UserError
 from awpf_ext.io import lock, remove_leftovers, save_tensors
 
-BATCHES_AHEAD = 3  # read while a model on another device works
-LISTED = 20  # unreadable images named in a message; the file it points to names all
+BATCHES_AHEAD = 3  # read in advance for a model on another device
+LISTED = 20  # unreadable images listed in a message; a file lists all
 
 
 @dataclass(frozen=True)
 class ExtractProgress:
-    """How far the extraction is."""
+    """The progress of an extraction."""
 
     stage: str  # train, test or text
-    done: int  # images, or prompts; those found in the store included
+    done: int  # images or prompts, including those found in the store
     total: int
-    per_second: float = 0.0  # of those encoded now
-    waiting_for: str | None = None  # the process that is extracting the same features
+    per_second: float = 0.0  # encoded per second in this call
+    waiting_for: str | None = None  # name of the process that extracts the same features
 
 
 Progress = Callable[[ExtractProgress], None]
@@ -55,12 +55,12 @@ def extract_features(
     progress: Progress | None = None,
     world: World = SINGLE_PROCESS,
 ) -> FeatureSet:
-    """Features of a data set under a backbone, from the store or computed into it.
+    """Features of a data set under a backbone, read from the store or computed and stored.
 
-    on_unreadable: unreadable images either stop the run (once all of them are known; what could be
-    encoded is in the store) or are left out, with a warning and a count in the provenance.
-    workers: threads that read images, by default one a core, at most 16. A killed extraction
-    continues after its last shard. world: processes that call this together and share the shards.
+    on_unreadable: "stop" raises an error after all unreadable images are known (the features of the
+    others are stored); "skip" omits them, with a warning and a count in the provenance. workers:
+    reading threads, by default one per core, at most 16. A killed extraction continues after its
+    last shard. world: processes that call this together and share the shards.
     """
     if on_unreadable not in ("stop", "skip"):
         raise UserError(f"on_unreadable is {on_unreadable!r}; expected 'stop' or 'skip'")
@@ -125,7 +125,7 @@ def _fill(
     retry_unreadable: bool,
     world: World,
 ) -> StoredSplit:
-    """The split's features from the store, made first where they are not there."""
+    """The split's features from the store, extracted first if they are missing."""
     total = len(images.labels)
 
     def waiting(holder: str) -> None:
@@ -134,13 +134,15 @@ def _fill(
     stored = entry.read(retry_unreadable)
     if not world.broadcast(stored is not None):
         with _main_process_lock(entry, world, waiting):
-            stored = entry.read(retry_unreadable)  # whoever was waited for may have made it
+            stored = entry.read(
+                retry_unreadable
+            )  # the process that held the lock may have extracted it
             if not world.broadcast(stored is not None):
                 if world.is_main:
                     remove_leftovers(entry.folder)
                 world.barrier()
                 shards = entry.read_shards(retry_unreadable)
-                world.barrier()  # all have seen the same shards missing
+                world.barrier()  # all processes have seen the same missing shards
                 encoder.complete(title, images, entry, shards, world)
                 world.barrier()
                 if world.is_main:
@@ -168,7 +170,7 @@ def _main_process_lock(
 
 @dataclass(frozen=True)
 class _Encoder:
-    """The loop over images, and what it needs to know."""
+    """The loop that encodes images."""
 
     backbone: Backbone
     batch_size: int
@@ -183,7 +185,7 @@ class _Encoder:
         shards: list[FeatureShard | None],
         world: World,
     ) -> None:
-        """Encode this process's part of the missing shards and write them one by one."""
+        """Encode this process's share of the missing shards, and write each when it is complete."""
         missing = [index for index, shard in enumerate(shards) if shard is None]
         own = missing[world.rank :: world.size]
         elsewhere = set(missing) - set(own)
@@ -195,7 +197,7 @@ class _Encoder:
         total = len(images.labels) - sum(len(entry.bounds(index)) for index in elsewhere)
         resumed = done = total - sum(len(batch) for batch in batches)
         started = time.monotonic()
-        # A model on the CPU needs the cores itself: readers beside it stall its threads.
+        # A model on the CPU needs the cores itself; reading in parallel would slow it down.
         ahead = 0 if self.backbone.device.type == "cpu" else BATCHES_AHEAD
         reader = prepared_batches(images, batches, self.backbone.prepare, self.workers, ahead)
         parts: list[FeatureShard] = []
@@ -230,7 +232,7 @@ class _Encoder:
 
 
 def _readable_rows(images: ImageSplit, stored: StoredSplit) -> Tensor:
-    """The images that rows of the features are of: all but the unreadable ones."""
+    """The image index of each feature row: all images except the unreadable ones."""
     count = len(images.labels)
     skipped = {name for name, _ in stored.unreadable}
     if not skipped:
@@ -250,7 +252,7 @@ def _text(
     tell: Progress,
     world: World,
 ) -> Tensor:
-    """The text bank from the store, made first where it is not there."""
+    """The class texts from the store, encoded first if they are missing."""
     path = store.text_bank(backbone, templates, dataset.class_names)
     found = read_or_none(path)
     if found is not None:
@@ -268,7 +270,7 @@ def _text(
 def _check_unreadable(
     entries: dict[str, SplitEntry], stored: dict[str, StoredSplit], on_unreadable: str
 ) -> int:
-    """The number of images left out; stops where there are any and they may not be."""
+    """The number of skipped images; DataError if there are any and on_unreadable is "stop"."""
     unreadable = [image for split in stored.values() for image in split.unreadable]
     if not unreadable:
         return 0

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from awpf_ext.clip.prompted import PromptedClip
     from awpf_ext.data.prepared_images import PreparedImages
 
-# A row of test_x to its image and the image's name.
+# From a row of test_x to the name of its image and the image.
 ReadTestImage = Callable[[int], tuple[str, Image.Image]]
-DEFAULT_LOGIT_SCALE = 100.0  # what CLIP's training converges to, where a file does not say
+DEFAULT_LOGIT_SCALE = 100.0  # that of trained CLIP models; used if a file has none
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,24 +33,24 @@ class FeatureSet:
     training or no test images.
     """
 
-    train_x: Tensor  # (n, d) float32 or float16, perhaps mapped from a file, not normalised
+    train_x: Tensor  # (n, d) float32 or float16, not normalised; may be mapped from a file
     train_y: Tensor  # (n,) int64
     test_x: Tensor
     test_y: Tensor
     text: Tensor  # (C, d) float32, L2-normalised
     class_names: tuple[str, ...]
-    logit_scale: float  # exp(logit_scale) of the backbone; 100.0 where unknown
+    logit_scale: float  # exp(logit_scale) of the backbone; 100.0 if unknown
     provenance: Mapping[str, Any]
-    read_test_image: ReadTestImage | None = None  # None: features that came without images
-    train_images: PreparedImages | None = None  # row for row what train_x was made of
+    read_test_image: ReadTestImage | None = None  # None if there are no images
+    train_images: PreparedImages | None = None  # the images of the rows of train_x
     test_images: PreparedImages | None = None
-    domain_names: tuple[str, ...] = ()  # none: the images are of one kind
-    train_domain: Tensor | None = None  # (n,) int64, where there are domains
+    domain_names: tuple[str, ...] = ()  # empty if there are no domains
+    train_domain: Tensor | None = None  # (n,) int64, if there are domains
     test_domain: Tensor | None = None
-    clip: PromptedClip | None = None  # what made the features; None where they came ready-made
+    clip: PromptedClip | None = None  # the model; None for precomputed features
 
     def __post_init__(self) -> None:
-        """DataError where shapes, types or labels contradict each other."""
+        """DataError if shapes, types or labels contradict each other."""
         if self.text.dim() != 2 or len(self.class_names) != self.text.shape[0]:
             raise DataError(
                 f"text has shape {tuple(self.text.shape)} for {len(self.class_names)} class names; "
@@ -69,7 +69,7 @@ class FeatureSet:
         return self.text.shape[0]
 
     def check_finite(self) -> None:
-        """DataError naming the rows that hold NaN or infinity."""
+        """DataError that lists rows with NaN or infinity."""
         for name in ("train_x", "test_x", "text"):
             rows = nonfinite_rows(getattr(self, name))
             if rows:
@@ -94,9 +94,9 @@ class FeatureSet:
 
 
 def read_features(path: str | Path) -> FeatureSet:
-    """Ready-made features from an npz file.
+    """Precomputed features from an npz file.
 
-    Keys: train_x, train_y, test_x, test_y, text (one row a class), classnames, and optionally
+    Keys: train_x, train_y, test_x, test_y, text (one row per class), classnames, and optionally
     logit_scale, and train_domain, test_domain and domainnames. Nothing is unpickled.
     """
     path = Path(path)
@@ -139,7 +139,7 @@ def read_features(path: str | Path) -> FeatureSet:
 
 
 def nonfinite_rows(x: Tensor, chunk: int = 8192) -> list[int]:
-    """Indices of the rows that hold NaN or infinity, read a chunk at a time."""
+    """Indices of the rows with NaN or infinity, reading one chunk at a time."""
     rows: list[int] = []
     for start in range(0, len(x), chunk):
         bad = ~torch.isfinite(x[start : start + chunk]).all(dim=1)

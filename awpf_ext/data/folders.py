@@ -1,4 +1,4 @@
-"""What loaders of image folders share."""
+"""Helpers for data sets in image folders."""
 
 from __future__ import annotations
 
@@ -8,23 +8,25 @@ from awpf_ext.errors import DataError, UserError
 
 
 def required(name: str, where: Path | None) -> Path:
-    """PATH of NAME:PATH; UserError where it was not given."""
+    """PATH of NAME:PATH; UserError if it is missing."""
     if where is None:
         raise UserError(f"dataset {name!r} needs to know where the data is: {name}:PATH")
     return where
 
 
 def subfolders(root: Path) -> tuple[str, ...]:
-    """Their names, sorted, less the hidden ones."""
+    """The sorted names of all folders in `root` except hidden ones."""
     return tuple(
         sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     )
 
 
 def train_and_test(root: Path) -> tuple[Path, Path]:
-    """train/ and test/ (or else val/) below `root`; DataError where one is not there."""
+    """train/ and test/ (or else val/) below `root`; DataError if one is missing."""
     train = root / "train"
     test = next((root / title for title in ("test", "val") if (root / title).is_dir()), None)
     if test is None or not train.is_dir():
-        raise DataError(f"{root}: expected folders train/ and test/ (or val/), a folder a class")
+        raise DataError(
+            f"{root}: expected folders train/ and test/ (or val/), with one folder per class"
+        )
     return train, test

@@ -1,7 +1,7 @@
-"""Images read and prepared on threads.
+"""Reading and preparing images on threads.
 
-Decoding and resizing release the interpreter's lock, so threads do what worker processes would,
-without copies between processes and with nothing left behind by a kill.
+Decoding and resizing release the GIL, so threads are as fast as worker processes, without copies
+between processes and without processes that outlive a kill.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ def prepared_batches(
     workers: int,
     ahead: int,
 ) -> Generator[list[Pixels | str], None, None]:
-    """For each batch its prepared images in order; in an unreadable one's place, the reason.
+    """The prepared images of each batch in order; for an unreadable image, the reason as text.
 
-    `ahead` batches are read while the caller works on the one it has.
+    `ahead` batches are read in advance while the caller processes one.
     """
 
     def read(index: int) -> Pixels | str:
         try:
             return prepare(images.read(index))
-        except Exception as error:  # a decoder fed with rubbish raises nearly anything
+        except Exception as error:  # decoders raise many types for damaged files
             return (str(error) or type(error).__name__).replace("\n", " ")
 
     waiting: deque[list[Future[Pixels | str]]] = deque()
@@ -53,6 +53,6 @@ def prepared_batches(
 
 
 def default_workers() -> int:
-    """Threads that read: one a core, at most 16."""
-    allowed = getattr(os, "sched_getaffinity", None)  # Linux: what this process may use
+    """Number of reading threads: one per core, at most 16."""
+    allowed = getattr(os, "sched_getaffinity", None)  # Linux: the cores this process may use
     return min(len(allowed(0)) if allowed else os.cpu_count() or 1, 16)

@@ -1,4 +1,4 @@
-"""Labelled images: what a data set hands to feature extraction."""
+"""Labelled images: the input of feature extraction."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from awpf_ext.errors import DataError
 IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff")
 )
-SAMPLED_FILES = 4  # in each range that is fingerprinted
+SAMPLED_FILES = 4  # files read per fingerprinted range
 SAMPLED_BYTES = 1 << 16
 
 
@@ -29,16 +29,16 @@ class ImageSplit(Protocol):
 
     @property
     def labels(self) -> Tensor:
-        """int64, one an image."""
+        """int64, one per image."""
 
     def read(self, index: int) -> Image.Image:
-        """The decoded image; raises whatever its decoder raises."""
+        """The decoded image; raises the errors of its decoder."""
 
     def name(self, index: int) -> str:
-        """What to call the image in messages."""
+        """The image's name for messages."""
 
     def fingerprint(self, start: int, stop: int) -> str:
-        """A hash that changes when any image in the range does (labels aside)."""
+        """A hash that changes when an image in the range changes; labels do not count."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class FileSplit:
 
     def read(self, index: int) -> Image.Image:
         image: Image.Image = Image.open(self.root / self.files[index])
-        with image:  # closes the file, keeps the pixels
+        with image:  # closes the file but keeps the pixels
             image.load()
         return image
 
@@ -59,10 +59,10 @@ class FileSplit:
         return str(self.root / self.files[index])
 
     def fingerprint(self, start: int, stop: int) -> str:
-        """Over names, sizes and modification times, and the beginnings of a few files.
+        """A hash of names, sizes, modification times and the beginnings of a few files.
 
-        All bytes would cost as much to read as to use. The few tell apart data sets whose archives
-        gave equal names and times to bitmaps of equal size.
+        Reading all bytes would take as long as using the images. The beginnings distinguish data
+        sets whose files have equal names, times and sizes.
         """
         files = self.files[start:stop]
         digest = hashlib.sha256()
@@ -81,7 +81,7 @@ class FileSplit:
 
 @dataclass(frozen=True)
 class ArraySplit:
-    """Images in memory: (n, height, width, 3) bytes."""
+    """Images in memory, uint8 of shape (n, height, width, 3)."""
 
     title: str
     pixels: np.ndarray[Any, np.dtype[np.uint8]]
@@ -102,8 +102,8 @@ class ArraySplit:
 class ImageDataset:
     """Training and test images with one numbering of classes.
 
-    `class_keys` is what the data set itself calls its classes (folder, label), `class_names` what
-    prompts call them; names may repeat. A loader leaves the names to `load_dataset`.
+    `class_keys` are the data set's own names of its classes (folders, labels); `class_names` are
+    the names used in prompts and may repeat. `load_dataset` sets them.
     """
 
     name: str
@@ -112,8 +112,8 @@ class ImageDataset:
     test: ImageSplit
     notes: Mapping[str, Any] = field(default_factory=dict)  # for provenance
     class_names: tuple[str, ...] = ()
-    domain_names: tuple[str, ...] = ()  # none: the images are of one kind
-    train_domain: Tensor | None = None  # int64, one an image, where there are domains
+    domain_names: tuple[str, ...] = ()  # empty if there are no domains
+    train_domain: Tensor | None = None  # int64, one per image, if there are domains
     test_domain: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -134,7 +134,7 @@ class ImageDataset:
 
 
 def folder_files(root: Path, class_keys: Sequence[str]) -> list[list[str]]:
-    """For each class the images below root/class, sorted, relative to `root`; none where absent."""
+    """The sorted images of each class below root/class, relative to `root`; may be empty."""
     by_class = []
     for key in class_keys:
         files = []
@@ -150,7 +150,7 @@ def folder_files(root: Path, class_keys: Sequence[str]) -> list[list[str]]:
 
 
 def file_split(root: Path, by_class: Sequence[Sequence[str]]) -> FileSplit:
-    """One split of the files of each class; labels are positions in `by_class`."""
+    """A split from the files of each class; labels are positions in `by_class`."""
     counts = torch.tensor([len(files) for files in by_class])
     labels = torch.arange(len(by_class)).repeat_interleave(counts)
     return FileSplit(root, [file for files in by_class for file in files], labels)
@@ -160,6 +160,6 @@ HELD_OUT_NOTE = "no split given: one image in five held out for testing, by a ha
 
 
 def held_out(file: str) -> bool:
-    """Whether a file of a data set without a split is for testing; the same on every machine."""
+    """Whether a file of a data set without a split is a test image; equal on every machine."""
     name = file.replace(os.sep, "/").encode(errors="surrogateescape")
     return hashlib.sha256(name).digest()[0] % 5 == 0

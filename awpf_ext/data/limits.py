@@ -1,8 +1,8 @@
-"""Fewer images of a data set: at most so many of a class, or a long tail, before any is encoded.
+"""Limiting a data set before encoding: a maximum number of images per class, or a long tail.
 
-Of a class's images (in each domain, where there are domains) those kept are evenly spread over
-their order in the data set: of n images the k at floor(i n / k), i = 0..k-1. Nothing is drawn, so
-the same images are kept in every run.
+The images kept of a class (and domain) are evenly spaced in the order of the data set: k of n
+images are those at floor(i n / k), i = 0..k-1. Nothing is random, so every run keeps the same
+images.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from awpf_ext.data.images import FileSplit, ImageDataset, ImageSplit
 
 @dataclass(frozen=True)
 class Limits:
-    """What to keep of a data set; None: all.
+    """Limits on the images of a data set; None = no limit.
 
-    imbalance: the training images become long-tailed. Of class k of the C, in the data set's own
-    numbering, at most floor(n_max imbalance^(k / (C - 1))) are kept and at least one; n_max is the
-    number of the most frequent class (of each domain), within `train_limit`.
+    imbalance: makes the training images long-tailed. Class k of C, in the data set's own order,
+    keeps at most floor(n_max imbalance^(k / (C - 1))) images and at least one; n_max is the size of
+    the largest class (of each domain) after `train_limit`.
     """
 
     train: int | None = None
@@ -41,7 +41,7 @@ class Limits:
     def rows(
         self, labels: Tensor, domain: Tensor | None, classes: int, *, training: bool
     ) -> Tensor | None:
-        """The rows to keep, in order; None: all of them."""
+        """The rows to keep, in order; None = all."""
         limit, imbalance = (self.train, self.imbalance) if training else (self.test, None)
         if limit is None and imbalance is None:
             return None
@@ -53,12 +53,12 @@ class Limits:
             most = self._most(counts, limit, imbalance)
             by_class = rows[labels[rows].argsort(stable=True)].split(counts.tolist())
             for own, most_of_class in zip(by_class, most, strict=True):
-                kept[_spread(own, most_of_class)] = True
+                kept[_evenly_spaced(own, most_of_class)] = True
         return kept.nonzero().flatten()
 
     @staticmethod
     def _most(counts: Tensor, limit: int | None, imbalance: float | None) -> list[int]:
-        """How many to keep of each class."""
+        """The maximum number of images of each class."""
         longest = int(counts.max()) if limit is None else min(limit, int(counts.max()))
         if imbalance is None:
             return [longest] * len(counts)
@@ -68,7 +68,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class SubsetSplit:
-    """Some images of another split."""
+    """A subset of another split."""
 
     whole: ImageSplit
     rows: Tensor
@@ -90,14 +90,14 @@ class SubsetSplit:
 
 
 def limited(data: ImageDataset | FeatureSet, limits: Limits) -> ImageDataset | FeatureSet:
-    """`data` with only the images that the limits keep, and a note about it."""
+    """`data` reduced to the limits, which its provenance records."""
     if not limits.notes:
         return data
     return _fewer_features(data, limits) if isinstance(data, FeatureSet) else _fewer(data, limits)
 
 
 def subset(split: ImageSplit, rows: Tensor) -> ImageSplit:
-    """Some images of a split; files stay files, whose fingerprint asks but a few for bytes."""
+    """A subset of a split; a `FileSplit` stays one, as its fingerprint reads only a few files."""
     if isinstance(split, FileSplit):
         files = [split.files[row] for row in rows.tolist()]
         return FileSplit(split.root, files, split.labels[rows])
@@ -140,7 +140,7 @@ def _renumbered(read: ReadTestImage, rows: Tensor) -> ReadTestImage:
     return lambda row: read(int(rows[row]))
 
 
-def _spread(rows: Tensor, count: int) -> Tensor:
-    """`count` of the rows at equal distances; all where there are no more."""
+def _evenly_spaced(rows: Tensor, count: int) -> Tensor:
+    """`count` evenly spaced rows; all if there are fewer."""
     count = min(count, len(rows))
     return rows[torch.arange(count) * len(rows) // max(count, 1)]

@@ -14,11 +14,11 @@ from awpf_ext.errors import DataError, UserError
 
 
 def class_order(spec: str, count: int, kind: str = "class") -> tuple[int, ...]:
-    """The data set's labels (or domains, as `kind` then says) in the order they are learned in.
+    """The data set's labels in the order of learning; domains with `kind` "domain".
 
-    natural: as numbered; seed:N: numpy.random.RandomState(N).permutation, the convention of
-    published class-incremental code (seed:1993); file:PATH: integers, as a JSON list or separated
-    by white space.
+    natural: in the data set's order. seed:N: numpy.random.RandomState(N).permutation, the
+    convention of published class-incremental code (seed:1993). file:PATH: integers, as a JSON list
+    or separated by white space.
     """
     rule, _, argument = spec.partition(":")
     if spec == "natural":
@@ -33,7 +33,7 @@ def class_order(spec: str, count: int, kind: str = "class") -> tuple[int, ...]:
 
 
 def order_hash(order: Sequence[int]) -> str:
-    """A short name for a class order, to tell results on different orders apart."""
+    """A short hash of a class order, to distinguish results on different orders."""
     return hashlib.sha256(json.dumps(list(order)).encode()).hexdigest()[:16]
 
 

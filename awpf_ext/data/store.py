@@ -1,13 +1,13 @@
-"""Where features are kept between runs, under names made of what they depend on.
+"""The feature store: features kept between runs, in files named by what they depend on.
 
-    ROOT/BACKBONE/SPLIT/features.safetensors    x and y of one split, mapped when read
-    ROOT/BACKBONE/SPLIT/shard-*.safetensors     finished parts of an extraction still under way
+    ROOT/BACKBONE/SPLIT/features.safetensors    x and y of one split, memory-mapped when read
+    ROOT/BACKBONE/SPLIT/shard-*.safetensors     finished parts of an unfinished extraction
     ROOT/BACKBONE/SPLIT/lock                    held by the process that extracts
     ROOT/BACKBONE/text-*.safetensors            text banks
 
-BACKBONE hashes model, weights, preprocessing and precision; SPLIT the images and their labels. A
-file whose checksum does not match is made anew. Where images could not be read, unreadable.txt
-names them and the shards stay beside the features: once the images are mended, only their shards
+BACKBONE is a hash of model, weights, preprocessing and precision; SPLIT is a hash of the images and
+their labels. A file with a wrong checksum is computed again. If images could not be read,
+unreadable.txt lists them and the shards are kept: once the images are repaired, only their shards
 are encoded again.
 """
 
@@ -30,8 +30,8 @@ from awpf_ext.data.images import ImageSplit
 from awpf_ext.errors import DataError
 from awpf_ext.io import load_tensors, save_tensors, write_atomic
 
-FORMAT = 1  # part of every name: a change of layout or arithmetic starts afresh
-SHARD = 1024  # images; the most that a kill can lose
+FORMAT = 1  # part of every name: increase it when layout or arithmetic change
+SHARD = 1024  # images per shard, the most that are lost by a kill
 IDENTITY = ("model", "weights_hash", "quick_gelu", "precision", "preprocessing_hash")
 
 Unreadable = list[tuple[str, str]]  # image name and reason
@@ -39,7 +39,7 @@ Unreadable = list[tuple[str, str]]  # image name and reason
 
 @dataclass(frozen=True)
 class FeatureShard:
-    """Features of some images of a split, by their rows, and the images that have none."""
+    """Features of some images of a split, their rows, and the images that could not be read."""
 
     x: Tensor
     rows: Tensor
@@ -48,7 +48,7 @@ class FeatureShard:
 
 @dataclass(frozen=True)
 class StoredSplit:
-    """Features and labels of a whole split, less the unreadable images."""
+    """Features and labels of a whole split, without unreadable images."""
 
     x: Tensor
     y: Tensor
@@ -56,7 +56,7 @@ class StoredSplit:
 
 
 class FeatureStore:
-    """A folder of features; any number of processes may use it at once."""
+    """A folder of features, which several processes may use at the same time."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).expanduser()
@@ -72,7 +72,7 @@ class FeatureStore:
         return self.backbone_folder(backbone) / f"text-{key}.safetensors"
 
     def split(self, backbone: Backbone, images: ImageSplit) -> SplitEntry:
-        """The entry of one split's features; asks every image file for its size and time."""
+        """The entry of one split's features; reads size and time of every image file."""
         starts = range(0, len(images.labels), SHARD)
         slices = [_hash(images.fingerprint(start, start + SHARD)) for start in starts]
         labels = hashlib.sha256(images.labels.numpy().tobytes()).hexdigest()
@@ -83,11 +83,13 @@ class FeatureStore:
 
 @dataclass(frozen=True)
 class SplitEntry:
-    """The place of one split's features: whole, or in finished shards."""
+    """The folder of one split's features: complete, or in finished shards."""
 
     folder: Path
     labels: Tensor
-    shard_keys: list[str]  # of the images alone, so that a shard outlives changes in others
+    shard_keys: list[
+        str
+    ]  # hashes of the shard's images only, so that it stays valid if others change
 
     @property
     def key(self) -> str:
@@ -105,7 +107,7 @@ class SplitEntry:
         return range(index * SHARD, min((index + 1) * SHARD, len(self.labels)))
 
     def read(self, retry_unreadable: bool) -> StoredSplit | None:
-        """The whole split; None where it is not there yet, or lacks images to be tried again."""
+        """The whole split; None if it is incomplete or has unreadable images to retry."""
         found = read_or_none(self.folder / "features.safetensors")
         if found is None:
             return None
@@ -114,10 +116,10 @@ class SplitEntry:
         return None if retry_unreadable and stored.unreadable else stored
 
     def read_shards(self, retry_unreadable: bool) -> list[FeatureShard | None]:
-        """Every shard, None where missing; shards of equal images in other entries serve.
+        """Every shard, None if missing; shards of the same images in other entries are reused.
 
-        With `retry_unreadable` a shard with unreadable images is missing too: what made them so
-        (permissions, a network folder) may not show in a file's size and time.
+        With `retry_unreadable` a shard with unreadable images counts as missing: the cause
+        (permissions, a network folder) may not be visible in a file's size and time.
         """
         finished = {path.name: path for path in self.folder.parent.glob("*/shard-*.safetensors")}
         return [
@@ -126,7 +128,7 @@ class SplitEntry:
         ]
 
     def completed(self, shards: Sequence[FeatureShard | None]) -> list[FeatureShard]:
-        """Every shard, those missing from `shards` read anew; DataError where one is not there."""
+        """Every shard; those missing from `shards` are read again. DataError if one is missing."""
         written = self.read_shards(retry_unreadable=False)
         found = [old or new for old, new in zip(shards, written, strict=True)]
         there = [shard for shard in found if shard is not None]
@@ -136,7 +138,7 @@ class SplitEntry:
         return there
 
     def write_shard(self, index: int, parts: Sequence[FeatureShard]) -> None:
-        """Join the parts of a shard and keep it."""
+        """Concatenate the parts of a shard and write it."""
         filled = [part for part in parts if len(part.rows)] or list(parts[:1])
         shard = FeatureShard(
             torch.cat([part.x for part in filled]),
@@ -150,7 +152,7 @@ class SplitEntry:
         )
 
     def merge(self, shards: Sequence[FeatureShard], metadata: dict[str, str]) -> None:
-        """Write the whole split from its shards, which then go unless images were unreadable."""
+        """Write the whole split from its shards, which are deleted if all images were readable."""
         filled = [shard for shard in shards if len(shard.rows)] or list(shards[:1])
         unreadable = [image for shard in shards for image in shard.unreadable]
         if unreadable:
@@ -170,7 +172,7 @@ class SplitEntry:
                 self._shard_file(index).unlink(missing_ok=True)
 
     def whole(self) -> StoredSplit:
-        """The split just merged, here or in another process."""
+        """The split that was just merged, in this or another process."""
         stored = self.read(retry_unreadable=False)
         if stored is None:
             raise DataError(f"{self.folder} does not hold what was just written there")
@@ -193,7 +195,7 @@ class SplitEntry:
 
 
 def read_or_none(path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
-    """What the store keeps in a file; None where absent, or damaged (said in a warning)."""
+    """Tensors and metadata of a file; None if it is missing, or damaged (with a warning)."""
     if not path.exists():
         return None
     try:

@@ -1,4 +1,4 @@
-"""A data set cut into a sequence of tasks: of disjoint classes, or of all classes in one domain."""
+"""A data set split into tasks: each has new classes, or all classes in a new domain."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ Protocol = Literal["class", "domain"]
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """The data of one task; the rows keep the data set's order.
+    """The data of one task, with rows in the order of the data set.
 
-    A class without training or test images has no rows; where a whole task has none, the tensors
-    have zero rows.
+    A class without training or test images has no rows; if a task has none at all, its tensors have
+    zero rows.
     """
 
     index: int
-    classes: range  # stream class ids of this task: new ones, or all, each time, in a new domain
+    classes: range  # stream class ids: the new classes, or all classes in a new domain
     train_x: Tensor  # float32, contiguous
     train_y: Tensor  # stream class ids
-    test_x: Tensor  # only this task's
+    test_x: Tensor  # of this task only
     test_y: Tensor
-    train_ids: Tensor  # int64 on the CPU: names of the rows, the same in every order of tasks
-    features: Tensor  # by such a name, the training features of all tasks, as they are stored
-    images: PreparedImages | None  # the images likewise; None where there are only features
+    train_ids: Tensor  # int64 on the CPU: row ids, the same for every order of tasks
+    features: Tensor  # training features of all tasks by row id, as stored
+    images: PreparedImages | None  # training images by row id; None if there are only features
 
     def __len__(self) -> int:
         return len(self.train_y)
 
 
 class _Plan(NamedTuple):
-    """Who learns what when."""
+    """Which classes and rows belong to which task."""
 
     protocol: Protocol
     class_order: tuple[int, ...]
-    order_hash: str  # of what is ordered: classes or domains
+    order_hash: str  # of the order of classes or domains
     classes: tuple[range, ...]  # of each task
-    train_task: Tensor  # of each row of the data set
+    train_task: Tensor  # task of each row of the data set
     test_task: Tensor
     domain_names: tuple[str, ...]  # of each task, in the domain protocol
     facts: dict[str, Any]
@@ -59,7 +59,7 @@ class TaskStream(Sequence[Task]):
     """Tasks over one `FeatureSet`, in an order of its classes or domains; made by `task_stream`.
 
     All test features are on the device from the start. Training features are gathered when a task
-    is taken, and the latest task is kept, so that a run holds one task's worth of them.
+    is accessed, and only the latest task is kept, so that memory holds those of one task.
     """
 
     def __init__(self, features: FeatureSet, plan: _Plan, device: torch.device) -> None:
@@ -143,7 +143,7 @@ class TaskStream(Sequence[Task]):
         return self._test_x[:end], self._test_y[:end]
 
     def test_images(self, index: int) -> PreparedImages:
-        """The images of the rows of `test(index)`; DataError where there are only features."""
+        """The images of the rows of `test(index)`; DataError if there are only features."""
         index = self._checked(index)
         return self._pixels(slice(self._test_ends[index], self._test_ends[index + 1]))
 
@@ -158,7 +158,7 @@ class TaskStream(Sequence[Task]):
 
     @property
     def read_test_image(self) -> ReadTestImage | None:
-        """Of a row of `test_seen` its image's name and the image; None where there are none."""
+        """From a row of `test_seen` to the name of its image and the image; None without images."""
         read = self._features.read_test_image
         return None if read is None else lambda row: read(int(self._test_rows[row]))
 
@@ -177,12 +177,12 @@ def task_stream(
     order: str = "natural",
     device: torch.device | str = "cpu",
 ) -> TaskStream:
-    """Cut `features` into tasks.
+    """Split `features` into tasks.
 
-    protocol "class": `base` classes first (0: none), then `increment` at a time, in the `order` of
-    the classes; the last task takes what is left, so it may be smaller. "domain": a domain at a
-    time, with all classes, in the `order` of the domains. DataError where features are not finite
-    or there are no training images at all.
+    protocol "class": first `base` classes (0 = none), then `increment` classes per task, in the
+    `order` of the classes; the last task has the remaining classes, so it may be smaller. "domain":
+    one domain per task, with all classes, in the `order` of the domains. DataError if features are
+    not finite or there are no training images.
     """
     if not len(features.train_y):
         raise DataError("the data set has no training images")
@@ -240,7 +240,7 @@ def _by_domain(features: FeatureSet, spec: str) -> _Plan:
 
 
 def check_domains(dataset: str | None, names: tuple[str, ...]) -> tuple[str, ...]:
-    """The domains of a data set; UserError where it has none."""
+    """The domains of a data set; UserError if it has none."""
     if not names:
         raise UserError(
             f"protocol is domain, but {dataset} has no domains; demo:all, domainnet:PATH and "
@@ -250,7 +250,7 @@ def check_domains(dataset: str | None, names: tuple[str, ...]) -> tuple[str, ...
 
 
 def task_boundaries(classes: int, base: int, increment: int) -> tuple[int, ...]:
-    """Where tasks begin among the classes in their order, and the number of classes at the end."""
+    """The position of each task's first class in the order, and finally the number of classes."""
     starts = range(base, classes, increment)
     return (0, *starts, classes) if base else (*starts, classes)
 
@@ -261,5 +261,5 @@ def _rows_by_task(task_of_row: Tensor, tasks: int) -> list[Tensor]:
 
 
 def _absent(labels: Tensor, num_classes: int) -> list[int]:
-    """Data-set labels without a single row."""
+    """Data-set labels without any row."""
     return (torch.bincount(labels, minlength=num_classes) == 0).nonzero().flatten().tolist()

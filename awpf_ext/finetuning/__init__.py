@@ -1,1 +1,1 @@
-"""What fine-tuning CLIP needs below the methods."""
+"""Fine-tuning CLIP: what can be trained, its losses, gradients of joint batches, the buffer."""

@@ -1,15 +1,15 @@
-"""A memory of fixed size for samples of earlier tasks: the same number of every class seen.
+"""A buffer of fixed size for samples of earlier tasks, balanced over the classes seen.
 
-Of m samples each of K classes has floor(m / K); what is left over stays unused, so that no class is
-better off. Where m < K, m classes drawn at random have one sample and the others none. A class's
-share is spread evenly over the tasks that brought samples of it (the domains, in the domain
-protocol); where a task has too few, the others have more.
+With m samples in all, each of K classes gets floor(m / K), and the remainder is unused, so that no
+class has more than another. If m < K, m random classes have one sample each. The samples of a class
+are spread evenly over the tasks that have samples of it (the domains, in the domain protocol); if
+a task has too few, the other tasks get more.
 
-What is kept is drawn at random once, and then only trimmed: each sample gets a priority when its
-task ends, its place in a random order of its class in that task plus a fraction drawn once for the
-class and task, and the smallest stay. So the kept samples of a class and task are a uniform subset
-of those before, and where the share is smaller than the number of tasks, each task is in it with
-the same probability.
+Samples are chosen at random once and then only removed: when its task ends, each sample gets a
+priority, which is its position in a random order of its class in that task plus a fraction drawn
+once per class and task, and the samples with the smallest priorities are kept. So the samples kept
+of a class and task are a uniform subset of those kept before. If a class has fewer samples than
+tasks, each task is represented with the same probability.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from torch import Tensor
 from awpf_ext.finetuning import image_codec
 
 BufferFormat = Literal["references", "png", "jpeg"]
-READ_AT_ONCE = 256  # samples that are copied, before they are compressed
+READ_AT_ONCE = 256  # samples read at a time before they are compressed
 
 
 class Buffer:
-    """Ids of samples with their classes, in the order of the classes; perhaps with copies.
+    """Sample ids with their classes, sorted by class, optionally with copies of the samples.
 
-    As "references" it keeps ids alone, 24 bytes a sample, and the data set must stay as it is. As
-    "png" or "jpeg" it keeps what the method is given of each: images so compressed, features as
-    they are.
+    With format "references" it keeps only ids, 24 bytes per sample, and the data set must not
+    change. With "png" or "jpeg" it keeps copies of the method's inputs: images are compressed,
+    features are kept as they are.
     """
 
     def __init__(self, size: int, format: BufferFormat = "references", quality: int = 90) -> None:
-        """size: m, the most samples in all. quality: of JPEGs."""
+        """size: m, the maximum number of samples. quality: JPEG quality."""
         self.size = size
         self.format = format
         self.quality = quality
@@ -50,7 +50,7 @@ class Buffer:
 
     @property
     def bytes(self) -> int:
-        """What the copies take."""
+        """Memory of the copies, in bytes."""
         features = 0 if self._rows is None else self._rows.nbytes
         return features + sum(map(len, self._files))
 
@@ -62,9 +62,9 @@ class Buffer:
         generator: torch.Generator,
         read: Callable[[Tensor], Tensor],
     ) -> None:
-        """After a task: take from its samples and trim to the `classes` seen.
+        """After a task: add its samples and trim to equal numbers for the `classes` seen.
 
-        read: gives what the method is given of samples, by their ids; used for copies.
+        read: returns the method's inputs for sample ids; called only to make copies.
         """
         kept = len(self)
         all_ids = torch.cat([self.ids, ids.cpu()])
@@ -97,7 +97,7 @@ class Buffer:
     def _copy(
         self, chosen: Tensor, kept: int, ids: Tensor, read: Callable[[Tensor], Tensor]
     ) -> None:
-        """Keep the copies of the `chosen`, of which those from `kept` on are new."""
+        """Keep the copies of the `chosen` rows; rows from `kept` on are new."""
         new = chosen >= kept
         files: list[bytes] = []
         features: list[Tensor] = []
@@ -122,7 +122,7 @@ class Buffer:
 
 
 def _priorities(labels: Tensor, classes: int, generator: torch.Generator) -> Tensor:
-    """Of each sample its place in a random order of its class, plus its class's fraction."""
+    """Each sample's position in a random order of its class, plus a fraction per class."""
 
     def drawn(count: int) -> Tensor:
         return torch.rand(
@@ -132,22 +132,22 @@ def _priorities(labels: Tensor, classes: int, generator: torch.Generator) -> Ten
     fraction = drawn(classes)
     shuffled = drawn(len(labels)).argsort()
     by_class = shuffled[labels[shuffled].argsort(stable=True)]
-    return _places(labels[by_class])[by_class.argsort()] + fraction[labels]
+    return _positions(labels[by_class])[by_class.argsort()] + fraction[labels]
 
 
 def _smallest(priority: Tensor, labels: Tensor, size: int, classes: int) -> Tensor:
-    """Rows to keep: the smallest priorities of each class, by class and priority."""
+    """The rows to keep, sorted by class and priority: the smallest priorities of each class."""
     by_priority = priority.argsort(stable=True)
     ordered = by_priority[labels[by_priority].argsort(stable=True)]
-    share = size // classes
-    if share:
-        return ordered[_places(labels[ordered]) < share]
-    first = ordered[_places(labels[ordered]) == 0]
+    per_class = size // classes
+    if per_class:
+        return ordered[_positions(labels[ordered]) < per_class]
+    first = ordered[_positions(labels[ordered]) == 0]
     chosen = first[priority[first].argsort(stable=True)[:size]]
     return chosen[labels[chosen].argsort(stable=True)]
 
 
-def _places(sorted_labels: Tensor) -> Tensor:
+def _positions(sorted_labels: Tensor) -> Tensor:
     """0, 1, 2, ... within each run of equal labels."""
     _, sizes = torch.unique_consecutive(sorted_labels, return_counts=True)
     starts = torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)

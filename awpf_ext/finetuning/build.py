@@ -1,4 +1,4 @@
-"""The three forms of CLIP that can be trained."""
+"""Building a trainable CLIP: both towers in full, LoRA on both, or an adapter."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 from awpf_ext.clip.prompted import PromptedClip
 from awpf_ext.distributed import SINGLE_PROCESS, World
 from awpf_ext.errors import UserError
-from awpf_ext.finetuning.towers import Towers, copied, reached, set_checkpointing
+from awpf_ext.finetuning.towers import Towers, copied_model, set_checkpointing, used_parameters
 from awpf_ext.finetuning.trainable_clip import TrainableClip
 from awpf_ext.finetuning.trainable_config import TrainableConfig
 
@@ -23,10 +23,11 @@ def build_trainable(
     world: World = SINGLE_PROCESS,
     generator: torch.Generator | None = None,
 ) -> TrainableClip:
-    """What `config.train` names, on the device of `text` (C, d); it starts as the frozen CLIP.
+    """The trainable CLIP of `config.train`, on the device of `text` (C, d).
 
-    clip: which towers, and the prompts of the C classes; the adapter needs none. world: processes
-    that make the same calls, with the same generator's state. The backbone is not changed.
+    It starts as the frozen CLIP; the backbone is not modified. clip: the backbone and the prompts
+    of the C classes; not needed for the adapter. world: processes that make the same calls, with
+    the same generator state.
     """
     generator = generator or torch.Generator(text.device).manual_seed(0)
     if config.train == "adapter":
@@ -50,10 +51,10 @@ def _full(
     world: World,
     generator: torch.Generator,
 ) -> TrainableClip:
-    """A copy of both towers; CLIP's logit scale stays."""
-    model = copied(clip.backbone, text.device, share=False)
+    """A copy of both towers; CLIP's logit scale is not trained."""
+    model = copied_model(clip.backbone, text.device, share=False)
     towers = Towers(model.requires_grad_(True), clip.backbone, config)
-    trained = {name.removeprefix("model."): name for name in sorted(reached(towers, clip))}
+    trained = {name.removeprefix("model."): name for name in sorted(used_parameters(towers, clip))}
     if config.checkpointing:
         set_checkpointing(towers, clip)
     return TrainableClip(

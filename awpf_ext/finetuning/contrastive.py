@@ -25,23 +25,23 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-UNKNOWN = math.nan  # the estimate of a sample not met yet
+UNKNOWN = math.nan  # the estimate of a sample that has not been visited yet
 
 
 class MovingAverages:
-    """log u of each sample, by the sample's id."""
+    """log u of each sample, indexed by sample id."""
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self._log_u = torch.empty(0, device=device)
 
     def __getitem__(self, ids: Tensor) -> Tensor:
-        """log u of samples; NaN of those not met."""
+        """log u of samples; NaN for samples that have not been visited."""
         self._make_room(ids)
         return self._log_u[ids]
 
     @torch.no_grad()
     def update(self, ids: Tensor, log_g: Tensor, gamma: float) -> Tensor:
-        """log u after u <- (1 - gamma) u + gamma g; g itself where a sample is new."""
+        """log u after u <- (1 - gamma) u + gamma g; g itself for a new sample."""
         before = self[ids]
         if gamma < 1:
             mixed = torch.logaddexp(before + math.log1p(-gamma), log_g + math.log(gamma))

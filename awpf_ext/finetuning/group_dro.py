@@ -18,11 +18,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-UNKNOWN = math.nan  # v of a class no batch has held yet
+UNKNOWN = math.nan  # v of a class that no batch has contained yet
 
 
 class ClassWeights:
-    """v of every class, and the weights and the loss that follow from it."""
+    """Keeps v of every class and computes the class weights and the loss from it."""
 
     def __init__(
         self,
@@ -32,32 +32,32 @@ class ClassWeights:
         momentum: float,
         device: torch.device | str = "cpu",
     ) -> None:
-        """classes: all that will come. dro_lambda: lambda."""
+        """classes: how many there will be in all tasks. dro_lambda: lambda."""
         self.values = torch.full((classes,), UNKNOWN, device=device)
         self._dro_lambda = dro_lambda
         self._momentum = momentum
 
     def weights(self, among: Tensor) -> Tensor:
-        """p of all classes, zero outside `among` (class ids): softmax over those of them met."""
-        met = self._met(among)
+        """p of all classes: a softmax over the classes of `among` seen so far, zero elsewhere."""
+        known = self._known(among)
         weights = torch.zeros_like(self.values)
-        weights[met] = torch.softmax(self.values[met] / self._dro_lambda, dim=0)
+        weights[known] = torch.softmax(self.values[known] / self._dro_lambda, dim=0)
         return weights
 
     def loss(self, losses: Tensor, labels: Tensor, among: Tensor) -> Tensor:
         """The weighted loss of a batch from the losses of its samples; updates v.
 
-        among: the classes that samples are drawn from. A class that has none any more keeps its v,
-        which says nothing about today, and gets no weight.
+        among: the classes that samples are drawn from. A class without samples keeps its v, which
+        is out of date, and gets no weight.
         """
         present, group, sizes = labels.unique(return_inverse=True, return_counts=True)
         means = losses.new_zeros(len(present)).index_add(0, group, losses) / sizes
         self._update(present, means.detach())
-        count = len(self._met(among))
+        count = len(self._known(among))
         weighted: Tensor = self.weights(among)[present] * means
         return weighted.sum() * (count / len(present))
 
-    def _met(self, classes: Tensor) -> Tensor:
+    def _known(self, classes: Tensor) -> Tensor:
         return classes[~self.values[classes].isnan()]
 
     def _update(self, present: Tensor, means: Tensor) -> None:

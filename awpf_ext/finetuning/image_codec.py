@@ -1,4 +1,4 @@
-"""Prepared images as compressed bytes in memory, and as tensors in a state."""
+"""Compressing prepared images to bytes in memory, and storing those bytes as tensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Format = Literal["png", "jpeg"]
 
 
 def compress(pixels: Tensor, kind: Format, quality: int) -> list[bytes]:
-    """Each of (n, height, width, 3) bytes as a PNG (lossless) or a JPEG of that quality."""
+    """Each of the (n, height, width, 3) uint8 images as a PNG (lossless) or a JPEG."""
     options = {"quality": quality, "subsampling": 0} if kind == "jpeg" else {}
     files = []
     for image in pixels.cpu().numpy():
@@ -28,20 +28,20 @@ def compress(pixels: Tensor, kind: Format, quality: int) -> list[bytes]:
 
 
 def decompress(files: Sequence[bytes]) -> Tensor:
-    """(n, height, width, 3) bytes again."""
+    """The (n, height, width, 3) uint8 images."""
     images = [_decoded(content) for content in files]
     return torch.from_numpy(np.stack(images)) if images else torch.empty(0, 0, 0, 3).byte()
 
 
 def to_tensors(files: Sequence[bytes]) -> dict[str, Tensor]:
-    """The files end to end, and where each ends."""
+    """The concatenated files and the end of each."""
     joined = np.frombuffer(b"".join(files), dtype=np.uint8)
     ends = np.cumsum([len(content) for content in files], dtype=np.int64)
     return {"files": torch.from_numpy(joined.copy()), "ends": torch.from_numpy(ends)}
 
 
 def from_tensors(state: Mapping[str, Tensor]) -> list[bytes]:
-    """DataError where the ends do not fit the files."""
+    """The files from `to_tensors`; DataError if the ends do not match the bytes."""
     joined, ends = state["files"].cpu().numpy().tobytes(), state["ends"].tolist()
     starts = [0, *ends][: len(ends)]
     if any(a >= b for a, b in zip(starts, ends, strict=True)) or (ends or [0])[-1] != len(joined):

@@ -1,11 +1,11 @@
-"""The gradient of a loss over a joint batch, whatever part of it a process or a tower holds.
+"""The gradient of a loss over a joint batch that is split over processes and micro-batches.
 
-The loss sees all embeddings of the batch, so what one part of it contributes depends on the others
-(contrastive losses): gradients of parts of the loss do not add up to its gradient. So the gradient
-goes in two steps, which give it exactly. First everything is embedded, and the loss of the
-embeddings, gathered from all processes, gives its gradient by each embedding. Then each part is
-embedded once more and that gradient is led on into the parameters; a part that was embedded with
-its graph kept needs no second pass. Only the sums over parts and processes are in another order.
+A contrastive loss depends on all embeddings of the batch, so its gradient is not the sum of the
+gradients over micro-batches. It is computed exactly in two steps. First everything is embedded
+without a graph, the embeddings are gathered from all processes, and the loss is differentiated with
+respect to the embeddings. Then each micro-batch is embedded again with a graph, and the gradient of
+its embeddings is propagated to the parameters. A single micro-batch needs no second pass. Only the
+order of summation over micro-batches and processes differs from one large batch.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from torch.nn.parallel import DistributedDataParallel
 from awpf_ext.distributed import SINGLE_PROCESS, World
 from awpf_ext.finetuning.trainable_clip import TrainableClip, seeded
 
-Loss = Callable[[Tensor, Tensor], Tensor]  # of images (N, d) and texts (k, d): a scalar
-_Rows = tuple[Tensor | None, Tensor | None]  # of images and of prompts
+Loss = Callable[[Tensor, Tensor], Tensor]  # images (N, d), texts (k, d) -> scalar
+_Rows = tuple[Tensor | None, Tensor | None]  # images and prompts
 
 
 class _Part(NamedTuple):
-    """Which of this process's images and prompts are in the towers at once."""
+    """A micro-batch: which of this process's images and prompts are in the towers together."""
 
     spans: tuple[range | None, range | None]
-    last: bool  # the one at which processes synchronise: it has both
-    seed: int  # of dropout, which a second pass has to repeat
+    last: bool  # the last one has images and prompts, and synchronises the processes
+    seed: int  # seed of dropout, so that the second pass repeats it
 
 
 def joint_backward(
@@ -44,11 +44,11 @@ def joint_backward(
 ) -> Tensor:
     """Add the gradient of `loss(images, texts)` to `.grad` of the trained parameters.
 
-    x: this process's rows of the joint batch, perhaps none. loss: of the embeddings of the joint
-    batch, process after process, and the texts of `classes`, all L2-normalised; each process
-    computes it from the same numbers. micro_batch: most images, and most prompts, that are in a
-    tower at once. world: the one `trainable` was made for. Gives the loss, detached; afterwards all
-    processes have the same `.grad`.
+    x: this process's rows of the joint batch; may be empty. loss: a function of the embeddings of
+    the joint batch, ordered by process, and the texts of `classes`, all L2-normalised; every
+    process computes it from the same numbers. micro_batch: maximum number of images, and of
+    prompts, in a tower at a time. world: the one that `trainable` was built for. Returns the loss,
+    detached; afterwards all processes have the same `.grad`.
     """
     if world != trainable.world:
         raise ValueError(
@@ -69,7 +69,7 @@ def joint_backward(
         torch.autograd.backward(value)
         gradients = [None if found is None else _own_gradient(*found, world) for found in joint]
         for part, rows in zip(parts, passed, strict=True):
-            _lead_on(
+            _propagate(
                 rows if one_pass else _embedded(trainable, part, given, with_graph=True),
                 part,
                 gradients,
@@ -87,7 +87,7 @@ def _own_prompts(trainable: TrainableClip, classes: range | Tensor) -> Tensor | 
 
 
 def _parts(trainable: TrainableClip, given: _Rows, micro_batch: int | None) -> Iterator[_Part]:
-    """The images, then the prompts, then what is left of both."""
+    """Micro-batches of images, then of prompts, then the rest of both together."""
     seed = 0
     if trainable.dropouts:
         drawn = torch.randint(1 << 40, (1,), generator=trainable.generator, device=trainable.device)
@@ -102,7 +102,7 @@ def _parts(trainable: TrainableClip, given: _Rows, micro_batch: int | None) -> I
 
 
 def _spans(rows: Tensor | None, most: int | None) -> list[range | None]:
-    """Ranges of at most `most` rows; at least one, which may be empty."""
+    """Ranges of at most `most` rows; at least one range, which may be empty."""
     if rows is None:
         return [None]
     count = len(rows)
@@ -114,9 +114,9 @@ def _spans(rows: Tensor | None, most: int | None) -> list[range | None]:
 
 
 def _embedded(trainable: TrainableClip, part: _Part, given: _Rows, *, with_graph: bool) -> _Rows:
-    """Embeddings of a part; of no rows, that of one in their place."""
+    """Embeddings of a micro-batch; an empty one is replaced by one row of zeros."""
     rows = [
-        None if span is None or source is None else _filled(source[span.start : span.stop])
+        None if span is None or source is None else _never_empty(source[span.start : span.stop])
         for source, span in zip(given, part.spans, strict=True)
     ]
     draws = seeded(part.seed, trainable.device) if trainable.dropouts else nullcontext()
@@ -131,8 +131,8 @@ def _embedded(trainable: TrainableClip, part: _Part, given: _Rows, *, with_graph
     return embedded
 
 
-def _filled(rows: Tensor) -> Tensor:
-    """A process without rows takes part with one whose gradient is zero."""
+def _never_empty(rows: Tensor) -> Tensor:
+    """A process without rows takes part with one row, whose gradient is zero."""
     return rows if len(rows) else rows.new_zeros(1, *rows.shape[1:])
 
 
@@ -147,14 +147,14 @@ def _own_rows(passed: list[_Rows], parts: list[_Part], side: int) -> Tensor | No
 
 
 def _own_gradient(joint: Tensor, own: range, world: World) -> Tensor:
-    """By this process's rows; the mean over processes, which DDP takes, is then the sum."""
+    """The gradient of this process's rows, scaled so that DDP's mean over processes is a sum."""
     if joint.grad is None:
         return torch.zeros_like(joint[own.start : own.stop])
     return world.size * joint.grad[own.start : own.stop]
 
 
-def _lead_on(embedded: _Rows, part: _Part, gradients: list[Tensor | None]) -> None:
-    """From the embeddings of a part into the parameters; a tower may have none that are trained."""
+def _propagate(embedded: _Rows, part: _Part, gradients: list[Tensor | None]) -> None:
+    """Propagate the gradient from a micro-batch's embeddings; a tower may have nothing to train."""
     outputs, by_outputs = [], []
     for rows, span, gradient in zip(embedded, part.spans, gradients, strict=True):
         if rows is not None and rows.requires_grad and span is not None and gradient is not None:
@@ -168,7 +168,7 @@ def _lead_on(embedded: _Rows, part: _Part, gradients: list[Tensor | None]) -> No
 
 @contextmanager
 def _dropout_on(trainable: TrainableClip) -> Iterator[None]:
-    """For the backward pass too: checkpointing computes activations there."""
+    """Also during the backward pass, where checkpointing recomputes activations."""
     for module in trainable.dropouts:
         module.train()
     try:

@@ -1,4 +1,4 @@
-"""LoRA on both towers, by PEFT, and the adapter that PEFT reads back."""
+"""CLIP with LoRA on both towers (PEFT), and its adapter in PEFT's format."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from awpf_ext.clip.prompted import PromptedClip
 from awpf_ext.distributed import World
 from awpf_ext.errors import UserError, install_command
-from awpf_ext.finetuning.towers import Towers, called_layers, copied, reached, set_checkpointing
+from awpf_ext.finetuning.towers import (
+    Towers,
+    called_layers,
+    copied_model,
+    set_checkpointing,
+    used_parameters,
+)
 from awpf_ext.finetuning.trainable_clip import TrainableClip, seeded
 from awpf_ext.finetuning.trainable_config import TrainableConfig
 from awpf_ext.lora.adapter_reader import PREFIX
@@ -21,9 +27,9 @@ _ADAPTABLE = (nn.Linear, nn.Conv2d, nn.Embedding, nn.MultiheadAttention)
 
 
 class LoraClip(TrainableClip):
-    """Both towers with factors beside linear layers; B starts at 0, so at first nothing changes.
+    """Both towers with LoRA factors at linear layers; B starts at 0, so CLIP is unchanged at first.
 
-    The trained tensors have the names that PEFT gives them in its files.
+    The trained tensors have the names of PEFT's files.
     """
 
     def __init__(self, network: Towers, peft_config: dict[str, Any], **given: Any) -> None:
@@ -53,14 +59,15 @@ def build_lora_clip(
     world: World,
     generator: torch.Generator,
 ) -> LoraClip:
-    """UserError where PEFT is missing, and for targets that are not there or change nothing.
+    """CLIP with LoRA; UserError if PEFT is missing, or a target does not exist or has no effect.
 
-    A layer of torch's MultiheadAttention is no target: it reads `out_proj.weight` past any module
-    in its place, and PEFT's own wrapper of it (0.21) adds the change of `out_proj` twice.
+    A layer of PyTorch's MultiheadAttention cannot be a target: the attention reads
+    `out_proj.weight` directly and bypasses a module in its place, and PEFT's own wrapper (0.21)
+    applies the change of `out_proj` twice.
     """
     peft = _peft()
     backbone = clip.backbone
-    model = copied(backbone, text.device, share=True)
+    model = copied_model(backbone, text.device, share=True)
     towers = Towers(model, backbone, config)
     targets = sorted(
         _linear_layers(towers, clip) if config.lora_targets is None else config.lora_targets
@@ -78,9 +85,9 @@ def build_lora_clip(
     with seeded(int(drawn), text.device):
         try:
             peft.inject_adapter_in_model(peft_config, model)
-        except ValueError as error:  # a target that is nowhere, or of a kind PEFT does not adapt
+        except ValueError as error:  # a target that does not exist, or that PEFT does not support
             raise UserError(f"lora_targets is {targets}: {error}") from None
-    _check_alive(towers, clip, targets)
+    _check_effective(towers, clip, targets)
     if config.checkpointing:
         set_checkpointing(towers, clip)
     return LoraClip(
@@ -105,7 +112,7 @@ def _peft() -> Any:
 
 
 def _linear_layers(towers: Towers, clip: PromptedClip) -> set[str]:
-    """Names of the linear layers that the towers call; the ends alone where they say enough."""
+    """Names of the linear layers that the towers call; only their suffixes if those are unique."""
     model = towers.model
     layers = {name for name in called_layers(towers, clip) if _is_linear(model, name)}
     if not any(name.startswith("visual.") for name in layers):
@@ -113,24 +120,24 @@ def _linear_layers(towers: Towers, clip: PromptedClip) -> set[str]:
             f"the image tower of {clip.backbone.name} has no linear layers for LoRA; expected "
             "lora_targets, the names of its convolutions, or train=full"
         )
-    ends = {_end(name) for name in layers}
+    suffixes = {_suffix(name) for name in layers}
     meant = {
         name
         for name, module in model.named_modules()
-        if _end(name) in ends and isinstance(module, _ADAPTABLE)
+        if _suffix(name) in suffixes and isinstance(module, _ADAPTABLE)
     }
-    return ends if meant == layers else layers
+    return suffixes if meant == layers else layers
 
 
 def _is_linear(model: nn.Module, name: str) -> bool:
     return isinstance(model.get_submodule(name), nn.Linear)
 
 
-def _end(name: str) -> str:
+def _suffix(name: str) -> str:
     return name.rsplit(".", 1)[-1]
 
 
-def _check_alive(towers: Towers, clip: PromptedClip, targets: list[str]) -> None:
+def _check_effective(towers: Towers, clip: PromptedClip, targets: list[str]) -> None:
     from peft.tuners.lora.layer import MultiheadAttention
 
     attention = [
@@ -139,7 +146,7 @@ def _check_alive(towers: Towers, clip: PromptedClip, targets: list[str]) -> None
         if isinstance(module, MultiheadAttention)
     ]
     trained = {name for name, value in towers.named_parameters() if value.requires_grad}
-    idle = sorted(trained - reached(towers, clip))
+    idle = sorted(trained - used_parameters(towers, clip))
     if attention or idle:
         name = attention[0] if attention else idle[0].removeprefix("model.").split(".lora_")[0]
         raise UserError(
@@ -150,7 +157,7 @@ def _check_alive(towers: Towers, clip: PromptedClip, targets: list[str]) -> None
 
 
 def _as_written(peft_config: Any, targets: list[str]) -> dict[str, Any]:
-    """The config as JSON has it."""
+    """The config as a JSON object."""
     fields = {**peft_config.to_dict(), "target_modules": targets, "inference_mode": True}
     written: dict[str, Any] = json.loads(json.dumps(fields, default=sorted))
     return written

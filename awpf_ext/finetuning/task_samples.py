@@ -1,4 +1,4 @@
-"""The samples one task is learned from: its own, and those of earlier tasks in the buffer."""
+"""The samples that a task is trained on: its own, and those of earlier tasks in the buffer."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from awpf_ext.data.stream import Task
 from awpf_ext.errors import DataError
 from awpf_ext.finetuning.buffer import Buffer
 
-AHEAD = 2  # batches read while an accelerator works; on the CPU the model needs the cores
+AHEAD = 2  # batches read in advance for an accelerator; on the CPU the model needs the cores
 
 
 class TaskSamples:
-    """All samples at hand in a task, new ones first; on the CPU."""
+    """All samples available in a task, new ones first; on the CPU."""
 
     def __init__(self, task: Task, buffer: Buffer, inputs: str) -> None:
-        """inputs: "images" or "features", what a method is given of each."""
+        """inputs: what the method takes, "images" or "features"."""
         if inputs == "images" and task.images is None:
             raise DataError(f"task {task.index} has features, but no images")
         self.ids = torch.cat([task.train_ids, buffer.ids])
@@ -33,7 +33,7 @@ class TaskSamples:
         return len(self.ids)
 
     def batches(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
-        """What the method is given of the samples at each of the positions."""
+        """The method's inputs for each part, an index tensor of positions."""
         in_data = [self._in_data(part) for part in parts]
         found = self.by_id([self.ids[part[s]] for part, s in zip(parts, in_data, strict=True)])
         for part, from_data, rows in zip(parts, in_data, found, strict=True):
@@ -46,12 +46,12 @@ class TaskSamples:
             yield joined
 
     def by_id(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
-        """The same by ids, from the data set."""
+        """The method's inputs for each part, a tensor of sample ids, from the data set."""
         if self._images is None:
             return (self._features[part].float() for part in parts)
         return self._images.batches(parts, self._ahead)
 
     def _in_data(self, positions: Tensor) -> Tensor:
-        """Which of the samples are read from the data set."""
+        """Which of the samples are read from the data set, not from copies in the buffer."""
         references = self._buffer.format == "references"
         return torch.ones_like(positions, dtype=torch.bool) if references else positions < self._new

@@ -1,4 +1,4 @@
-"""The towers of an open_clip model as one network: images and tokens in, rows on the sphere out."""
+"""The towers of an open_clip model as one network from images and tokens to unit vectors."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from awpf_ext.finetuning.trainable_config import TrainableConfig
 
 
 class Towers(nn.Module):
-    """Both towers; each is used where it is given something."""
+    """Both towers; each runs only if it has an input."""
 
     def __init__(self, model: Any, backbone: Backbone, config: TrainableConfig) -> None:
-        """model: a copy of the backbone's, to be changed."""
+        """model: a copy of the backbone's model, which will be modified."""
         super().__init__()
         self.model = model
         self.autocast = config.autocast == "bf16"
@@ -32,7 +32,7 @@ class Towers(nn.Module):
     def forward(
         self, images: Tensor | None, tokens: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
-        """L2-normalised float32 rows of images (n, height, width, 3), as bytes, and of tokens."""
+        """L2-normalised float32 embeddings of uint8 images (n, height, width, 3) and of tokens."""
         of_images = of_tokens = None
         device = (tokens if images is None else images).device.type  # type: ignore[union-attr]
         with torch.autocast(device, torch.bfloat16, enabled=self.autocast), self._attention(device):
@@ -40,25 +40,25 @@ class Towers(nn.Module):
                 of_images = self.model.encode_image(self._pixels(images))
             if tokens is not None:
                 of_tokens = self.model.encode_text(tokens)
-        return _on_the_sphere(of_images), _on_the_sphere(of_tokens)
+        return _normalized(of_images), _normalized(of_tokens)
 
     def _attention(self, device: str) -> AbstractContextManager[None]:
-        """Torch's fused attention has a bfloat16 backward on the CPU that takes longer than the
-        rest of the towers; without it a step has 1.7 times the speed. Checkpointing computes the
-        forward again outside this context, where it has to be the same.
+        """On the CPU, the bfloat16 backward of PyTorch's fused attention takes longer than the rest
+        of the towers; without it a step is 1.7 times as fast. Checkpointing recomputes the forward
+        pass outside this context, where it has to be the same, so there the default is kept.
         """
         slow = self.autocast and device == "cpu" and torch.is_grad_enabled()
         return sdpa_kernel(SDPBackend.MATH) if slow and not self._checkpointing else nullcontext()
 
 
-def _on_the_sphere(features: Tensor | None) -> Tensor | None:
+def _normalized(features: Tensor | None) -> Tensor | None:
     return None if features is None else normalize(features.float(), dim=-1)
 
 
-def copied(backbone: Backbone, device: torch.device, *, share: bool) -> Any:
-    """A copy of the backbone's model in float32, to be changed.
+def copied_model(backbone: Backbone, device: torch.device, *, share: bool) -> Any:
+    """A copy of the backbone's model in float32, which may be modified.
 
-    share: its tensors stay the backbone's where they fit, so that only modules are copied.
+    share: reuse the backbone's tensors if device and type fit, so that only modules are copied.
     """
     tensors = [*backbone.model.parameters(), *backbone.model.buffers()]
     fit = all(
@@ -70,46 +70,48 @@ def copied(backbone: Backbone, device: torch.device, *, share: bool) -> Any:
     return copy.deepcopy(backbone.model, kept).to(device).float()
 
 
-def reached(towers: Towers, clip: PromptedClip) -> set[str]:
-    """Names of the parameters that an image's or a prompt's embedding depends on.
+def used_parameters(towers: Towers, clip: PromptedClip) -> set[str]:
+    """Names of the parameters that the embedding of an image or of a prompt depends on.
 
-    Not all do: CoCa has a decoder, and torch's attention reads weights past their module.
+    Not all parameters are used: CoCa has a decoder, and PyTorch's attention bypasses some modules.
     """
     places = {id(parameter): name for name, parameter in towers.named_parameters()}
     with torch.enable_grad():
-        outputs = _tried(towers, clip)
-    leaves = (getattr(node, "variable", None) for output in outputs for node in _nodes(output))
+        outputs = _forward_once(towers, clip)
+    leaves = (
+        getattr(node, "variable", None) for output in outputs for node in _graph_nodes(output)
+    )
     return {places[id(leaf)] for leaf in leaves if id(leaf) in places}
 
 
 def called_layers(towers: Towers, clip: PromptedClip) -> set[str]:
-    """Names of the model's modules whose `forward` is called for an image or a prompt."""
+    """Names of the model's modules whose `forward` runs for an image or a prompt."""
     called: set[str] = set()
     hooks = [
         module.register_forward_hook(lambda *_, name=name: called.add(name))
         for name, module in towers.model.named_modules()
     ]
     with torch.no_grad():
-        _tried(towers, clip)
+        _forward_once(towers, clip)
     for hook in hooks:
         hook.remove()
     return called
 
 
 def set_checkpointing(towers: Towers, clip: PromptedClip) -> None:
-    """Compute activations again in the backward pass; UserError where open_clip cannot."""
+    """Recompute activations in the backward pass; UserError if open_clip does not support it."""
     towers.model.set_grad_checkpointing(True)
     try:
         with torch.no_grad():
-            _tried(towers, clip)
-    except TypeError as error:  # blocks of some models do not take what open_clip then gives
+            _forward_once(towers, clip)
+    except TypeError as error:  # blocks of some models do not accept open_clip's arguments
         raise UserError(
             "checkpointing is true; expected false, since open_clip cannot do it for "
             f"{clip.backbone.name} ({error})"
         ) from error
 
 
-def _tried(towers: Towers, clip: PromptedClip) -> tuple[Tensor, Tensor]:
+def _forward_once(towers: Towers, clip: PromptedClip) -> tuple[Tensor, Tensor]:
     """The embeddings of a black image and of the first prompt."""
     size = clip.backbone.preprocessing["size"]
     height, width = (size, size) if isinstance(size, int) else size
@@ -119,7 +121,7 @@ def _tried(towers: Towers, clip: PromptedClip) -> tuple[Tensor, Tensor]:
     return outputs
 
 
-def _nodes(output: Tensor) -> Iterator[Any]:
+def _graph_nodes(output: Tensor) -> Iterator[Any]:
     """The autograd graph behind a tensor."""
     waiting, seen = [output.grad_fn], {None, output.grad_fn}
     while waiting:

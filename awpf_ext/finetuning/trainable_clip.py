@@ -1,4 +1,4 @@
-"""CLIP in the forms that can be trained: an image side, texts, and parameters."""
+"""A trainable CLIP: image embeddings, class texts and the trained parameters."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from torch.nn.parallel import DistributedDataParallel
 
 from awpf_ext.distributed import World
 
-TEXT_ROWS = 256  # prompts in the text tower at once, where nothing else bounds them
+TEXT_ROWS = 256  # maximum number of prompts in the text tower at a time
 
-# AdamW's decay would pull these towards 0, which is not where they do nothing.
+# Weight decay would pull these towards 0, although 0 is not neutral for them.
 _UNDECAYED = ("positional_embedding", "pos_embed", "cls_token", "reg_token")
 
 
 class TrainableClip:
-    """A network with some of its parameters trained.
+    """A network of which some parameters are trained.
 
-    `network` maps images and tokens to L2-normalised rows of both. It stays in evaluation mode, so
-    that an embedding does not depend on the rest of its batch; `dropouts` work in `joint_backward`.
+    `network` maps images and tokens to L2-normalised embeddings. It stays in evaluation mode, so
+    that an embedding does not depend on the rest of its batch; `joint_backward` activates only the
+    `dropouts`.
     """
 
     def __init__(
@@ -39,9 +40,9 @@ class TrainableClip:
         generator: torch.Generator,
         dropouts: Sequence[nn.Module] = (),
     ) -> None:
-        """trained: the parameters' names in `network` by their names in states and files.
+        """trained: maps names in states and files to the parameters' names in `network`.
 
-        text: (C, d), what stands for the classes where there are no `tokens` (C, P, context).
+        text: (C, d), the fixed class texts if there are no `tokens` (C, P, context).
         """
         self.inputs = inputs
         self.device = text.device
@@ -66,7 +67,7 @@ class TrainableClip:
         return list(self.named_parameters().values())
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """For an optimiser: biases, norms and positions are not decayed."""
+        """Parameter groups for an optimizer: no decay of biases, norms and position embeddings."""
         decayed: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
         for name, parameter in self.named_parameters().items():
@@ -80,10 +81,10 @@ class TrainableClip:
         return [group for group in groups if group["params"]]
 
     def embed(self, x: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
-        """(n, d) float32, L2-normalised; with a gradient where that is enabled.
+        """Image embeddings (n, d), float32, L2-normalised; with a graph if gradients are enabled.
 
-        parameters: tensors to compute with in place of the trained ones, by the same names; the
-        gradient goes to them.
+        parameters: tensors used instead of the trained ones, by the same names; they receive the
+        gradient.
         """
         images, _ = self._call(x.to(self.device), None, parameters)
         assert images is not None
@@ -92,7 +93,7 @@ class TrainableClip:
     def texts(
         self, classes: range | Tensor, parameters: Mapping[str, Tensor] | None = None
     ) -> Tensor:
-        """(k, d), L2-normalised: of each class the mean of its prompts' normalised features."""
+        """Class texts (k, d), L2-normalised: the mean of the normalised features of the prompts."""
         tokens = self.prompts(classes)
         if tokens is None:
             return self.class_texts(None, classes)
@@ -104,13 +105,13 @@ class TrainableClip:
         return self.class_texts(torch.cat(rows), classes)
 
     def prompts(self, classes: range | Tensor) -> Tensor | None:
-        """(k P, context): the prompts of the classes; None where the texts are fixed."""
+        """The tokens (k P, context) of the classes' prompts; None if the texts are fixed."""
         if self.tokens is None:
             return None
         return self.tokens[_index(classes)].flatten(0, 1).to(self.device)
 
     def class_texts(self, prompts: Tensor | None, classes: range | Tensor) -> Tensor:
-        """(k, d): the texts, of the normalised features (k P, d) of `prompts(classes)`."""
+        """Class texts (k, d) from the normalised features (k P, d) of `prompts(classes)`."""
         if prompts is None:
             return self._text[_index(classes).to(self.device)]
         assert self.tokens is not None
@@ -118,7 +119,7 @@ class TrainableClip:
         return normalize(by_class.mean(dim=1), dim=-1)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The trained tensors alone, as they are now."""
+        """Copies of the trained tensors."""
         return {name: value.detach().clone() for name, value in self.named_parameters().items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -151,7 +152,7 @@ class TrainableClip:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Torch's own random numbers from a seed; after it they go on as if there had been none."""
+    """Seeds PyTorch's global generators in the block and restores their states afterwards."""
     on_gpu = device.type == "cuda"
     with torch.random.fork_rng(devices=[device] if on_gpu else []):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach every GPU's
@@ -163,7 +164,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 def _synced(network: nn.Module, device: torch.device) -> nn.Module:
     # Every trained parameter takes part in each synchronised backward (see `joint_backward`), so
-    # there is none to look for; nothing here has statistics of batches that would be broadcast.
+    # no unused ones have to be found. No module has batch statistics that would need a broadcast.
     return DistributedDataParallel(
         network,
         device_ids=[device] if device.type == "cuda" else None,

@@ -1,4 +1,4 @@
-"""Merging LoRA adapters that PEFT has written, or PEFT shall read."""
+"""Merging LoRA adapters in PEFT's format."""
 
 from __future__ import annotations
 

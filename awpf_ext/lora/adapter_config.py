@@ -1,4 +1,4 @@
-"""What an adapter_config.json says that a merge has to know, and the config of the result."""
+"""Reading and checking an adapter_config.json, and the configuration of a merged adapter."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import Any
 from awpf_ext.errors import DataError, UserError, reason
 
 FILE = "adapter_config.json"
-_LARGEST = 1 << 20  # bytes; a real one has a few thousand
+_LARGEST = 1 << 20  # bytes; real ones have a few thousand
 
-# Where one of these is set, B A is not what the adapter adds to its layer.
+# If one of these is set, the adapter does not simply add B A to its layer.
 _OTHER_LAYERS = {
     "use_dora": "weight-decomposed LoRA (DoRA)",
     "lora_bias": "biases of LoRA factors",
@@ -28,9 +28,9 @@ _OTHER_LAYERS = {
     "kasa_config": "KaSA's diagonal",
     "monteclora_config": "sampled LoRA",
 }
-# These start from the base weights and change them, so that B A belongs to another base.
+# These initialisations change the base weights, so that B A belongs to another base model.
 _OTHER_BASES = ("pissa", "olora", "corda", "loftq", "lora_ga")
-# Two adapters that differ in one of these do not belong to one model.
+# Adapters that differ in one of these do not belong to the same model.
 _AGREE = ("base_model_name_or_path", "revision", "task_type", "fan_in_fan_out", "layer_replication")
 
 
@@ -50,7 +50,7 @@ class LoraConfig:
         return name or None
 
     def scaling(self, module: str, rank: int) -> float:
-        """What B A of a module is multiplied by: alpha / r, or alpha / sqrt(r) with rsLoRA."""
+        """The factor on B A of a module: alpha / r, or alpha / sqrt(r) with rsLoRA."""
         alpha = float(_matched(self.alpha_pattern, module, self.alpha))
         return alpha / (math.sqrt(rank) if self.raw.get("use_rslora") else rank)
 
@@ -59,7 +59,7 @@ class LoraConfig:
 
 
 def read_config(folder: Path) -> LoraConfig:
-    """The config in an adapter's folder; DataError or UserError where it cannot be merged."""
+    """The configuration in an adapter's folder; DataError or UserError if it cannot be merged."""
     path = folder / FILE
     try:
         size = path.stat().st_size
@@ -85,7 +85,7 @@ def read_config(folder: Path) -> LoraConfig:
 def check_agreement(
     configs: Sequence[LoraConfig], names: Sequence[str], base_model: str | None
 ) -> None:
-    """Refuse adapters of different models; `base_model` vouches for their base models' names."""
+    """Refuse adapters of different models; `base_model` lets their base models' names differ."""
     for key in _AGREE:
         if key == "base_model_name_or_path" and base_model is not None:
             continue
@@ -108,7 +108,7 @@ def check_agreement(
 def merged_config(
     first: LoraConfig, ranks: Mapping[str, int], base_model: str | None
 ) -> dict[str, Any]:
-    """The first adapter's config with the ranks of the result, all of scaling 1."""
+    """The first adapter's configuration with the ranks of the result; every scaling is 1."""
     usual = Counter(ranks.values()).most_common(1)[0][0]
     pattern = {f"^{re.escape(name)}$": rank for name, rank in ranks.items() if rank != usual}
     changed: dict[str, Any] = {
@@ -127,7 +127,7 @@ def merged_config(
 
 
 def renamed(config: LoraConfig, base_model: str | None) -> dict[str, Any]:
-    """A config as it is, but for the base model's name where one is given."""
+    """A configuration with another name of the base model, if one is given."""
     if base_model is None:
         return dict(config.raw)
     return {**config.raw, "base_model_name_or_path": base_model}

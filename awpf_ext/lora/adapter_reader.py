@@ -1,4 +1,4 @@
-"""A PEFT LoRA adapter on the disk: what is in it, checked, and read a layer at a time."""
+"""Reading a PEFT LoRA adapter: its content is checked and read one layer at a time."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class LoraLayer(NamedTuple):
 
     @property
     def shape(self) -> tuple[tuple[int, ...], tuple[int, ...], bool]:
-        """All but the rank: what adapters of one model have in common."""
+        """The shapes without the rank, which adapters of the same model have in common."""
         return self.a_shape[1:], (self.b_shape[0], *self.b_shape[2:]), self.embedding
 
 
@@ -60,9 +60,9 @@ class LoraAdapter:
     folder: Path
     config: LoraConfig
     layers: Mapping[str, LoraLayer]  # by the module's name in the base model
-    others: Mapping[str, str]  # what is no factor: its name, and its key in the file
+    others: Mapping[str, str]  # tensors that are not factors: keys in the file by name
     dtype: torch.dtype
-    sha256: str  # of the tensors' file
+    sha256: str  # of the file with the tensors
     _tensors: TensorFile
 
     @property
@@ -130,7 +130,7 @@ def _common_dtype(entries: Iterable[TensorEntry]) -> torch.dtype:
 
 
 def _sorted_keys(path: Path, keys: list[str]) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
-    """Keys of the factors by module and side, and the others without PEFT's prefix."""
+    """Keys of the factors by module and side, and the other keys by name without PEFT's prefix."""
     factors: dict[str, dict[str, str]] = {}
     others = {}
     for key in sorted(keys):

@@ -1,4 +1,4 @@
-"""Writing an adapter: tensors one after the other, and a folder that is whole or absent."""
+"""Writing a PEFT LoRA adapter: its folder is complete or absent."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _OLD = ".old.tmp"  # ends the name of a folder that is being replaced
 
 
 class AdapterFiles(NamedTuple):
-    """A trained adapter as PEFT keeps it: tensors under PEFT's names, and its configuration."""
+    """A trained adapter in PEFT's format: tensors by PEFT's names, and the configuration."""
 
     tensors: Mapping[str, Tensor]
     config: Mapping[str, Any]
-    training: Mapping[str, Any] | None = None  # what it was trained on, in a file PEFT ignores
+    training: Mapping[str, Any] | None = None  # what it was trained on; PEFT ignores this file
 
 
 def write_adapter(out: Path, adapter: AdapterFiles) -> None:
-    """Write an adapter's folder, in place of an adapter that is there."""
+    """Write an adapter's folder; an existing adapter is replaced."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with new_folder(out, replace=True) as folder:
         io.write_json(folder / CONFIG, dict(adapter.config))
@@ -43,7 +43,7 @@ def write_adapter(out: Path, adapter: AdapterFiles) -> None:
 
 @contextmanager
 def new_folder(out: Path, replace: bool) -> Iterator[Path]:
-    """A folder to fill, which takes its name `out` once the block is done.
+    """A folder to fill, which is renamed to `out` when the block ends.
 
     What a killed merge has left beside `out` is removed; its lock tells it from one at work.
     """
@@ -57,7 +57,7 @@ def new_folder(out: Path, replace: bool) -> Iterator[Path]:
         with io.lock(temporary / _LOCK, wait=False):
             yield temporary
             io.sync_folder(temporary)
-            _check_free(out, replace)  # it may have appeared meanwhile
+            _check_free(out, replace)  # it may have been created meanwhile
             _take_name(temporary, out)
     except OSError as error:
         raise DataError(f"cannot write {out}: {reason(error)}") from error
@@ -66,7 +66,7 @@ def new_folder(out: Path, replace: bool) -> Iterator[Path]:
 
 
 def _check_free(out: Path, replace: bool) -> None:
-    """`out` may be absent or empty; `replace` also lets go of an adapter, but of nothing else."""
+    """`out` may be absent or empty; with `replace` it may be an adapter, but nothing else."""
     if not out.exists() and not out.is_symlink():
         return
     if not out.is_dir() or out.is_symlink():
@@ -83,7 +83,7 @@ def _check_free(out: Path, replace: bool) -> None:
 
 
 def _take_name(temporary: Path, out: Path) -> None:
-    """The lock moves along, so that nobody takes the folder for a leftover on its way."""
+    """The lock moves with the folder, so that no process takes it for a leftover."""
     old = temporary.with_suffix(_OLD)
     if out.exists():
         out.rename(old)
@@ -95,7 +95,7 @@ def _take_name(temporary: Path, out: Path) -> None:
 
 
 def _clear(leftover: Path, out: Path) -> None:
-    """Remove what a killed merge has left; what it was about to replace goes back."""
+    """Remove leftovers of a killed merge; a folder that it was replacing is restored."""
     if leftover.name.endswith(_OLD):
         if out.exists():
             shutil.rmtree(leftover, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What `merge` is given, checked before anything is computed."""
+"""Checks of the arguments of `merge`, before anything is computed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def checked_settings(name: str, method: MergeMethod, given: dict[str, Any]) -> M
             raise UserError(f"{key} is {value!r}; expected {expected}")
     if "density" in method.takes and "density" not in given:
         if method.density is None:
-            raise UserError(f"{name} needs density (--density), the share of entries that stay")
+            raise UserError(f"{name} needs density (--density), the fraction of entries kept")
         given = {**given, "density": method.density}
     return MergeSettings(**given)
 
@@ -58,13 +58,13 @@ def checked_folders(adapters: Sequence[str | Path], out: Path) -> list[Path]:
 def checked_weights(weights: Sequence[float] | None, count: int) -> list[float]:
     if weights is None:
         return [1.0] * count
-    shares = [float(weight) for weight in weights]
-    if len(shares) != count:
-        raise UserError(f"there are {len(shares)} weights for {count} adapters; expected one each")
-    for share in shares:
-        if not math.isfinite(share):
-            raise UserError(f"a weight is {share}; expected finite numbers")
-    return shares
+    given = [float(weight) for weight in weights]
+    if len(given) != count:
+        raise UserError(f"there are {len(given)} weights for {count} adapters; expected one each")
+    for weight in given:
+        if not math.isfinite(weight):
+            raise UserError(f"a weight is {weight}; expected finite numbers")
+    return given
 
 
 def check_alike(adapters: Sequence[LoraAdapter], base_model: str | None) -> None:

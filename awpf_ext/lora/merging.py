@@ -1,4 +1,4 @@
-"""Merging LoRA adapters: a layer at a time from the disk to the disk."""
+"""Merging LoRA adapters on disk, one layer at a time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 
 class MergedLayer(NamedTuple):
-    """One layer of a merge: its ranks, and the share of its energy that a cut has left."""
+    """One layer of a merge: its ranks, and the fraction of its energy that was kept."""
 
     name: str
     ranks: tuple[int, ...]  # of the adapters
@@ -43,7 +43,7 @@ class MergedLayer(NamedTuple):
 
 @dataclass(frozen=True)
 class MergeReport:
-    """What a merge has done. Energies are squared Frobenius norms of the merged deltas."""
+    """The result of a merge. Energies are squared Frobenius norms of the merged deltas."""
 
     out: Path
     method: str
@@ -52,12 +52,12 @@ class MergeReport:
     sources: tuple[dict[str, str], ...]
     base_model: str | None
     layers: tuple[MergedLayer, ...]
-    energy_kept: float  # the share of energy that cutting to a rank has left, over all layers
+    energy_kept: float  # fraction of the energy kept by the cut to a rank, over all layers
     seconds: float
-    peak_memory: int | None  # bytes, of the whole process since its start
+    peak_memory: int | None  # bytes, of the whole process since it started
 
     def record(self) -> dict[str, Any]:
-        """What is kept beside the merged adapter."""
+        """The record stored beside the merged adapter."""
         return {
             "awpf_ext": __version__,
             "torch": torch.__version__,
@@ -185,7 +185,7 @@ def merge(
 
 
 def _copy_tensors(writer: io.TensorWriter, adapter: LoraAdapter) -> list[MergedLayer]:
-    """One adapter as it is."""
+    """Copy a single adapter unchanged."""
     keys = {PREFIX + name: key for name, key in adapter.others.items()}
     for name, layer in adapter.layers.items():
         keys.update(zip(_keys(name, layer), (layer.a_key, layer.b_key), strict=True))
@@ -203,7 +203,7 @@ def _write_tensors(
     dtype: torch.dtype,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[list[MergedLayer], float]:
-    """Merge and write layer after layer; what was merged, and the share of energy that is left."""
+    """Merge and write each layer; returns the layers and the fraction of energy kept."""
     layers, energy, lost = [], 0.0, 0.0
     shared, others = adapters[0].layers, adapters[0].others
     wide = [name for name in others if adapters[0].width(others[name]) >= dtype.itemsize]
@@ -234,7 +234,7 @@ def _keeps_one(method: MergeMethod, settings: MergeSettings, adapter: LoraAdapte
 
 
 def _terms(adapters: Sequence[LoraAdapter], weights: Sequence[float], name: str) -> list[Term]:
-    """The layer's factors as matrices, in single precision or better."""
+    """The layer's factors as matrices, in at least single precision."""
     precise = torch.promote_types(_result_type(adapters), torch.float32)
     terms = []
     for adapter, weight in zip(adapters, weights, strict=True):
@@ -289,7 +289,7 @@ def _write_layer(
 
 
 def _carry(writer: io.TensorWriter, adapters: Sequence[LoraAdapter], names: Sequence[str]) -> None:
-    """Write what is no factor (saved modules, biases): only what all adapters have in common."""
+    """Write what is not a factor (saved modules, biases), which all adapters must have equal."""
     first = adapters[0]
     for name in sorted(names, key=lambda name: -first.width(first.others[name])):
         tensor = first.read(first.others[name])

@@ -1,4 +1,4 @@
-"""The merge methods on LoRAs that are in memory, of one configuration."""
+"""Merging LoRAs in memory that have the same configuration."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def merge_tensors(
     weights: Sequence[float],
     settings: MergeSettings,
 ) -> dict[str, Tensor]:
-    """One LoRA from several, by PEFT's names; ranks may differ from those of `config`.
+    """Merge several LoRAs, given by PEFT's names; ranks may differ from those of `config`.
 
     The factors are such that `config`'s scaling of their layer, for its own rank, holds for them.
     """
@@ -42,7 +42,7 @@ def merge_tensors(
 
 
 def factor_pairs(names: Mapping[str, Tensor]) -> Iterator[tuple[str, str, str]]:
-    """Of every layer its module, and the names of its A and its B."""
+    """The module of every layer with the names of its A and its B."""
     for name in names:
         for side, other in _SIDES:
             before, found, after = name.partition(f".{side}")

@@ -1,4 +1,4 @@
-"""LoRAs that a run has trained and kept, read back for another run on the same tasks."""
+"""LoRAs trained by one run, read for another run on the same tasks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from awpf_ext.errors import DataError, UserError
 from awpf_ext.lora.adapter_reader import LoraAdapter, open_adapter
 from awpf_ext.lora.adapter_writer import ADAPTERS, TRAINING, AdapterFiles
 
-# What must agree for factors to be of one model and to mean the same there.
+# Settings that must agree for the factors to fit the same model.
 _AGREE = (
     "base_model_name_or_path",
     "revision",
@@ -24,11 +24,11 @@ _AGREE = (
     "use_rslora",
     "target_modules",
 )
-_CLOSE = 1e-3  # means of features may differ in their last digits from machine to machine
+_CLOSE = 1e-3  # means of features may differ in the last digits between machines
 
 
 def task_name(task: int) -> str:
-    """What a task's adapter is called in a run's folder."""
+    """The name of a task's adapter in a run's folder."""
     return f"task_{task:04d}"
 
 
@@ -36,7 +36,7 @@ class TrainedAdapters:
     """The adapters in a run's folder, each checked when it is read."""
 
     def __init__(self, run: str | Path, like: AdapterFiles) -> None:
-        """like: an adapter of the kind that is expected."""
+        """like: an adapter with the expected configuration and shapes."""
         self._folder = Path(run).expanduser() / ADAPTERS
         self._like = like
         if not self._folder.is_dir():
@@ -46,7 +46,7 @@ class TrainedAdapters:
             )
 
     def read(self, task: int, training: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The tensors of a task's adapter; `training` says what it must have been trained on."""
+        """The tensors of a task's adapter; `training` describes the data it must be trained on."""
         folder = self._folder / task_name(task)
         with open_adapter(folder) as adapter:
             self._check_config(adapter)

@@ -1,4 +1,4 @@
-"""Continual-learning methods, one file each; a method is found by the name it registers."""
+"""Continual-learning methods, one file each, which register themselves by name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from awpf_ext.methods.registry import (
     register,
 )
 
-# Every file of this folder is imported, so that adding a method is adding its file.
+# Every file of this folder is imported, so adding a file is enough to add a method.
 for _module in pkgutil.iter_modules(__path__):
     if not _module.name.startswith("_"):
         importlib.import_module(f"{__name__}.{_module.name}")

@@ -1,13 +1,13 @@
 """AWPF: adaptive weighted parameter fusion (arXiv 2503.19503), reconstructed from its abstract.
 
-Trained as RAPF (the hinge is a switch, off by default). Then the adapters before and after the task
-are fused by low-rank stacking, weighed by a balance factor made of MMD, how far the two sides'
-distributions are apart, and LDA's J, how well their classes are separated:
+Training is that of RAPF, with the hinge loss off by default. Then the adapters before and after the
+task are fused by low-rank stacking. The weight of the new one is a balance factor from the MMD
+between the old and the new embeddings (M) and from how well their classes are separated (LDA's J):
 
     tau = M / (M + 1 - J),   w = clip(lambda tau, 0, 1),   A = A_old + w svd_r(A_new - A_old).
 
-There are no old images: the old side is drawn from the class statistics. Both sides go through the
-new adapter and are L2-normalised.
+Old images are not kept, so the old embeddings are drawn from the class statistics. Both sides pass
+through the new adapter and are L2-normalised.
 """
 
 from __future__ import annotations
@@ -29,15 +29,20 @@ from awpf_ext.methods.registry import register
 
 
 class AwpfConfig(AdapterConfig):
-    balance_scale: float = Field(1.0, ge=0, description="lambda: the weight is lambda tau, up to 1")
-    balance_rows: int = Field(2048, ge=2, description="most rows a side that MMD and J are made of")
+    balance_scale: float = Field(
+        1.0, ge=0, description="lambda of the fusion weight clip(lambda tau, 0, 1)"
+    )
+    balance_rows: int = Field(
+        2048, ge=2, description="Maximum number of rows per side for MMD and J"
+    )
     normalisation: Normalisation = Field(
-        "running_max", description="how MMD and J are brought to [0, 1]; see BalanceFactor"
+        "running_max", description="How MMD and J are normalised to [0, 1]; see BalanceFactor"
     )
     stacking: Literal["delta", "literal"] = Field(
-        "delta", description="stack the task's change on the old adapter, or both adapters"
+        "delta",
+        description="delta = stack the task's change on the old adapter; literal = stack both",
     )
-    rank: int = Field(64, ge=1, description="r of the stacked factors")
+    rank: int = Field(64, ge=1, description="Rank r of the stacked factors")
 
 
 @register("awpf")
@@ -52,7 +57,7 @@ class Awpf(AdapterMethod):
         self.balance = BalanceFactor(config.balance_scale, config.normalisation)
 
     def fuse(self, old: Tensor, new: Tensor, task: Task) -> Tensor:
-        """Low-rank stacking, the new side weighed by the balance factor."""
+        """Low-rank stacking, with the balance factor as the weight of the new adapter."""
         old_x, old_labels = self.old_side(task)
         new_x, new_labels = self.new_side(task)
         balance = self.balance(self.embed(old_x), old_labels, self.embed(new_x), new_labels)
@@ -61,16 +66,16 @@ class Awpf(AdapterMethod):
         return fused(old, new, weight=balance.weight, rank=self.config.rank)
 
     def new_side(self, task: Task) -> tuple[Tensor, Tensor]:
-        """The task's images, or a random `balance_rows` of them."""
+        """The task's images, or `balance_rows` of them at random."""
         count = len(task.train_y)
         rows = torch.randperm(count, generator=self.generator, device=self.device)
         rows = rows[: self.config.balance_rows]
         return task.train_x[rows], task.train_y[rows]
 
     def old_side(self, task: Task) -> tuple[Tensor, Tensor]:
-        """Draws from old classes: as many a class as the task has images a class, at least two.
+        """Draws from old classes: per class as many as the task has images per class, at least two.
 
-        Where all classes would be more than `balance_rows`, as many random classes as fit.
+        If all old classes would exceed `balance_rows`, a random subset of them is used.
         """
         classes = self.statistics.drawable
         images = len(task.train_y) // len(task.classes)

@@ -1,11 +1,11 @@
 """CalFuse (arXiv 2503.18672), reconstructed from its abstract.
 
-Feature calibration keeps CLIP's own feature beside the adapted one,
+Feature calibration combines CLIP's own feature with the adapted one,
 
     z = n(a n(f) + (1 - a) n(A f)),   a = sigmoid(theta) learned,
 
-distillation holds the old classes' predictions where they were, and the adapters before and after
-the task are mixed by RAPF's mask in the QR basis of the old one.
+distillation preserves the predictions for old classes, and the adapters before and after the task
+are mixed by RAPF's mask in the QR basis of the old one.
 """
 
 from __future__ import annotations
@@ -26,12 +26,17 @@ from awpf_ext.methods.registry import register
 
 
 class CalfuseConfig(AdapterConfig):
-    mask_bias: float = Field(0.7, ge=0, le=1, description="b: the least share of the new adapter")
-    calibration: float | None = Field(
-        None, ge=0, le=1, description="a fixed share of CLIP's own feature; null: learned from 0.5"
+    mask_bias: float = Field(
+        0.7, ge=0, le=1, description="Bias b of the mask: minimum weight of the new adapter"
     )
-    distillation: float = Field(1.0, ge=0, description="weight of the distillation; 0: none")
-    temperature: float = Field(2.0, gt=0, description="T of the distillation")
+    calibration: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Fixed weight a of CLIP's own feature; null = learned, starting from 0.5",
+    )
+    distillation: float = Field(1.0, ge=0, description="Weight of the distillation loss; 0 = off")
+    temperature: float = Field(2.0, gt=0, description="Temperature T of the distillation")
 
 
 @register("calfuse")
@@ -43,8 +48,8 @@ class Calfuse(AdapterMethod):
 
     def __init__(self, config: CalfuseConfig, *, text: Tensor, **given: Any) -> None:
         super().__init__(config, text=text, **given)
-        share = 0.5 if config.calibration is None else config.calibration
-        self.theta = torch.tensor(share, device=self.device).logit()
+        weight = 0.5 if config.calibration is None else config.calibration
+        self.theta = torch.tensor(weight, device=self.device).logit()
         self.teacher = (self.adapter, self.theta)
 
     def embed(self, x: Tensor) -> Tensor:
@@ -65,7 +70,7 @@ class Calfuse(AdapterMethod):
         return loss
 
     def distillation_loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """T^2 KL(old || new) over the old classes, on images and pseudo-features alike."""
+        """T^2 KL(old || new) over the old classes, on images and pseudo-features."""
         temperature = self.config.temperature
         with torch.no_grad():
             embedded = calibrated(batch.x, *self.teacher)
@@ -91,6 +96,6 @@ class Calfuse(AdapterMethod):
 
 def calibrated(features: Tensor, adapter: Tensor, theta: Tensor) -> Tensor:
     """n(a n(f) + (1 - a) n(A f)), a = sigmoid(theta)."""
-    share = theta.sigmoid()
+    weight = theta.sigmoid()
     own, adapted = normalize(features, dim=-1), normalize(features @ adapter.T, dim=-1)
-    return normalize(share * own + (1 - share) * adapted, dim=-1)
+    return normalize(weight * own + (1 - weight) * adapted, dim=-1)

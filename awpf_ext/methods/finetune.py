@@ -1,4 +1,4 @@
-"""Finetune: the shared recipe without fusion, the control that shows what fusing is worth."""
+"""Finetune: the adapter training loop without fusion, the control for methods that fuse."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ from awpf_ext.methods.registry import register
 
 @register("finetune")
 class Finetune(AdapterMethod):
-    """Each task moves the adapter on by cross-entropy over the classes seen, with replay."""
+    """Each task trains the adapter further, by cross-entropy over the classes seen and replay."""

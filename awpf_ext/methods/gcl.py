@@ -1,4 +1,6 @@
-"""GCL: the global contrastive loss with a small buffer (arXiv 2605.03866)."""
+"""GCL: the global contrastive loss with a small buffer, reconstructed from the abstract of
+arXiv 2605.03866.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +24,18 @@ from awpf_ext.methods.registry import register
 
 
 class GclConfig(BufferedFineTuningConfig):
-    gamma: float = Field(0.8, gt=0, le=1, description="share of the batch in a moving average")
-    gamma_epochs: int = Field(
-        2, ge=0, description="epochs of a task in which that share falls from 1 along a cosine"
+    gamma: float = Field(
+        0.8, gt=0, le=1, description="Weight of the current batch in the moving averages"
     )
-    eps: float = Field(1e-14, ge=0, description="added to the averages before the logarithm")
+    gamma_epochs: int = Field(
+        2, ge=0, description="Epochs of each task in which gamma decays from 1 along a cosine"
+    )
+    eps: float = Field(1e-14, ge=0, description="Added to the averages before the logarithm")
 
 
 @register("gcl")
 class Gcl(BufferedFineTuning):
-    """Each sample against all others of other classes; see finetuning/contrastive.py."""
+    """Contrasts each sample with all samples of other classes; see finetuning/contrastive.py."""
 
     Config: ClassVar[type[MethodConfig]] = GclConfig
     config: GclConfig
@@ -44,7 +48,7 @@ class Gcl(BufferedFineTuning):
         return self.sample_losses(images, texts, batch).mean()
 
     def sample_losses(self, images: Tensor, texts: Tensor, batch: JointBatch) -> Tensor:
-        """Of every sample, in units of cross-entropy: the objective T log(eps + u) over T."""
+        """The loss of each sample in units of cross-entropy: T log(eps + u), divided by T."""
         config = self.config
         return global_contrastive(
             images @ texts.T,
@@ -58,7 +62,7 @@ class Gcl(BufferedFineTuning):
 
     def learn(self, task: Task, progress: EpochProgress) -> None:
         super().learn(task, progress)
-        self.averages.keep(self.buffer.ids.to(self.device))  # the others do not come back
+        self.averages.keep(self.buffer.ids.to(self.device))  # the others are not seen again
 
     def state_dict(self) -> dict[str, Tensor]:
         return {**super().state_dict(), **joined_states({"gcl": self.averages.state_dict()})}

@@ -1,4 +1,6 @@
-"""GDRO: classes with large losses weigh more (arXiv 2605.03866)."""
+"""GDRO: classes with larger losses get larger weights, reconstructed from the abstract of
+arXiv 2605.03866.
+"""
 
 from __future__ import annotations
 
@@ -20,22 +22,23 @@ from awpf_ext.methods.registry import register
 
 class GdroConfig(GclConfig):
     objective: Literal["gcl", "ce"] = Field(
-        "gcl", description="what is weighed: GCL's losses, or cross-entropies"
+        "gcl", description="Losses that are weighted: those of GCL, or cross-entropies"
     )
     dro_lambda: float = Field(
         1.0,
         gt=0,
         allow_inf_nan=False,
-        description="lambda: large, the mean over classes; small, the worst class",
+        description="KL weight lambda of the class weights: a large one gives the mean over "
+        "classes, a small one the worst class",
     )
     weight_momentum: float = Field(
-        0.9, gt=0, le=1, description="share of the batch in a class's running loss"
+        0.9, gt=0, le=1, description="Weight of the current batch in a class's running loss"
     )
 
 
 @register("gdro")
 class Gdro(Gcl):
-    """The losses of GCL, weighed by class; see finetuning/group_dro.py."""
+    """The losses of GCL with a weight for each class; see finetuning/group_dro.py."""
 
     Config: ClassVar[type[MethodConfig]] = GdroConfig
     config: GdroConfig

@@ -1,6 +1,5 @@
-"""ICM-Fusion: LoRAs of the tasks, fused by a network that has learned to encode them.
-
-A reconstruction from the abstract of arXiv 2508.04153; see docs/methods/icm_fusion.md.
+"""ICM-Fusion, reconstructed from the abstract of arXiv 2508.04153: the tasks' LoRAs, fused by a VAE
+that learns to encode them. See docs/methods/icm_fusion.md.
 """
 
 from __future__ import annotations
@@ -35,40 +34,48 @@ from awpf_ext.methods._base.method import MethodConfig
 from awpf_ext.methods._base.task_loras import TaskLoras, TaskLorasConfig, seed_of
 from awpf_ext.methods.registry import register
 
-SKETCH = 256  # numbers of a task vector made of weights
+SKETCH = 256  # length of a task vector computed from weights
 
 
 class IcmFusionConfig(TaskLorasConfig):
     checkpoints: int = Field(
-        20, ge=1, description="latest steps of each LoRA's training that the F-VAE learns from"
+        20,
+        ge=1,
+        description="Number of last training steps of each LoRA that the F-VAE learns from",
     )
     task_vector: Literal["features", "weights"] = Field(
         "features",
-        description="features: the task's mean image and mean text feature; weights: a random "
-        "projection of what its training changed",
+        description="features = the task's mean image and mean text feature; weights = a random "
+        "projection of the LoRA's change in training",
     )
-    latent: int = Field(256, ge=1)
-    meta_steps: int = Field(100, ge=0, description="of the F-VAE after each task, from where it is")
-    meta_batch: int = Field(8, ge=1, description="LoRAs in such a step")
-    meta_learning_rate: float = Field(2e-4, gt=0, description="of Adam")
-    kl_weight: float = Field(0.005, ge=0)
-    inner_steps: int = Field(5, ge=0, description="steps by a task's loss on a decoded LoRA")
-    inner_rate: float = Field(1e-3, gt=0)
+    latent: int = Field(256, ge=1, description="Latent dimension of the F-VAE")
+    meta_steps: int = Field(100, ge=0, description="Training steps of the F-VAE after each task")
+    meta_batch: int = Field(8, ge=1, description="LoRAs per meta-step")
+    meta_learning_rate: float = Field(2e-4, gt=0, description="Learning rate of Adam in meta-steps")
+    kl_weight: float = Field(
+        0.005, ge=0, description="Weight of the KL divergence of the latent codes"
+    )
+    inner_steps: int = Field(
+        5, ge=0, description="Gradient steps on a task's loss for a decoded LoRA"
+    )
+    inner_rate: float = Field(1e-3, gt=0, description="Step size of the inner steps")
     inner_every: int = Field(
-        10, ge=1, description="meta-steps; in one of so many a LoRA of the batch takes these steps"
+        10, ge=1, description="One LoRA takes inner steps in every so many meta-steps"
     )
-    inner_batch: int = Field(16, ge=1, description="images of the task in each")
+    inner_batch: int = Field(16, ge=1, description="Images of the task per inner step")
     buffer: int = Field(
-        200, ge=0, description="images kept of earlier tasks for these steps; 0: latest task only"
+        200,
+        ge=0,
+        description="Images kept of earlier tasks for inner steps; 0 = latest task only",
     )
     rescale: bool = Field(
-        True, description="bring the fused tensors to the deviation that the LoRAs' have"
+        True, description="Rescale the fused tensors to the standard deviations of the LoRAs"
     )
 
 
 @register("icm_fusion")
 class IcmFusion(TaskLoras):
-    """After each task the F-VAE learns from the training states of all LoRAs and fuses them."""
+    """After each task, trains the F-VAE on training states of all LoRAs and fuses them."""
 
     Config: ClassVar[type[MethodConfig]] = IcmFusionConfig
     config: IcmFusionConfig
@@ -77,7 +84,7 @@ class IcmFusion(TaskLoras):
         super().__init__(config, **given)
         self.layout = Layout.of(self.start)
         self.buffer = Buffer(config.buffer)
-        self.task_of: dict[int, int] = {}  # of the buffer's ids
+        self.task_of: dict[int, int] = {}  # task of each sample id in the buffer
         self.classes_of: dict[int, range] = {}
         self.vectors: dict[int, Tensor] = {}
         self.states: dict[int, FlatLora] = {}  # latest training states, in float16
@@ -133,13 +140,13 @@ class IcmFusion(TaskLoras):
                     "divergence": sum(step.divergence for step in last) / len(last),
                 }
             )
-        shares = [1 / len(tasks)] * len(tasks)
+        weights = [1 / len(tasks)] * len(tasks)
         return fuse_loras(
             self.vae,
             self.layout,
             flats,
             data.vectors,
-            shares,
+            weights,
             inner=inner,
             rescale=config.rescale,
         )
@@ -164,7 +171,7 @@ class IcmFusion(TaskLoras):
         return count_sketch(torch.cat(changed), SKETCH)
 
     def _task_loss(self, task: Task, tasks: list[int]) -> TaskLoss:
-        """On samples of the task at hand, and on those of earlier ones that the buffer has."""
+        """Uses samples of the current task, and for earlier tasks those in the buffer."""
         samples = TaskSamples(task, Buffer(0), self.inputs)
         task_of = torch.tensor([self.task_of[one] for one in self.buffer.ids.tolist()])
         held = {task.index: (task.train_ids, task.train_y.cpu())}
@@ -211,7 +218,7 @@ class IcmFusion(TaskLoras):
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(state)
         facts = part_of_state(state, "icm")
-        if not facts:  # an export, which is not learned on
+        if not facts:  # an export, which cannot be trained further
             return
         self.buffer.load_state_dict(part_of_state(state, "buffer"))
         ids = self.buffer.ids.tolist()
@@ -229,5 +236,5 @@ class IcmFusion(TaskLoras):
 
 
 def _in_half(flat: FlatLora) -> FlatLora:
-    """Standardised values are small enough for it."""
+    """In float16, which suffices for standardised values."""
     return flat._replace(values=flat.values.half())

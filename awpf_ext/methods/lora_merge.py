@@ -1,4 +1,4 @@
-"""LoRAs of the tasks, merged by the ways of `awpf merge`: the controls of icm_fusion."""
+"""One LoRA per task, merged by the methods of `awpf merge`: the controls of icm_fusion."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from awpf_ext.methods._base.method import MethodConfig
 from awpf_ext.methods._base.task_loras import TaskLoras, TaskLorasConfig
 from awpf_ext.methods.registry import register
 
-_UNCUT = 1 << 30  # more than any layer's rank
+_NO_LIMIT = 1 << 30  # above the rank of any layer
 
 
 class LoraMergeConfig(TaskLorasConfig):
@@ -32,19 +32,23 @@ class LoraMergeConfig(TaskLorasConfig):
         "knots",
         "tsv",
         "iso",
-    ] = Field("average", description="average: linear with weights 1 / T; the others: see merge")
-    weight: float = Field(1.0, gt=0, description="of every LoRA; average divides it by T")
+    ] = Field(
+        "average", description="average = linear with weights 1 / T; others as in `awpf merge`"
+    )
+    weight: float = Field(1.0, gt=0, description="Weight of every LoRA; average divides it by T")
     rank: int | None = Field(
-        None, ge=1, description="of the result; null: svd the LoRAs', the others uncut"
+        None,
+        ge=1,
+        description="Rank of the result; null = for svd that of the LoRAs, else no limit",
     )
     density: float | None = Field(
-        None, gt=0, le=1, description="share of entries that stay; null: the method's own"
+        None, gt=0, le=1, description="Fraction of entries kept; null = the method's default"
     )
 
 
 @register("lora_merge")
 class LoraMerge(TaskLoras):
-    """After each task the LoRAs so far are merged into one, layer by layer."""
+    """After each task, merges all LoRAs so far into one, layer by layer."""
 
     Config: ClassVar[type[MethodConfig]] = LoraMergeConfig
     config: LoraMergeConfig
@@ -55,7 +59,7 @@ class LoraMerge(TaskLoras):
         self.merging = MERGE_METHODS[name]
         chosen = {"rank": config.rank, "density": config.density}
         if config.rank is None and "density" in self.merging.takes:
-            chosen["rank"] = _UNCUT  # pruned entries make a matrix of full rank
+            chosen["rank"] = _NO_LIMIT  # pruned entries make a matrix of full rank
         if "seed" in self.merging.takes:
             chosen["seed"] = self.seed
         present = {key: value for key, value in chosen.items() if value is not None}
@@ -65,6 +69,6 @@ class LoraMerge(TaskLoras):
 
     def fuse(self, task: Task) -> dict[str, Tensor]:
         loras = list(self.loras.values())
-        share = 1 / len(loras) if self.config.fusion == "average" else 1.0
-        weights = [self.config.weight * share] * len(loras)
+        scale = 1 / len(loras) if self.config.fusion == "average" else 1.0
+        weights = [self.config.weight * scale] * len(loras)
         return merge_tensors(loras, self.scale, self.merging, weights, self.settings)

@@ -1,12 +1,12 @@
 """RAPF (arXiv 2407.14143, ECCV 2024), faithful to its authors' code.
 
-Per task: cross-entropy over the classes seen on the task's images and on pseudo-features of old
-classes, drawn from N(mu_c, Sigma_c) before the adapter; plus a hinge on pairs of an old and a new
-class whose texts are close. Then the adapters before and after the task are mixed, element by
-element, in the left singular basis of the old one.
+Per task, the loss is cross-entropy over the classes seen, on the task's images and on
+pseudo-features of old classes drawn from N(mu_c, Sigma_c) before the adapter, plus a hinge loss on
+pairs of an old and a new class with similar texts. Then the adapters before and after the task are
+mixed, element by element, in the left singular basis of the old one.
 
-The presets give the published settings, among them the uniform initialisation of the adapter; the
-hinge of a batch is estimated from at most `hinge_draws` draws instead of an unbounded number.
+The presets have the published settings, including the uniform initialisation of the adapter. The
+hinge loss of a batch is estimated from at most `hinge_draws` draws instead of an unbounded number.
 """
 
 from __future__ import annotations
@@ -24,9 +24,13 @@ from awpf_ext.methods.registry import register
 
 
 class RapfConfig(AdapterConfig):
-    class_balance: bool = Field(False, description="RAPF takes the mean over all rows")
-    hinge: bool = Field(True, description="hinge between similar old and new classes")
-    mask_bias: float = Field(0.7, ge=0, le=1, description="b: the least share of the new adapter")
+    class_balance: bool = Field(
+        False, description="RAPF takes the mean over all rows, not over classes"
+    )
+    hinge: bool = Field(True, description="Hinge loss between similar old and new classes")
+    mask_bias: float = Field(
+        0.7, ge=0, le=1, description="Bias b of the mask: minimum weight of the new adapter"
+    )
 
 
 @register("rapf")

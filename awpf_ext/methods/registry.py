@@ -18,7 +18,7 @@ MethodType = TypeVar("MethodType", bound=type[Method])
 
 
 def register(name: str) -> Callable[[MethodType], MethodType]:
-    """Make a method known by `name`."""
+    """Register a method class as `name`."""
 
     def add(method: MethodType) -> MethodType:
         known = METHODS.get(name)
@@ -32,7 +32,7 @@ def register(name: str) -> Callable[[MethodType], MethodType]:
 
 
 def method_class(name: str) -> type[Method]:
-    """The class registered as `name`; UserError with the nearest name where there is none."""
+    """The class registered as `name`; UserError with the nearest name if there is none."""
     if name not in METHODS:
         raise UserError(f"method is {name!r}; {suggestion(name, METHODS)}")
     return METHODS[name]
@@ -63,20 +63,20 @@ def create_method(
     preset: str | None = None,
     seed: int = 0,
 ) -> Method:
-    """A fresh method for a stream's classes, on the stream's device."""
+    """A new method for the classes of a stream, on the stream's device."""
     return method_for(stream, name, method_config(name, settings, preset), seed=seed)
 
 
 def method_for(
     stream: TaskStream, name: str, config: MethodConfig, *, seed: int, world: World = SINGLE_PROCESS
 ) -> Method:
-    """The same with a configuration at hand."""
-    check_able(name, stream.protocol, world)
+    """A new method with a given configuration."""
+    check_supported(name, stream.protocol, world)
     chosen = method_class(name)
     if chosen.trains_clip(config) and stream.clip is None:
         raise UserError(
             f"{name} with these settings trains CLIP itself, on images, but "
-            f"{stream.provenance.get('dataset')} has ready-made features"
+            f"{stream.provenance.get('dataset')} has precomputed features"
         )
     return chosen(
         config,
@@ -88,8 +88,8 @@ def method_for(
     )
 
 
-def check_able(name: str, protocol: Protocol, world: World) -> None:
-    """UserError where the method does not learn under a protocol, or in several processes."""
+def check_supported(name: str, protocol: Protocol, world: World) -> None:
+    """UserError if the method does not support a protocol, or several processes."""
     method = method_class(name)
     if protocol not in method.protocols:
         able = [known for known, other in METHODS.items() if protocol in other.protocols]

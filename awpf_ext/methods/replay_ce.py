@@ -11,7 +11,7 @@ from awpf_ext.methods.registry import register
 
 @register("replay_ce")
 class ReplayCrossEntropy(BufferedFineTuning):
-    """Every image among the texts of all classes seen."""
+    """Cross-entropy of each image over the texts of all classes seen."""
 
     def loss(self, images: Tensor, texts: Tensor, batch: JointBatch) -> Tensor:
         return cross_entropy(images @ texts.T / self.temperature, batch.labels)

@@ -12,10 +12,10 @@ from awpf_ext.methods.registry import register
 
 @register("replay_clip")
 class ReplayClip(BufferedFineTuning):
-    """CLIP's symmetric loss over the batch's pairs of an image and its class's text.
+    """CLIP's symmetric loss over the pairs of an image and the text of its class in the batch.
 
-    As it stands: two pairs of one class are negatives of each other, which is what GCL's masking
-    avoids.
+    It is not modified: two pairs of the same class are negatives of each other, which the masking
+    of GCL avoids.
     """
 
     def loss(self, images: Tensor, texts: Tensor, batch: JointBatch) -> Tensor:

@@ -1,4 +1,4 @@
-"""Zero-shot CLIP (Continual-CLIP): nothing is learned, each task only brings its class names."""
+"""Zero-shot CLIP (Continual-CLIP): nothing is trained, each task only adds its class names."""
 
 from __future__ import annotations
 
@@ -14,4 +14,4 @@ class ZeroShot(Method):
     protocols = ("class", "domain")
 
     def learn(self, task: Task, progress: EpochProgress) -> None:
-        """CLIP already knows how to compare an image with a text."""
+        """Nothing to train: CLIP compares images with texts as it is."""

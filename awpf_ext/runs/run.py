@@ -38,7 +38,7 @@ from awpf_ext.data import (
 from awpf_ext.data.stream import check_domains
 from awpf_ext.distributed import SINGLE_PROCESS, World, local_gpu
 from awpf_ext.errors import DataError, UserError
-from awpf_ext.methods.registry import check_able, method_for
+from awpf_ext.methods.registry import check_supported, method_for
 from awpf_ext.runs.checkpoint import Resume
 from awpf_ext.runs.config import ConfigLayer, RunConfig, read_config_file, resolve_config
 from awpf_ext.runs.diagnostics import collect_diagnostics
@@ -118,7 +118,7 @@ def run_configured(
         check_tensorboard(folder)
     saved = None if folder is None else _saved_result(folder, config, resume, world)
     if saved is None:
-        check_able(config.method, config.protocol, world)
+        check_supported(config.method, config.protocol, world)
         with threads(config.threads):
             result = _train(config, folder, resume, progress, load, world)
     else:

@@ -164,7 +164,7 @@ def test_layouts_without_domains_are_refused(tmp_path, image_folder, domain_fold
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="expected lists NAME_train"):
         load_dataset(f"domainnet:{tmp_path / 'empty'}")
-    with pytest.raises(DataError, match="expected a folder a domain"):
+    with pytest.raises(DataError, match="expected one folder per domain"):
         load_dataset(f"domains:{tmp_path / 'empty'}")
     with pytest.raises(DataError, match="one domain, which is folder:"):
         load_dataset(f"domains:{image_folder({'a': (1, 1)})}")

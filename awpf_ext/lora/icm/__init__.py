@@ -1,7 +1,7 @@
-"""ICM-Fusion: LoRAs fused in the latent space of a network that has learned to encode them.
+"""ICM-Fusion, reconstructed from the abstract of arXiv 2508.04153: fusion in a VAE's latent space.
 
-A reconstruction from the abstract of arXiv 2508.04153, with the shapes of the work it builds on
-(ICM-LoRA). What the abstract leaves open is marked in docs/methods/icm_fusion.md.
+Architecture and sizes follow the work it builds on (ICM-LoRA). docs/methods/icm_fusion.md marks
+what the abstract does not specify.
 """
 
 from __future__ import annotations

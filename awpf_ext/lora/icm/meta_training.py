@@ -1,4 +1,4 @@
-"""Meta-training of the F-VAE: to encode a LoRA after steps that its task's loss asks for."""
+"""Meta-training of the F-VAE, which includes gradient steps on the tasks' losses."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ from torch.nn.functional import mse_loss
 from awpf_ext.lora.icm.flattening import FlatLora, Layout
 from awpf_ext.lora.icm.vae import FusionVae, kl_divergence, sample_latent
 
-# The loss of a LoRA (tensors by name) on some of a task's samples; None: there are none.
+# The loss of a LoRA (tensors by name) on some of a task's samples; None if it has none.
 TaskLoss = Callable[[int, Mapping[str, Tensor]], Tensor | None]
 
 
 @dataclass(frozen=True)
 class MetaSettings:
-    """How it is trained; the defaults are the paper's where it is known to say."""
+    """Settings of the meta-training; the defaults are the paper's as far as known."""
 
     steps: int = 100
-    batch: int = 8  # LoRAs a step
+    batch: int = 8  # LoRAs per step
     learning_rate: float = 2e-4  # Adam
     kl_weight: float = 0.005
 
 
 @dataclass(frozen=True)
 class InnerSteps:
-    """Steps on a task's loss, in the space of the decoded, standardised LoRA."""
+    """Gradient steps on a task's loss, in the space of decoded, standardised LoRAs."""
 
     loss: TaskLoss
     steps: int = 5
     rate: float = 1e-3
-    every: int = 10  # meta-steps; in one of so many, one LoRA of the batch takes them
+    every: int = 10  # one LoRA of the batch takes these steps in every so many meta-steps
 
 
 class TrainingSet(NamedTuple):
-    """LoRAs to learn from, of several tasks."""
+    """LoRAs of several tasks to train on."""
 
     layout: Layout
-    flats: FlatLora  # S of them
-    tasks: Tensor  # (S,) int64: which task each is of
+    flats: FlatLora  # S LoRAs
+    tasks: Tensor  # (S,) int64: the task of each
     vectors: Tensor  # (tasks, d)
 
 
 class MetaStep(NamedTuple):
-    """What one step has found."""
+    """The losses of one step."""
 
-    error: float  # mean square over the entries
+    error: float  # mean squared error over the entries
     divergence: float
 
 
@@ -60,14 +60,14 @@ def meta_train(
     generator: torch.Generator,
     inner: InnerSteps | None = None,
 ) -> list[MetaStep]:
-    """Fit the network to `data`, whose mean becomes its centre.
+    """Train the network on `data`, whose mean becomes its centre.
 
     A LoRA l with task vector v: z = enc(l, v), l0 = dec(z, v), then K times
     l' <- l' - beta grad L_task(l') from l' = l0, z' = enc(l', v), l^ = dec(z', v). Minimised is
-    MSE(l, l^) + lambda KL, with the mean of the two codes' KL. First order: the steps' gradients
-    are constants, so that the network learns through l' = l0 - (a constant). A task's loss costs
-    far more than the network, so one LoRA of a batch takes these steps, in every `inner.every`-th
-    batch; of the others z is decoded itself.
+    MSE(l, l^) + lambda KL, with the mean of the two codes' KL. It is a first-order method: the
+    gradients of the inner steps are treated as constants. A task's loss costs far more than the
+    network, so only one LoRA takes inner steps, in every `inner.every`-th batch; for the others z
+    is decoded directly.
     """
     vae.centre.copy_(data.flats.values.mean(dim=0, dtype=torch.float32))
     optimizer = torch.optim.Adam(vae.parameters(), lr=settings.learning_rate, fused=True)
@@ -102,9 +102,9 @@ def meta_train(
 def inner_steps(
     values: Tensor, flat: FlatLora, layout: Layout, task: int, inner: InnerSteps
 ) -> Tensor | None:
-    """values (P,) after the steps, whose gradients are constants; None where the task has no data.
+    """values (P,) after the inner steps, with constant gradients; None if the task has no data.
 
-    flat: its mean and std say which LoRA the standardised values stand for.
+    flat: its mean and std undo the standardisation of the values.
     """
     shift = torch.zeros_like(values)
     for _ in range(inner.steps):
@@ -119,7 +119,7 @@ def inner_steps(
 
 
 def _batches(count: int, settings: MetaSettings, generator: torch.Generator) -> list[Tensor]:
-    """Rows of each step: all of them in a random order, then in another, and so on."""
+    """The rows of each step: all rows in one random order after another."""
     wanted = settings.steps * min(settings.batch, count)
     rounds = -(-wanted // count) if count else 0
     device = generator.device

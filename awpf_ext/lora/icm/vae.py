@@ -7,18 +7,19 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-CHANNELS = (4, 8, 16, 32)  # after the first halvings; 32 after all others
-SHALLOWEST = 4  # halvings of the shortest vectors
-WIDEST = 1 << 14  # entries between the convolutions and the latent space: bounds the parameters
+CHANNELS = (4, 8, 16, 32)  # channels after each halving; 32 after all further ones
+SHALLOWEST = 4  # minimum number of halvings
+WIDEST = 1 << 14  # maximum width between convolutions and latent space: bounds the parameters
 
 
 class FusionVae(nn.Module):
-    """Encodes vectors (N, P) with task vectors (N, d) to `latent` numbers and decodes them.
+    """Encodes vectors (N, P) with task vectors (N, d) to `latent` numbers, and decodes them.
 
-    Encoder and decoder are convolutions along the vector, each halving or doubling it, with group
-    norms; as many as bring P to at most 16,384 numbers in all channels. So the parameters number at
-    most about 16,384 (3 latent + d), whatever P is, while a pass takes memory in proportion to P.
-    The network sees and gives deviations from `centre`, a vector, and starts with giving none.
+    Encoder and decoder are convolutions along the vector with group norms. Each halves or doubles
+    the length, and there are as many as needed to reduce P to at most 16,384 numbers over all
+    channels. So the number of parameters is at most about 16,384 (3 latent + d) for any P, while
+    the memory of a pass is proportional to P. Input and output are deviations from the vector
+    `centre`; at first the output is 0.
     """
 
     centre: Tensor
@@ -65,13 +66,13 @@ def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def sample_latent(mean: Tensor, log_variance: Tensor, generator: torch.Generator) -> Tensor:
-    """A draw from N(mean, variance), differentiable in both."""
+    """A sample of N(mean, variance), differentiable with respect to both."""
     noise = torch.randn(mean.shape, generator=generator, device=mean.device)
     return mean + (0.5 * log_variance).exp() * noise
 
 
 def _channels(size: int) -> list[int]:
-    """Channels before and after each halving."""
+    """The number of channels before and after each halving."""
     channels = [1]
     while True:
         halvings = len(channels) - 1
@@ -83,7 +84,7 @@ def _channels(size: int) -> list[int]:
 
 
 def _padded(size: int, halvings: int) -> int:
-    """The next length that can be halved so often."""
+    """The smallest length from `size` that can be halved that often."""
     return -(-size >> halvings) << halvings
 
 

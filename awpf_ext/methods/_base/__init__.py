@@ -1,1 +1,1 @@
-"""What all methods of a kind share: the loops, replay, class statistics and published presets."""
+"""Shared parts of methods: base classes, training loops, replay, class statistics and presets."""

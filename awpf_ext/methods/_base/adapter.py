@@ -1,4 +1,4 @@
-"""The recipe that the adapter methods share: one linear map after a frozen CLIP, replay, Adam."""
+"""The training loop of the adapter methods: one linear map after a frozen CLIP, replay, Adam."""
 
 from __future__ import annotations
 
@@ -19,35 +19,49 @@ from awpf_ext.methods._base.replay import draw_batches, replay_schedule
 
 
 class AdapterConfig(MethodConfig):
-    """Settings of the shared recipe; the defaults hold for few and for many images a class."""
+    """Settings of the shared loop; the defaults suit few and many images per class."""
 
     init: Literal["identity", "uniform"] = Field(
-        "identity", description="identity: start as zero-shot; uniform: a linear layer's default"
+        "identity",
+        description="Initial adapter: identity = starts as zero-shot; uniform = PyTorch's "
+        "default for a linear layer",
     )
-    epochs: int = Field(15, ge=0)
-    batch_size: int = Field(64, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
-    milestones: tuple[int, ...] = Field((4, 10), description="epochs after which the rate decays")
-    decay: float = Field(0.1, gt=0, description="what the rate is multiplied by at a milestone")
-    replay_per_epoch: int = Field(2000, ge=0, description="pseudo-features of old classes an epoch")
+    epochs: int = Field(15, ge=0, description="Epochs per task")
+    batch_size: int = Field(64, ge=1, description="Images per step")
+    learning_rate: float = Field(1e-3, gt=0, description="Learning rate of Adam")
+    milestones: tuple[int, ...] = Field(
+        (4, 10), description="Epochs after which the learning rate decays"
+    )
+    decay: float = Field(0.1, gt=0, description="Factor on the learning rate at a milestone")
+    replay_per_epoch: int = Field(
+        2000, ge=0, description="Pseudo-features of old classes per epoch"
+    )
     beta: float = Field(
-        1.0, ge=0.1, description="int(10 beta) draws a replayed class, int(20 beta) a hard pair"
+        1.0,
+        ge=0.1,
+        description="Draws per replayed class are int(10 beta), per hard pair int(20 beta)",
     )
     class_balance: bool = Field(
         True,
-        description="weigh images and replay by their numbers of classes (false: of rows), so that "
-        "the loss estimates that of joint training on all classes seen",
+        description="Weight images and replay by their number of classes, so that the loss "
+        "estimates that of joint training on all classes seen; false = by their number of rows",
     )
-    ridge: float = Field(1e-4, gt=0, description="added to every variance of a class")
-    shrinkage: bool = Field(False, description="add a class's mean variance and mean covariance")
+    ridge: float = Field(1e-4, gt=0, description="Added to every variance of a class")
+    shrinkage: bool = Field(
+        False, description="Add the mean variance and the mean covariance of a class"
+    )
     max_rank: int | None = Field(
-        None, ge=1, description="principal directions kept of a class's covariance; null: all"
+        None, ge=1, description="Principal directions kept of a class's covariance; null = all"
     )
-    compile: bool = Field(False, description="torch.compile the loss: pays in long runs only")
-    hinge: bool = Field(False, description="RAPF's hinge between similar old and new classes")
-    hinge_threshold: float = Field(0.65, gt=0, description="text distance that makes a hard pair")
-    hinge_margin: float = Field(0.1, ge=0)
-    hinge_draws: int = Field(64, ge=1, description="most draws for hard pairs in one batch")
+    compile: bool = Field(False, description="Use torch.compile for the loss: faster in long runs")
+    hinge: bool = Field(False, description="RAPF's hinge loss between similar old and new classes")
+    hinge_threshold: float = Field(
+        0.65, gt=0, description="Text distance below which two classes are a hard pair"
+    )
+    hinge_margin: float = Field(0.1, ge=0, description="Margin of the hinge loss")
+    hinge_draws: int = Field(
+        64, ge=1, description="Maximum number of draws for hard pairs per batch"
+    )
 
 
 class Batch(NamedTuple):
@@ -56,15 +70,15 @@ class Batch(NamedTuple):
     x: Tensor
     labels: Tensor
     images: int  # how many of the rows are images of the task
-    image_share: float  # their share of the loss; the replayed rows have the rest
+    image_weight: float  # of the images in the loss; the replayed rows have the rest
     hard_x: Tensor  # draws from the old classes of `pairs`, for the hinge
     pairs: Tensor  # (old, new) class ids
 
 
 class AdapterMethod(Method):
-    """Trains A in n(A f) with cross-entropy over the classes seen; a subclass says how to fuse.
+    """Trains A in n(A f) by cross-entropy over the classes seen; a subclass defines the fusion.
 
-    The class statistics are those of the features before the adapter, so they never age.
+    The class statistics describe the features before the adapter, so they stay valid.
     """
 
     Config: ClassVar[type[MethodConfig]] = AdapterConfig
@@ -86,20 +100,20 @@ class AdapterMethod(Method):
         return normalize(x @ self.adapter.T, dim=-1)
 
     def trained_parameters(self) -> list[Tensor]:
-        """What the optimiser moves."""
+        """The tensors that the optimizer updates."""
         return [self.adapter]
 
     def loss(self, batch: Batch, task: Task) -> Tensor:
-        """What one step minimises; a subclass adds its terms."""
+        """What one step minimises; a subclass may add terms."""
         logits = self.logits(batch.x, task.classes.stop)
         return self.classification_loss(logits, batch) + self.hinge_loss(batch)
 
     def fuse(self, old: Tensor, new: Tensor, task: Task) -> Tensor:
-        """The adapter to keep, from the one before the task and the one trained on it."""
+        """The adapter after the task, from the one before it and the one trained on it."""
         return new
 
     def learn(self, task: Task, progress: EpochProgress) -> None:
-        """Train, fuse with the adapter of the tasks before, add the task's statistics."""
+        """Train, fuse with the adapter before the task, and add the task's class statistics."""
         if len(task.train_y):
             old = self.adapter.clone()
             with self.timed("train"):
@@ -111,7 +125,7 @@ class AdapterMethod(Method):
             self.statistics.add(task.train_x, task.train_y, task.classes)
 
     def train(self, task: Task, progress: EpochProgress) -> None:
-        """Adam from a fresh start, for all epochs of one task."""
+        """All epochs of one task, with a new Adam optimizer."""
         config = self.config
         parameters = self.trained_parameters()
         for parameter in parameters:
@@ -132,7 +146,7 @@ class AdapterMethod(Method):
             parameter.grad = None
 
     def batches(self, task: Task, pairs: Tensor) -> Iterator[Batch]:
-        """One epoch: the task's images in a new order, and with each batch its draws."""
+        """One epoch: the task's images in random order, each batch with its replayed features."""
         config, generator = self.config, self.generator
         shuffled = torch.randperm(len(task.train_y), generator=generator, device=self.device)
         images = torch.split(shuffled, config.batch_size)
@@ -151,32 +165,33 @@ class AdapterMethod(Method):
             generator=generator,
         )
         old_classes = len(self.statistics.drawable) if replayed.numel() else 0
-        class_shares = len(torch.unique(task.train_y)), old_classes
+        class_counts = len(torch.unique(task.train_y)), old_classes
         replay = draw_batches(self.statistics, replayed, generator)
         hard = draw_batches(self.statistics, paired[..., 0], generator)
         for rows, old_labels, old_x, hard_x, hard_pair in zip(
             images, replayed, replay, hard, paired, strict=True
         ):
-            of_images, of_replay = class_shares if config.class_balance else (len(rows), len(old_x))
+            of_images, of_replay = class_counts if config.class_balance else (len(rows), len(old_x))
             yield Batch(
                 x=torch.cat([task.train_x[rows], old_x]),
                 labels=torch.cat([task.train_y[rows], old_labels]),
                 images=len(rows),
-                image_share=of_images / (of_images + of_replay),
+                image_weight=of_images / (of_images + of_replay),
                 hard_x=hard_x,
                 pairs=hard_pair,
             )
 
     def classification_loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Cross-entropy, the images and the replayed rows each with their share."""
+        """Cross-entropy, with separate weights for the images and the replayed rows."""
         losses = cross_entropy(logits, batch.labels, reduction="none")
-        share = batch.image_share
-        if share == 1:
+        weight = batch.image_weight
+        if weight == 1:
             return losses.mean()
-        return share * losses[: batch.images].mean() + (1 - share) * losses[batch.images :].mean()
+        images, replayed = losses[: batch.images], losses[batch.images :]
+        return weight * images.mean() + (1 - weight) * replayed.mean()
 
     def hard_pairs(self, task: Task) -> Tensor:
-        """(pairs, 2) old and new classes with similar texts; none where the hinge is off."""
+        """(pairs, 2) old and new classes with similar texts; empty if the hinge is off."""
         new_classes = torch.arange(task.classes.start, task.classes.stop, device=self.device)
         old_classes = self.statistics.drawable if self.config.hinge else new_classes[:0]
         return hard_pairs(self.text, old_classes, new_classes, self.config.hinge_threshold)

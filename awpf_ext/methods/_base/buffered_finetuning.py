@@ -1,4 +1,4 @@
-"""Fine-tuning with a buffer: new and buffered samples drawn alike, then the buffer is filled."""
+"""Fine-tuning with a buffer: train on new and buffered samples together, then fill the buffer."""
 
 from __future__ import annotations
 
@@ -28,17 +28,18 @@ __all__ = [
 
 
 class BufferedFineTuningConfig(FineTuningConfig):
-    """Settings of the loop and of the buffer; the defaults are the paper's where it is known."""
+    """Settings of the loop and of the buffer; the defaults are the paper's as far as known."""
 
-    buffer: int = Field(1000, ge=0, description="most samples kept of all earlier tasks together")
+    buffer: int = Field(1000, ge=0, description="Maximum number of samples kept from earlier tasks")
     buffer_format: BufferFormat = Field(
-        "references", description="references into the data set, or copies: png (lossless), jpeg"
+        "references",
+        description="references = row numbers in the data set; png (lossless), jpeg = copies",
     )
-    jpeg_quality: int = Field(90, ge=1, le=100)
+    jpeg_quality: int = Field(90, ge=1, le=100, description="Quality of JPEG copies")
 
 
 class BufferedFineTuning(FineTuningMethod):
-    """Learns each task together with the buffer; a subclass says with which loss."""
+    """Trains on each task together with the buffer; a subclass defines the loss."""
 
     Config: ClassVar[type[MethodConfig]] = BufferedFineTuningConfig
     config: BufferedFineTuningConfig
@@ -46,10 +47,10 @@ class BufferedFineTuning(FineTuningMethod):
     def __init__(self, config: BufferedFineTuningConfig, **given: Any) -> None:
         super().__init__(config, **given)
         self.buffer = Buffer(config.buffer, config.buffer_format, config.jpeg_quality)
-        self._latest: int | None = None  # task that this process has learned
+        self._latest: int | None = None  # the latest task learned in this process
 
     def after_task(self, task: Task, samples: TaskSamples) -> None:
-        """After the training, before the buffer takes from the task."""
+        """Called after training, before the buffer takes samples of the task."""
 
     def learn(self, task: Task, progress: EpochProgress) -> None:
         samples = TaskSamples(task, self.buffer, self.inputs)
@@ -64,7 +65,7 @@ class BufferedFineTuning(FineTuningMethod):
                 self._fill_buffer(task, samples)
 
     def adapters(self) -> Mapping[str, AdapterFiles]:
-        """Where a LoRA is trained, as it is after the latest task."""
+        """The LoRA after the latest task, if one is trained."""
         if self._latest is None or not isinstance(self.trainable, LoraClip):
             return {}
         return {f"after_{task_name(self._latest)}": self.trainable.to_adapter()}
@@ -74,7 +75,7 @@ class BufferedFineTuning(FineTuningMethod):
         return {**super().state_dict(), **joined_states(parts)}
 
     def learned_state(self) -> dict[str, Tensor]:
-        """Neither the buffer nor what a loss remembers of samples."""
+        """The state without the buffer and without what the loss keeps about samples."""
         state = super().learned_state()
         return {key: state[key] for key in state if key == "seen" or key.startswith("trainable.")}
 
@@ -107,11 +108,11 @@ class BufferedFineTuning(FineTuningMethod):
 
 
 def joined_states(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The states of several parts in one."""
+    """The states of several parts as one, with the part's name before each key."""
     return {f"{part}.{key}": value for part, state in parts.items() for key, value in state.items()}
 
 
 def part_of_state(state: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
-    """Of `joined_states` one part's."""
+    """The state of one part of `joined_states`."""
     prefix = f"{part}."
     return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""The loop of all methods that train CLIP, a LoRA on it, or an adapter: AdamW on joint batches."""
+"""The training loop of all methods that fine-tune CLIP, in full, by LoRA or by an adapter."""
 
 from __future__ import annotations
 
@@ -19,30 +19,36 @@ LEARNING_RATES = {"full": 1e-5, "lora": 1e-4, "adapter": 3e-4}
 
 
 class FineTuningConfig(TrainableConfig, MethodConfig):
-    """Settings of the shared loop; the defaults are the paper's where it is known."""
+    """Settings of the shared loop; the defaults are the paper's as far as known."""
 
-    epochs: int = Field(5, ge=0)
-    batch_size: int = Field(256, ge=1, description="samples of a step, of all processes together")
+    epochs: int = Field(5, ge=0, description="Epochs per task")
+    batch_size: int = Field(256, ge=1, description="Samples per step, summed over all processes")
     learning_rate: float | None = Field(
-        None, gt=0, description="of AdamW; null: 1e-5 for all of CLIP, 1e-4 for LoRA, 3e-4 else"
+        None,
+        gt=0,
+        description="Learning rate of AdamW; null = 1e-5 for full, 1e-4 for lora, 3e-4 for adapter",
     )
-    weight_decay: float = Field(0.1, ge=0, description="not of biases, norms and positions")
+    weight_decay: float = Field(
+        0.1, ge=0, description="Weight decay, except of biases, norms and position embeddings"
+    )
     temperature: float | None = Field(
-        None, gt=0, description="cosines are divided by it in the loss; null: as CLIP was trained"
+        None,
+        gt=0,
+        description="Temperature that divides the cosines in the loss; null = that of CLIP",
     )
 
 
 class JointBatch(NamedTuple):
-    """What a loss is told about the joint batch, beside its embeddings."""
+    """What a loss knows about the joint batch besides its embeddings."""
 
     labels: Tensor
-    ids: Tensor  # of the samples, the same in every task and run
+    ids: Tensor  # sample ids, the same in every task and run
     epoch: int
-    drawn_from: Tensor  # the classes that this task's samples have
+    drawn_from: Tensor  # all classes of this task's samples
 
 
 class FineTuningMethod(Method):
-    """Holds what is trained; a subclass says when, with which samples and with which loss."""
+    """Trains CLIP with AdamW on joint batches; a subclass chooses the samples and the loss."""
 
     Config: ClassVar[type[MethodConfig]] = FineTuningConfig
     config: FineTuningConfig
@@ -53,7 +59,7 @@ class FineTuningMethod(Method):
     def __init__(self, config: FineTuningConfig, *, text: Tensor, **given: Any) -> None:
         super().__init__(config, text=text, **given)
         self.trainable = self.fresh()
-        self._bank: Tensor | None = None  # texts as they are now
+        self._bank: Tensor | None = None  # class texts of the current parameters
 
     @classmethod
     def trains_clip(cls, config: MethodConfig) -> bool:
@@ -69,24 +75,25 @@ class FineTuningMethod(Method):
         return self.config.temperature or 1 / self.logit_scale
 
     def fresh(self) -> TrainableClip:
-        """What is trained, before any training."""
+        """The trainable CLIP as it is before any training."""
         return build_trainable(self.config, self.text, self.clip, self.world, self.generator)
 
     def loss(self, images: Tensor, texts: Tensor, batch: JointBatch) -> Tensor:
-        """What a step minimises, from the joint batch's embeddings and the texts seen; called
-        once a step, and by every process alike.
+        """What a step minimises, given the embeddings of the joint batch and the texts seen.
+
+        It is called once per step, with the same arguments in every process.
         """
         raise NotImplementedError
 
     def candidates(self, task: Task) -> range:
-        """The classes whose texts the loss is given."""
+        """The classes whose texts the loss receives."""
         return range(task.classes.stop)
 
     def after_step(self, step: int, steps: int) -> None:
-        """`step` of the task's `steps` are done."""
+        """Called when `step` of the task's `steps` are done."""
 
     def train(self, task: Task, samples: TaskSamples, progress: EpochProgress) -> None:
-        """AdamW from a fresh start, for all epochs of one task."""
+        """All epochs of one task, with a new AdamW optimizer."""
         config, trainable = self.config, self.trainable
         rate = config.learning_rate or LEARNING_RATES[config.train]
         groups = trainable.parameter_groups(config.weight_decay)

@@ -1,4 +1,4 @@
-"""RAPF's hinge: keep images of an old class nearer to its own text than to a similar new text."""
+"""RAPF's hinge loss: old classes stay closer to their own texts than to similar new texts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from awpf_ext.methods._base.replay import shuffled_cycle
 
 
 def hard_pairs(text: Tensor, old_classes: Tensor, new_classes: Tensor, threshold: float) -> Tensor:
-    """(pairs, 2): every (old, new) whose L2-normalised texts are nearer than `threshold`."""
+    """(pairs, 2): every (old, new) pair whose L2-normalised texts are closer than `threshold`."""
     distances = (2 - 2 * text[old_classes] @ text[new_classes].T).clamp_min(0).sqrt()
     old, new = (distances < threshold).nonzero(as_tuple=True)
     return torch.stack([old_classes[old], new_classes[new]], dim=1)
@@ -19,10 +19,10 @@ def hard_pairs(text: Tensor, old_classes: Tensor, new_classes: Tensor, threshold
 def pair_schedule(
     pairs: Tensor, batches: int, *, draws: int, limit: int, generator: torch.Generator
 ) -> Tensor:
-    """(batches, m, 2): a pair for each draw; `draws` a pair in every batch, at most `limit` in all.
+    """(batches, m, 2): the pair of each draw; per batch `draws` for each pair, at most `limit`.
 
-    Where the limit binds, the pairs take turns through the epoch in a random order, so that the
-    mean over the draws still estimates the mean over all pairs.
+    If the limit is reached, the pairs rotate through the epoch in a random order, so that the mean
+    over the draws still estimates the mean over all pairs.
     """
     if not len(pairs):
         return pairs.new_empty(batches, 0, 2)

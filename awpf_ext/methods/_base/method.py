@@ -1,4 +1,4 @@
-"""What a method is: it learns tasks one after another and gives logits over the classes seen."""
+"""The base class of methods, which learn tasks in sequence and predict the classes seen."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ EpochProgress = Callable[[int, int], None]  # epochs done, epochs in the task
 
 
 class MethodConfig(BaseModel):
-    """A method's settings; unknown ones are errors."""
+    """The settings of a method; unknown ones are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Method:
-    """A continual learner on CLIP. It knows no data set, file or command line.
+    """A continual learner on CLIP, independent of data sets, files and the command line.
 
-    A subclass sets `Config` and overrides `learn` (what a task changes), `embed` (how an image
-    enters the comparison with the texts), and the two state methods for what it keeps.
+    A subclass sets `Config` and overrides `learn` (training on a task), `embed` (the image
+    embedding that is compared with the texts), and the two state methods for what it keeps.
     """
 
     name: ClassVar[str] = ""
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     protocols: ClassVar[tuple[Protocol, ...]] = ("class",)
-    distributed: ClassVar[bool] = False  # whether several processes may learn one model together
-    large_state: ClassVar[bool] = False  # then a run keeps the state after its last two tasks only
+    distributed: ClassVar[bool] = False  # whether several processes can train one model together
+    large_state: ClassVar[bool] = False  # a run then keeps only the states after its last two tasks
 
     def __init__(
         self,
@@ -68,12 +68,12 @@ class Method:
         self.device = text.device
         self.seen = 0  # classes seen so far: stream class ids 0 to seen - 1
         self.generator = torch.Generator(self.device).manual_seed(seed)
-        self.statistics: ClassStatistics | None = None  # append-only, stored beside the state
-        self.records: list[dict[str, Any]] = []  # facts about each task, for reports
+        self.statistics: ClassStatistics | None = None  # append-only, in files of its own
+        self.records: list[dict[str, Any]] = []  # facts about each task, for the report
         self.seconds: defaultdict[str, float] = defaultdict(float)  # by stage
 
     def fit(self, task: Task, progress: EpochProgress | None = None) -> None:
-        """Learn one task; tasks come in order, with the next classes or with all there are."""
+        """Train on one task; tasks come in order, each with the next classes or with all again."""
         all_again = task.classes == range(self.seen) and "domain" in self.protocols
         if task.classes.start != self.seen and not all_again:
             raise ValueError(
@@ -88,13 +88,13 @@ class Method:
 
     @classmethod
     def trains_clip(cls, config: MethodConfig) -> bool:
-        """Whether `clip` must be given: with these settings the method changes CLIP itself."""
+        """Whether these settings train CLIP itself, so that `clip` is needed."""
         return False
 
     @property
     def inputs(self) -> Inputs:
-        """What `embed` and `logits` take: CLIP image features (n, d), or images as the backbone
-        prepares them, (n, height, width, 3) bytes.
+        """The input of `embed` and `logits`: CLIP image features (n, d), or images prepared by the
+        backbone, uint8 (n, height, width, 3).
         """
         return "features"
 
@@ -103,25 +103,26 @@ class Method:
         return normalize(x, dim=-1)
 
     def texts(self, classes: int) -> Tensor:
-        """(classes, d), L2-normalised: what embeddings are compared with."""
+        """The class texts (classes, d), L2-normalised, that embeddings are compared with."""
         return self.text[:classes]
 
     def logits(self, x: Tensor, classes: int | None = None) -> Tensor:
-        """(n, classes): scaled cosines with the first `classes` texts, by default those seen."""
+        """Scaled cosines (n, classes) with the first `classes` texts, by default those seen."""
         texts = self.texts(self.seen if classes is None else classes)
         return self.logit_scale * self.embed(x) @ texts.T
 
     def adapters(self) -> Mapping[str, AdapterFiles]:
-        """LoRA adapters by name, which a run keeps in PEFT's format; none in most methods."""
+        """LoRA adapters by name, which a run stores in PEFT's format; most methods have none."""
         return {}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All that later tasks and predictions depend on, apart from the class statistics."""
+        """Everything that later tasks and predictions depend on, except the class statistics."""
         return {"seen": torch.tensor(self.seen), "generator": self.generator.get_state()}
 
     def learned_state(self) -> dict[str, Tensor]:
-        """What predictions depend on, which is all that an export keeps; `load_state_dict` takes
-        it, with a generator's state.
+        """The part of the state that predictions depend on, which an export keeps.
+
+        `load_state_dict` accepts it together with a generator's state.
         """
         return {name: value for name, value in self.state_dict().items() if name != "generator"}
 
@@ -131,7 +132,7 @@ class Method:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Add the time of a block to `seconds`."""
+        """Add the duration of the block to `seconds`."""
         start = time.perf_counter()
         yield
         if self.device.type == "cuda":

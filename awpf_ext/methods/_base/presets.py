@@ -1,8 +1,8 @@
-"""Published settings by name: data for the command line, not branches in the methods.
+"""Published settings by name: a table for the command line, without special cases in the methods.
 
-The table is RAPF's; AWPF and CalFuse build on the same recipe, so each takes from a preset what its
-own configuration has. `replay_per_epoch` is what the published number k of replayed classes a batch
-comes to on the data set named.
+The table is RAPF's. AWPF and CalFuse use the same training, so each takes the settings that its own
+configuration has. `replay_per_epoch` follows from the published number k of replayed classes per
+batch on the respective data set.
 """
 
 from __future__ import annotations

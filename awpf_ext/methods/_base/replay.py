@@ -1,4 +1,4 @@
-"""Which old classes an epoch revisits, and its draws in a few large calls."""
+"""The schedule of replayed classes in an epoch, and drawing their pseudo-features efficiently."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from awpf_ext.methods._base.class_statistics import ClassStatistics
 
-ROWS_AT_ONCE = 1 << 16  # bounds the memory of one batched draw
+ROWS_AT_ONCE = 1 << 16  # limits the memory of one batched draw
 
 
 def replay_schedule(
@@ -17,7 +17,7 @@ def replay_schedule(
 ) -> Tensor:
     """(batches, k * draws) class ids: each batch takes the next k classes of a shuffled cycle.
 
-    k is such that an epoch replays about `rows` vectors, `draws` of a class at a time.
+    k is chosen so that an epoch replays about `rows` vectors, `draws` per class at a time.
     """
     if not len(old_classes) or not rows:
         return old_classes.new_empty(batches, 0)
@@ -39,6 +39,6 @@ def draw_batches(
 
 
 def shuffled_cycle(items: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """`count` of the items: all of them in a random order, then again, as often as needed."""
+    """`count` items: all items in one random order, repeated as often as needed."""
     shuffled = items[torch.randperm(len(items), generator=generator, device=items.device)]
     return shuffled[torch.arange(count, device=items.device) % len(items)]

@@ -1,4 +1,4 @@
-"""A LoRA for every task, each from the same CLIP and start, and one that is made of them."""
+"""One LoRA per task, all trained from the same initial factors, and a fusion of them."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from awpf_ext.methods._base.method import EpochProgress, MethodConfig
 
 
 class TaskLorasConfig(FineTuningConfig):
-    """Settings of the shared loop, and where the LoRAs come from."""
+    """Settings of the shared loop and of the LoRAs' origin."""
 
     train: Literal["lora"] = "lora"
     adapters: str | None = Field(
         None,
-        description="folder of a run whose adapters/ are taken in place of training; null: train",
+        description="Folder of a run whose adapters/ are used instead of training; null = train",
     )
 
 
 class TaskLoras(FineTuningMethod):
-    """Trains each task's LoRA on that task alone, whatever came before; a subclass fuses them.
+    """Trains each task's LoRA on that task alone; a subclass fuses the LoRAs.
 
-    Every LoRA starts from the same factors, and what is drawn at random in its training depends on
-    the seed and the task's number only. So methods that differ in the fusion have the same LoRAs.
+    Every LoRA starts from the same factors, and the randomness of its training depends only on the
+    seed and the task's index. So methods that differ only in the fusion have the same LoRAs.
     """
 
     Config: ClassVar[type[MethodConfig]] = TaskLorasConfig
@@ -47,23 +47,23 @@ class TaskLoras(FineTuningMethod):
     def __init__(self, config: TaskLorasConfig, **given: Any) -> None:
         super().__init__(config, **given)
         self.start = self.trainable.state_dict()
-        self.loras: dict[int, dict[str, Tensor]] = {}  # by task; none of a task without images
+        self.loras: dict[int, dict[str, Tensor]] = {}  # by task; a task without images has none
         self.fused = self.start
-        self._first = 0  # of the task's classes
-        self._training: dict[str, Any] = {}  # what the latest LoRA was trained on
-        self._kept: TrainedAdapters | None = None  # opened when learning: prediction needs none
+        self._first = 0  # class of the task
+        self._training: dict[str, Any] = {}  # identifies what the latest LoRA was trained on
+        self._kept: TrainedAdapters | None = None  # opened for learning only
 
     @property
     def compares_with_start(self) -> bool:
-        """Whether LoRAs that are taken from another run must have this run's start."""
+        """Whether LoRAs from another run must have started from the same factors as this run."""
         return False
 
     def fuse(self, task: Task) -> dict[str, Tensor]:
-        """The tensors to classify with, from all `loras`; `task` is the latest."""
+        """The fused tensors used for classification, from all `loras`; `task` is the latest."""
         raise NotImplementedError
 
     def candidates(self, task: Task) -> range:
-        """A LoRA learns to tell its own classes apart."""
+        """A LoRA is trained on its own classes only."""
         return task.classes
 
     def loss(self, images: Tensor, texts: Tensor, batch: JointBatch) -> Tensor:
@@ -83,7 +83,7 @@ class TaskLoras(FineTuningMethod):
         self._bank = None
 
     def adapters(self) -> Mapping[str, AdapterFiles]:
-        """The latest task's LoRA, unless it was taken from another run."""
+        """The latest task's LoRA, unless it comes from another run."""
         latest = max(self.loras, default=None)
         if latest is None or self.config.adapters is not None or not self._training:
             return {}
@@ -139,7 +139,7 @@ class TaskLoras(FineTuningMethod):
 
 
 def seed_of(*names: object) -> int:
-    """A seed of its own for every purpose."""
+    """A separate seed for each purpose."""
     digest = hashlib.sha256("\0".join(map(str, names)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
@@ -152,7 +152,7 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _training(task: Task, text: Tensor) -> dict[str, Any]:
-    """What tells a task's data from other data, in a few numbers."""
+    """A few numbers that identify a task's data."""
     rows = torch.stack([task.train_ids, task.train_y.cpu()])
     means = torch.cat([task.train_x.mean(dim=0), text[list(task.classes)].mean(dim=0)])
     return {
