@@ -68,7 +68,7 @@ def export(
 ) -> None:
     """Write what a run has learned to one file.
 
-    `awpf predict` takes it in place of the run; in Python, awpf_ext.runs.export.load_exported does.
+    `awpf predict` takes it in place of the run; in Python, awpf_ext.load_model loads it.
     """
     from awpf_ext.runs.export import export_run
 

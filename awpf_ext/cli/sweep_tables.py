@@ -73,8 +73,8 @@ def _differences(sweep: SweepResult, axes: Sequence[Axis]) -> Table:
     for values in itertools.product(*(axis.values for axis in axes)):
         variant = variant_label(axes, values)
         if variant != sweep.variants[0]:
-            told = [_difference(sweep.difference(variant, metric)) for metric in shown]
-            table.add_row(*map(Text, (*values, *told)))
+            cells = [_difference(sweep.difference(variant, metric)) for metric in shown]
+            table.add_row(*map(Text, (*values, *cells)))
     return table
 
 

@@ -1,4 +1,4 @@
-"""Tables of the pages against what they are made from: settings of methods, measured figures."""
+"""Compares tables in the docs with their sources: settings of methods, measured figures."""
 
 from __future__ import annotations
 
@@ -89,13 +89,8 @@ def test_the_reference_has_every_operation_as_it_is():
     shown = dict(re.findall(r"^`(\w+)(\([^`]*\))`", page, re.MULTILINE))
     operations = {name: getattr(awpf_ext, name) for name in awpf_ext.__all__}
     for name, operation in operations.items():
-        if name in (
-            "build_info",
-            "LowRank",
-            "MMDTest",
-            "Scatter",
-        ):  # results, and `doctor` in short
-            continue
+        if name in ("build_info", "BuildInfo", "LowRank", "MMDTest", "Scatter"):
+            continue  # results of operations, and a short form of `awpf doctor`
         bare = inspect.signature(operation)
         bare = bare.replace(
             parameters=[p.replace(annotation=p.empty) for p in bare.parameters.values()],
