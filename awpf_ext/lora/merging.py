@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
 
 from awpf_ext import io
-from awpf_ext._library import __version__
 from awpf_ext.errors import DataError, UserError
 from awpf_ext.lora.adapter_config import FILE as CONFIG
 from awpf_ext.lora.adapter_config import merged_config, renamed
@@ -28,55 +24,9 @@ from awpf_ext.lora.checks import (
 )
 from awpf_ext.lora.merge_methods import Merged, MergeMethod, MergeSettings, Term
 from awpf_ext.lora.merge_methods.base import MergeLayers
+from awpf_ext.lora.merge_report import MergedLayer, MergeReport, peak_memory
 
 _TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
-
-class MergedLayer(NamedTuple):
-    """One layer of a merge: its ranks, and the fraction of its energy that was kept."""
-
-    name: str
-    ranks: tuple[int, ...]  # of the adapters
-    rank: int  # of the result
-    energy_kept: float
-
-
-@dataclass(frozen=True)
-class MergeReport:
-    """The result of a merge. Energies are squared Frobenius norms of the merged deltas."""
-
-    out: Path
-    method: str
-    settings: dict[str, Any]
-    weights: tuple[float, ...]
-    sources: tuple[dict[str, str], ...]
-    base_model: str | None
-    layers: tuple[MergedLayer, ...]
-    energy_kept: float  # fraction of the energy kept by the cut to a rank, over all layers
-    seconds: float
-    peak_memory: int | None  # bytes, of the whole process since it started
-
-    def record(self) -> dict[str, Any]:
-        """The record stored beside the merged adapter."""
-        return {
-            "awpf_ext": __version__,
-            "torch": torch.__version__,
-            "method": self.method,
-            "settings": self.settings,
-            "weights": list(self.weights),
-            "sources": list(self.sources),
-            "base_model": self.base_model,
-            "energy_kept": self.energy_kept,
-            "layers": [layer._asdict() for layer in self.layers],
-        }
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "out": str(self.out),
-            **self.record(),
-            "seconds": self.seconds,
-            "peak_memory": self.peak_memory,
-        }
 
 
 def merge(
@@ -177,7 +127,7 @@ def merge(
             layers=tuple(layers),
             energy_kept=energy_kept,
             seconds=time.perf_counter() - start,
-            peak_memory=_peak_memory(),
+            peak_memory=peak_memory(),
         )
         io.write_json(folder / RECORD, report.record())
         io.write_json(folder / CONFIG, config)
@@ -302,12 +252,3 @@ def _carry(writer: io.TensorWriter, adapters: Sequence[LoraAdapter], names: Sequ
                     "resized embeddings must be equal)"
                 )
         writer.write(PREFIX + name, tensor)
-
-
-def _peak_memory() -> int | None:
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -81,59 +80,6 @@ def test_a_folder_with_another_layout_is_refused(tmp_path, save_png, layout, mes
 def test_an_unknown_or_unplaced_data_set(spec, message):
     with pytest.raises(UserError, match=message):
         load_dataset(spec)
-
-
-def test_class_names_from_files(image_folder, tmp_path):
-    root = image_folder({"k1": (1, 1), "k2": (1, 1)})
-    for name, text in {
-        "names.txt": "Bär\ncrane\n\n",
-        "list.json": '["Bär", "crane"]',
-        "map.json": '{"k2": "crane", "k1": "Bär", "other": "x"}',
-    }.items():
-        (tmp_path / name).write_text(text, encoding="utf-8")
-        loaded = load_dataset(f"folder:{root}", class_names=tmp_path / name)
-        assert loaded.class_names == ("Bär", "crane")
-        assert loaded.class_keys == ("k1", "k2")
-
-
-def test_duplicate_and_non_ascii_class_names_are_fine(image_folder, tmp_path):
-    root = image_folder({"犬": (1, 1), "crane_1": (1, 1), "crane_2": (1, 1)})
-    assert load_dataset(f"folder:{root}").class_names == ("crane 1", "crane 2", "犬")
-    (tmp_path / "names.json").write_text('["crane", "crane", "いぬ"]', encoding="utf-8")
-    loaded = load_dataset(f"folder:{root}", class_names=tmp_path / "names.json")
-    assert loaded.class_names == ("crane", "crane", "いぬ")
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("names.txt", "one\n", "1 names for 2 classes"),
-        ("names.txt", "one\n\ntwo\n", "3 names for 2 classes"),
-        ("names.txt", "one\n \n", "name 2 is empty"),
-        ("names.json", '{"a": "x"}', "no name for 1 of 2 classes, the first being 'b'"),
-        ("names.json", "[1, 2]", "expected a list of names"),
-        ("names.json", '"ab"', "expected a list of names"),
-        ("names.json", "{", "cannot read class names"),
-        ("names.txt", None, "cannot read class names"),
-    ],
-)
-def test_wrong_class_name_files(image_folder, tmp_path, name, text, message):
-    root = image_folder({"a": (1, 1), "b": (1, 1)})
-    if text is not None:
-        (tmp_path / name).write_text(text)
-    with pytest.raises(DataError, match=message):
-        load_dataset(f"folder:{root}", class_names=tmp_path / name)
-
-
-def test_wordnet_folders_get_imagenets_names(image_folder):
-    root = image_folder({SHARK: (1, 1), GOLDFISH: (1, 1)})
-    assert load_dataset(f"folder:{root}").class_names == ("goldfish", "great white shark")
-
-
-def test_an_unknown_wordnet_id_asks_for_names(image_folder):
-    root = image_folder({"n99999999": (1, 1), GOLDFISH: (1, 1)})
-    with pytest.raises(UserError, match="n99999999 is not among ImageNet-1k's classes"):
-        load_dataset(f"folder:{root}")
 
 
 def wordnet_ids(count: int) -> list[str]:
@@ -306,28 +252,6 @@ def test_a_data_set_is_one_function(image_folder):
         assert load_dataset(f"mine:{root}").class_names == ("a",)
     finally:
         DATASETS.pop("mine", None)
-
-
-def test_a_fingerprint_follows_files_not_their_place(image_folder, tmp_path):
-    root = image_folder({"a": (3, 1)})
-    train = load_dataset(f"folder:{root}").train
-    before = [train.fingerprint(0, 2), train.fingerprint(2, 3)]
-    stamp = (root / "train" / "a" / "002.png").stat().st_mtime_ns + 10**9
-    os.utime(root / "train" / "a" / "002.png", ns=(stamp, stamp))
-    assert train.fingerprint(0, 2) == before[0]
-    assert train.fingerprint(2, 3) != before[1]
-    moved = root.rename(tmp_path / "moved")
-    assert load_dataset(f"folder:{moved}").train.fingerprint(0, 2) == before[0]
-
-
-def test_every_file_of_a_small_range_counts_and_a_lost_one_too(image_folder):
-    root = image_folder({"a": (9, 1)})
-    train = load_dataset(f"folder:{root}").train
-    before = train.fingerprint(0, 9)
-    assert train.fingerprint(0, 9) == before
-    (root / "train" / "a" / "004.png").unlink()
-    assert train.fingerprint(0, 9) != before
-    assert train.fingerprint(9, 9) != before
 
 
 def test_images_in_memory_have_fingerprints_too(monkeypatch, tmp_path):
