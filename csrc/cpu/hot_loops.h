@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#include "../common/shuffle.h"
+#include "common/shuffle.h"
 
 namespace awpf {
 

@@ -42,7 +42,7 @@ void sum_wave(const Request& request, const std::vector<int64_t>& problems, doub
     const GramBlock<T> gram = gram_block<T>(wave.rows[task.wave_index], wave.columns_of(task.wave_index), depth,
                                             task.block, diagonal, values.get() + worker * area, block_stride<T>());
     for_each_cell(task, request.rows[p], request.columns_of(p), [&](int64_t g, int64_t h, const Cell& cell) {
-      partial[task.slot_of(g, h)] = hot<T>().rbf_sum(gram, cell, wave.mixtures[task.wave_index].view, keep);
+      partial[task.slot_of(g, h)] = hot<T>().rbf_sum(gram, cell, wave.mixtures[task.wave_index].view(), keep);
     });
   });
 
@@ -51,7 +51,7 @@ void sum_wave(const Request& request, const std::vector<int64_t>& problems, doub
     const int64_t p = problems[task.wave_index];
     const int64_t groups = int64_t(request.rows[p].groups.size());
     const int64_t column_groups = int64_t(request.columns_of(p).groups.size());
-    const double kernels = double(request.kernels[p].gamma.size());
+    const double kernels = request.mixtures[p].count();
     double* out = sums + p * groups * column_groups;
     for (int64_t g = 0; g < task.row_groups; ++g)
       for (int64_t h = 0; h < task.column_groups; ++h)

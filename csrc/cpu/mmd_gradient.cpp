@@ -51,7 +51,7 @@ void centred_rows(const Request& request, const Side<T>& side, int64_t begin, in
   double half_norm[512];
   side.pool->for_runs(begin, end, [&](int64_t first, int64_t place, int64_t count) {
     hot<T>().centre_rows(to + (place - begin) * dim, dim, request.points.row(first), request.points.element, dim, count,
-                         dim, request.frames[side.problem].centre.data(), request.kernels[side.problem].scale(),
+                         dim, request.frames[side.problem].centre.data(), request.mixtures[side.problem].scale(),
                          half_norm);
   });
 }
@@ -116,7 +116,7 @@ void play(const Wave<T>& wave, const Depth& depth, Side<T>& rows, Side<T>& colum
       gram_block<T>(*rows.packed, *columns.packed, depth, block, kNoDiagonal, scratch.values.get(), stride);
   const Keep keep = on_diagonal ? Keep::off_diagonal : Keep::all;
   for_each_cell(task, *rows.pool, *columns.pool, [&](int64_t g, int64_t h, const Cell& cell) {
-    partial[task.slot_of(g, h)] = loops.rbf_values(gram, cell, wave.mixtures[task.wave_index].view,
+    partial[task.slot_of(g, h)] = loops.rbf_values(gram, cell, wave.mixtures[task.wave_index].view(),
                                                    T(coefficient(g, h)), keep, rows.weight.get() + block.row_begin);
   });
   loops.pack_rows_a(scratch.operand.get(), gram.values, stride, height, width);
@@ -208,7 +208,7 @@ void gradient_wave(const Request& request, const std::vector<int64_t>& problems,
       const BlockTask& task = tasks[t];
       const bool mirrored = request.symmetric() && round[t].row_panel != round[t].column_panel;
       double* out = sums + problems[task.wave_index] * row_groups * column_groups;
-      const double kernels = double(request.kernels[problems[task.wave_index]].gamma.size());
+      const double kernels = request.mixtures[problems[task.wave_index]].count();
       for (int64_t g = task.first_row_group; g < task.first_row_group + task.row_groups; ++g)
         for (int64_t h = task.first_column_group; h < task.first_column_group + task.column_groups; ++h) {
           const double sum = partial[task.slot_of(g, h)] / kernels;
@@ -223,7 +223,7 @@ void gradient_wave(const Request& request, const std::vector<int64_t>& problems,
     const int64_t begin = side.begin(panels[t].panel), end = side.end(panels[t].panel);
     T* rows = centred.get() + worker * panel_size<T>() * dim;
     centred_rows(request, side, begin, end, rows);
-    const double unscale = 1.0 / request.kernels[side.problem].scale();
+    const double unscale = 1.0 / request.mixtures[side.problem].scale();
     std::vector<double> values(dim);
     side.pool->for_runs(begin, end, [&](int64_t first, int64_t place, int64_t count) {
       for (int64_t r = 0; r < count; ++r) {

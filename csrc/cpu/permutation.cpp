@@ -79,7 +79,7 @@ SplitSums split_sums(const Request& request, int64_t problem, const Memberships&
   const Pool& pool = request.rows[problem];
   const Depth depth(request.points.dim);
   const Wave<T> wave = pack_wave<T>(request, {problem}, depth);
-  MixtureData<T> mixture(request.kernels[problem]);
+  MixtureArrays<T> mixture(request.mixtures[problem]);
   std::fill(mixture.weight.begin(), mixture.weight.end(), T(1));
 
   const int64_t strips = members.strips(), padded_splits = strips * wide.columns;
@@ -106,7 +106,7 @@ SplitSums split_sums(const Request& request, int64_t problem, const Memberships&
       const int64_t width = block.column_end - j;
       const GramBlock<T> gram = gram_block<T>(wave.rows[0], wave.rows[0], depth, block, begin - j,
                                               values.get() + worker * area, block_stride<T>());
-      loops.rbf_values(gram, {0, height, 0, width}, mixture.view, T(1), Keep::below_diagonal, row_sums.data());
+      loops.rbf_values(gram, {0, height, 0, width}, mixture.view(), T(1), Keep::below_diagonal, row_sums.data());
       wide.scale_rows(l, width, gram.values, element_of<T>(), gram.stride, height, width, nullptr);
       wide.pack_rows_a(a, l, width, height, width);
       for (int64_t strip = 0; strip < strips; ++strip)
@@ -152,7 +152,7 @@ Tensor rbf_permutation_sums(Tensor z, Tensor rows, Tensor gamma, int64_t permuta
   for (int64_t p = 0; p < request.problems(); ++p) {
     const Pool& pool = request.rows[p];
     AWPF_CHECK(pool.size < int64_t(1) << 31, "at most 2^31 - 1 pooled rows");
-    const double kernels = double(request.kernels[p].gamma.size());
+    const double kernels = request.mixtures[p].count();
     const double n = double(pool.groups[0].length), m = double(pool.groups[1].length);
     for (int64_t first = 0; first < splits; first += kSplitsAtOnce) {
       const int64_t count = std::min(kSplitsAtOnce, splits - first);

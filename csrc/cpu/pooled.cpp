@@ -44,44 +44,26 @@ std::vector<Pool> read_pools(const Tensor& ranges, const Points& points, const c
   return pools;
 }
 
-double Kernels::mean_gamma() const {
-  double sum = 0;
-  for (const double value : gamma) sum += value;
-  return sum / double(gamma.size());
-}
+double KernelMixture::scale() const { return std::sqrt(2.0 * widest_gamma / std::log(2.0)); }
 
-double Kernels::scale() const { return std::sqrt(2.0 * gamma.front() / std::log(2.0)); }
-
-constexpr int32_t kMostSquarings = 2;
-
-Kernels read_kernels(const double* gamma, int64_t count) {
+KernelMixture read_mixture(const double* gamma, int64_t count) {
   AWPF_CHECK(count > 0, "bandwidth: at least one kernel is needed");
-  Kernels kernels{std::vector<double>(gamma, gamma + count), std::vector<int32_t>(count, 0)};
-  std::sort(kernels.gamma.begin(), kernels.gamma.end());
-  int32_t squared = 0;  // since the last exp2: each squaring doubles the relative error
-  for (int64_t s = 0; s < count; ++s) {
-    const double value = kernels.gamma[s];
-    AWPF_CHECK(value > 0 && std::isfinite(value), "bandwidth: every bandwidth must be a positive, finite number");
-    const double octaves = s == 0 ? 0 : std::log2(value / kernels.gamma[s - 1]);
-    const double whole = std::round(octaves);
-    if (whole >= 1 && squared + whole <= kMostSquarings && std::abs(octaves - whole) < 1e-14) {
-      kernels.squarings[s] = int32_t(whole);
-      squared += int32_t(whole);
-    } else {
-      squared = 0;
-    }
-  }
-  return kernels;
+  KernelMixture mixture{std::vector<KernelStep>(count), 0, 0};
+  const double sum = sort_exponents(gamma, int(count), mixture.steps.data());
+  mixture.widest_gamma = mixture.steps.front().rate;
+  mixture.mean_gamma = sum / double(count);
+  AWPF_CHECK(fill_kernel_steps(mixture.steps.data(), int(count), 0.5 * double(count)),
+             "bandwidth: every bandwidth must be a positive, finite number");
+  return mixture;
 }
 
 template <class T>
-MixtureData<T>::MixtureData(const Kernels& kernels) {
-  const double count = double(kernels.gamma.size());
-  for (const double gamma : kernels.gamma) {
-    rate.push_back(T(gamma / kernels.gamma.front()));
-    weight.push_back(T(2.0 * gamma / count));
+MixtureArrays<T>::MixtureArrays(const KernelMixture& mixture) {
+  for (const KernelStep& step : mixture.steps) {
+    squarings.push_back(step.squarings);
+    rate.push_back(T(step.rate));
+    weight.push_back(T(step.weight));
   }
-  view = {int64_t(rate.size()), kernels.squarings.data(), rate.data(), weight.data()};
 }
 
 namespace {
@@ -222,7 +204,7 @@ GramBlock<T> gram_block(const Packed<T>& rows, const Packed<T>& columns, const D
 }
 
 #define AWPF_INSTANTIATE(T)                                                                                        \
-  template struct MixtureData<T>;                                                                                  \
+  template struct MixtureArrays<T>;                                                                                \
   template struct Packed<T>;                                                                                       \
   template GramBlock<T> gram_block<T>(const Packed<T>&, const Packed<T>&, const Depth&, const Block&, int64_t, T*, \
                                       int64_t);

@@ -4,7 +4,8 @@
 
 #include <vector>
 
-#include "../common/checks.h"
+#include "common/checks.h"
+#include "common/kernel_mixture.h"
 #include "hot_loops.h"
 #include "memory.h"
 
@@ -48,24 +49,27 @@ struct Pool {
 // Pools of all problems from `ranges` (problems, groups, 2): first row and one past the last of each group.
 std::vector<Pool> read_pools(const Tensor& ranges, const Points& points, const char* name);
 
-// The kernels of one problem, widest first.
-struct Kernels {
-  std::vector<double> gamma;
-  std::vector<int32_t> squarings;
+// The kernels of one problem, widest first. Their weights are 2 gamma_s / count, so that the weighted sum of the
+// kernels is the derivative of their mean by -|z_i - z_j|^2 / 2.
+struct KernelMixture {
+  std::vector<KernelStep> steps;
+  double widest_gamma, mean_gamma;
 
-  double mean_gamma() const;
-  // Distances are scaled so that the widest kernel is 2^(-|z_i - z_j|^2 / 2).
+  double count() const { return double(steps.size()); }
+  // The points are scaled by this, so that the widest kernel is 2^(-|z_i - z_j|^2 / 2).
   double scale() const;
 };
 
-Kernels read_kernels(const double* gamma, int64_t count);
+KernelMixture read_mixture(const double* gamma, int64_t count);
 
+// The same in the type and the layout of the hot loops.
 template <class T>
-struct MixtureData {
+struct MixtureArrays {
+  std::vector<int32_t> squarings;
   std::vector<T> rate, weight;
-  Mixture<T> view;
 
-  explicit MixtureData(const Kernels& kernels);
+  explicit MixtureArrays(const KernelMixture& mixture);
+  Mixture<T> view() const { return {int64_t(rate.size()), squarings.data(), rate.data(), weight.data()}; }
 };
 
 // Where the points of one problem lie.

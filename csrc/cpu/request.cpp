@@ -15,7 +15,7 @@ Request read_request(const Tensor& z, const Tensor& rows, const std::optional<Te
   check_type(gamma, ScalarType::Double, "gamma", "float64");
   AWPF_CHECK(gamma.dim() == 2 && gamma.size(0) == problems, "gamma must have shape (problems, kernels)");
   for (int64_t p = 0; p < problems; ++p)
-    request.kernels.push_back(read_kernels(gamma.const_data_ptr<double>() + p * gamma.size(1), gamma.size(1)));
+    request.mixtures.push_back(read_mixture(gamma.const_data_ptr<double>() + p * gamma.size(1), gamma.size(1)));
   const double* given = nullptr;
   if (centre.has_value()) {
     check_cpu_contiguous(*centre, "centre");
@@ -30,14 +30,14 @@ Request read_request(const Tensor& z, const Tensor& rows, const std::optional<Te
 
 bool in_double(const Request& request, int64_t p) {
   if (request.points.element == Element::f64) return true;
-  return !float_is_enough(request.kernels[p].mean_gamma() * request.frames[p].mean_square, request.pooled_rows(p));
+  return !float_is_enough(request.mixtures[p].mean_gamma * request.frames[p].mean_square, request.pooled_rows(p));
 }
 
 template <class T>
 Wave<T> pack_wave(const Request& request, const std::vector<int64_t>& problems, const Depth& depth) {
   Wave<T> wave;
   wave.problem = problems;
-  for (const int64_t p : problems) wave.mixtures.emplace_back(request.kernels[p]);
+  for (const int64_t p : problems) wave.mixtures.emplace_back(request.mixtures[p]);
   struct Task {
     Packed<T>* to;
     const Pool* pool;
@@ -58,7 +58,7 @@ Wave<T> pack_wave(const Request& request, const std::vector<int64_t>& problems, 
   Buffer<T> scratch(workers_for(int64_t(tasks.size())) * scratch_size);
   for_each_task(int64_t(tasks.size()), [&](int64_t t, int64_t worker) {
     const Task& task = tasks[t];
-    task.to->pack(request.points, *task.pool, request.frames[task.problem], request.kernels[task.problem].scale(),
+    task.to->pack(request.points, *task.pool, request.frames[task.problem], request.mixtures[task.problem].scale(),
                   depth, task.begin, task.end, scratch.get() + worker * scratch_size);
   });
   return wave;

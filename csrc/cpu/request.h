@@ -15,7 +15,7 @@ constexpr int64_t kWaveBytes = int64_t(32) << 20;
 struct Request {
   Points points;
   std::vector<Pool> rows, columns;  // no columns: the rows against themselves
-  std::vector<Kernels> kernels;
+  std::vector<KernelMixture> mixtures;
   std::vector<Frame> frames;
 
   bool symmetric() const { return columns.empty(); }
@@ -37,7 +37,7 @@ template <class T>
 struct Wave {
   std::vector<int64_t> problem;
   std::vector<Packed<T>> rows, columns;
-  std::vector<MixtureData<T>> mixtures;
+  std::vector<MixtureArrays<T>> mixtures;
 
   const Packed<T>& columns_of(std::size_t w) const { return columns.empty() ? rows[w] : columns[w]; }
 };

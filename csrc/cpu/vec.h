@@ -7,6 +7,8 @@
 
 #include <stdint.h>
 
+#include "common/kernel_mixture.h"
+
 #if defined(__AVX512F__)
 #define AWPF_VECTOR_BYTES 64
 #elif defined(__AVX2__)
@@ -29,10 +31,8 @@ struct VecTypes<float> {
   typedef int32_t IntVec __attribute__((vector_size(kVectorBytes)));
   typedef float Loose __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
   static constexpr int kMantissa = 23;
-  // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer and leaves it in the low mantissa bits.
-  static constexpr float kRound = 12582912.0f;
-  // Below this exponent exp2 returns its value here: a normal number, far below anything a sum can see.
-  static constexpr float kLowest = -125.0f;
+  static constexpr float kRound = awpf::Exp2Float::kRound;
+  static constexpr float kLowest = awpf::Exp2Float::kLowest;
   // The smallest value whose square is still a normal number.
   static constexpr float kSquarable = 2.1684043449710089e-19f;  // 2^-62
 };
@@ -109,14 +109,15 @@ struct DoubleSum {
   }
 };
 
-// 2^f for |f| <= 1/2, minimax in relative error (6e-10 and 3e-18 before rounding).
+// 2^f for |f| <= 1/2. The double polynomial, too, is minimax in the relative error: 3e-18 before rounding.
 inline Vec<float> exp2_fraction(Vec<float> f) {
-  Vec<float> p = splat(1.5345812e-4f);
-  p = p * f + 1.3399931e-3f;
-  p = p * f + 9.6184890e-3f;
-  p = p * f + 5.5503288e-2f;
-  p = p * f + 2.4022647e-1f;
-  p = p * f + 6.9314721e-1f;
+  using Exp2 = awpf::Exp2Float;
+  Vec<float> p = splat(Exp2::kC6);
+  p = p * f + Exp2::kC5;
+  p = p * f + Exp2::kC4;
+  p = p * f + Exp2::kC3;
+  p = p * f + Exp2::kC2;
+  p = p * f + Exp2::kC1;
   return p * f + 1.0f;
 }
 

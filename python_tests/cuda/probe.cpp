@@ -4,6 +4,7 @@
 #include <tuple>
 #include <vector>
 
+#include "common/kernel_mixture.h"
 #include "cuda/device/simt.h"
 #include "cuda/mmd/scaling.h"
 #include "cuda/mmd/schedule.h"
@@ -226,10 +227,9 @@ EXPORT int64_t partial_sum_errors(const int64_t* sizes, int64_t problems, int64_
 EXPORT double scale_for(double mean_square, int64_t rows) { return packing_scale(mean_square, rows); }
 
 EXPORT int steps_for(const double* gamma, int count, double* rate, double* weight, int* squarings) {
-  std::vector<Step> steps(count);
-  for (int s = 0; s < count; ++s) steps[s].rate = gamma[s];
-  double sum;
-  const bool valid = fill_steps(steps.data(), count, &sum);
+  std::vector<KernelStep> steps(count);
+  const double sum = sort_exponents(gamma, count, steps.data());
+  const bool valid = fill_kernel_steps(steps.data(), count, sum);
   for (int s = 0; s < count; ++s) {
     rate[s] = steps[s].rate;
     weight[s] = steps[s].weight;

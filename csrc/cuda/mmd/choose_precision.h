@@ -7,15 +7,9 @@ namespace awpf {
 
 // Sorts the kernels of a problem, the widest first, and fills what of its scaling follows from them alone: weight, unit
 // (of points that are not scaled), and whether the bandwidths are valid. One thread.
-__device__ __forceinline__ void order_kernels(const double* gamma, int kernels, Step* steps, Scaling& scaling) {
-  for (int s = 0; s < kernels; ++s) {  // insertion: there are few
-    int to = s;
-    for (; to > 0 && steps[to - 1].rate > gamma[s]; --to) steps[to].rate = steps[to - 1].rate;
-    steps[to].rate = gamma[s];
-  }
-  const double widest = steps[0].rate;
-  double sum;
-  const bool valid = fill_steps(steps, kernels, &sum);
+__device__ __forceinline__ void order_kernels(const double* gamma, int kernels, KernelStep* steps, Scaling& scaling) {
+  const double sum = sort_exponents(gamma, kernels, steps), widest = steps[0].rate;
+  const bool valid = fill_kernel_steps(steps, kernels, sum);
   scaling.weight = 2.0 * sum / kernels;
   scaling.precision = valid ? Precision::fp64 : Precision::invalid;
   scaling.unit = 2.0 * widest / 0.69314718055994530942;

@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(kGramThreads, 1) gradient_kernel(Plan plan, Gr
       __syncthreads();
       Fragment<T> value;
       Gram::multiply(plan, p, plan.scaling[p].precision, tile_points, shared, value);
-      const Step* const steps = plan.steps + int64_t(p) * plan.kernels;
+      const KernelStep* const steps = plan.steps + int64_t(p) * plan.kernels;
       const T unit = T(plan.scaling[p].unit);
       const Schedule schedule = schedule_of();
       const TileMask in_range(schedule, strip, tile, false), below(schedule, strip, tile, true);

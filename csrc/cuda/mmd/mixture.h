@@ -6,18 +6,16 @@
 namespace awpf {
 
 // 2^x for x <= 0 with an error below one ulp. The hardware's exp2 is off by up to four, which would show with wide
-// kernels on a few hundred rows. Results below 2^-125 are returned as 2^-125. Minimax on |f| <= 1/2, 6e-10 before
-// rounding, as on the CPU.
+// kernels on a few hundred rows. The algorithm is that of the CPU (common/kernel_mixture.h).
 __device__ __forceinline__ float exp2_within_ulp(float x) {
-  constexpr float kRound = 12582912.0f;  // adding it rounds to an integer, which the low bits then hold
-  x = fmaxf(x, -125.0f);
-  const float rounded = x + kRound, f = x - (rounded - kRound);
-  float p = 1.5345812e-4f;
-  p = fmaf(p, f, 1.3399931e-3f);
-  p = fmaf(p, f, 9.6184890e-3f);
-  p = fmaf(p, f, 5.5503288e-2f);
-  p = fmaf(p, f, 2.4022647e-1f);
-  p = fmaf(p, f, 6.9314721e-1f);
+  x = fmaxf(x, Exp2Float::kLowest);
+  const float rounded = x + Exp2Float::kRound, f = x - (rounded - Exp2Float::kRound);
+  float p = Exp2Float::kC6;
+  p = fmaf(p, f, Exp2Float::kC5);
+  p = fmaf(p, f, Exp2Float::kC4);
+  p = fmaf(p, f, Exp2Float::kC3);
+  p = fmaf(p, f, Exp2Float::kC2);
+  p = fmaf(p, f, Exp2Float::kC1);
   p = fmaf(p, f, 1.0f);
   return __uint_as_float(__float_as_uint(p) + (__float_as_uint(rounded) << 23));
 }
@@ -32,8 +30,8 @@ __device__ __forceinline__ T exponent(T product, T row_norm, T row_rest, T colum
 
 // Stores the sum of all kernels at exponent[k] in sum[k] and, if kWeighted, their sum by weight in weighted[k].
 template <class T, int kCount, bool kWeighted>
-__device__ __forceinline__ void sum_kernels(const Step* __restrict__ steps, int kernels, const T (&exponent)[kCount],
-                                            T (&sum)[kCount], T (&weighted)[kCount]) {
+__device__ __forceinline__ void sum_kernels(const KernelStep* __restrict__ steps, int kernels,
+                                            const T (&exponent)[kCount], T (&sum)[kCount], T (&weighted)[kCount]) {
   T kernel[kCount];
   const T first_weight = T(steps[0].weight);
 #pragma unroll
@@ -63,7 +61,7 @@ __device__ __forceinline__ void sum_kernels(const Step* __restrict__ steps, int 
 
 // The same for kCount neighbouring values of row i of a fragment of inner products, starting with `first`.
 template <bool kWeighted, class ThreadGroup = ThreadBlock, class T, int kCount>
-__device__ __forceinline__ void kernel_sums(const Plan& plan, const Step* __restrict__ steps, T unit,
+__device__ __forceinline__ void kernel_sums(const Plan& plan, const KernelStep* __restrict__ steps, T unit,
                                             const TilePoints<T>& tile_points, const Fragment<T, ThreadGroup>& product,
                                             int i, int first, T (&sum)[kCount], T (&weighted)[kCount]) {
   compiler_barrier();

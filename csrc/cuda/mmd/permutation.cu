@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(kGramThreads, 1) permutations_kernel(Permutati
   const Scaling scaling = plan.scaling[p];
   if (!Gram::computes(scaling.precision)) return;
   const Schedule schedule = plan.schedule(p);
-  const Step* const steps = plan.steps + p * plan.kernels;
+  const KernelStep* const steps = plan.steps + p * plan.kernels;
   const T unit = T(scaling.unit), share = T(1.0 / call.whole);
   for (int64_t item = blockIdx.x; item < schedule.items(); item += gridDim.x) {
     const TileRange range = schedule.range(item);

@@ -14,7 +14,7 @@ void check_ranges(const Tensor& ranges, const Tensor& z, const char* name) {
 void allocate_plan(Plan& plan, Arena& arena, bool with_partial_sums, Route route) {
   const int64_t strips = max_strips(plan.rows_of_z, plan.problems);
   allocate_layout(plan, arena);
-  plan.steps = arena.take<Step>(plan.problems * plan.kernels);
+  plan.steps = arena.take<KernelStep>(plan.problems * plan.kernels);
   plan.scaling = arena.take<Scaling>(plan.problems);
   plan.centre = arena.take<double>(plan.problems * plan.dim);
   plan.half_norm = arena.take<double>(plan.rows_of_z);

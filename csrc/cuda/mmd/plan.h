@@ -2,6 +2,7 @@
 // value.
 #pragma once
 
+#include "common/kernel_mixture.h"
 #include "cuda/mmd/panels.h"
 #include "cuda/mmd/problem_layout.h"
 #include "cuda/mmd/scaling.h"
@@ -14,9 +15,9 @@ struct Plan : ProblemLayout {
   bool allow_fp16;  // for the products of float32 points
   const double *gamma, *given_centre;
 
-  Step* steps;       // [problem][kernel], the widest kernel first
-  Scaling* scaling;  // [problem]
-  double* centre;    // [problem][feature]
+  KernelStep* steps;  // [problem][kernel], the widest kernel first
+  Scaling* scaling;   // [problem]
+  double* centre;     // [problem][feature]
 
   int pitch;              // of packed rows
   uint16_t *hi, *lo;      // packed rows in the order of z,

@@ -31,35 +31,4 @@ AWPF_HOST_DEVICE inline double packing_scale(double mean_square, int64_t rows) {
   return longest > 0 ? ldexp(1.0, 14 - ilogb(longest)) : 1.0;
 }
 
-// How exp(-gamma_s d^2) is evaluated for the kernels of a problem, the widest first: from the exponent times `rate`,
-// or, where the last kernel squared `squarings` times is this one, from that.
-struct Step {
-  double rate, weight;  // weight: gamma_s / sum of all gamma, the share of a kernel in a gradient
-  int32_t squarings;
-};
-
-constexpr int kMostSquarings = 2;  // since the last exp2: each squaring doubles the relative error
-
-// From ascending exponents, whose sum it finds, too; false where one of them is none.
-AWPF_HOST_DEVICE inline bool fill_steps(Step* steps, int count, double* sum) {
-  int squared = 0;
-  *sum = 0;
-  for (int s = 0; s < count; ++s) *sum += steps[s].rate;
-  const double widest = steps[0].rate;
-  double last = widest;
-  for (int s = 0; s < count; ++s) {
-    const double gamma = steps[s].rate;
-    if (!(gamma > 0 && gamma <= 1.7976931348623157e308)) return false;
-    const double octaves = log2(gamma / last), whole = rint(octaves);
-    steps[s].squarings = 0;
-    if (s > 0 && whole >= 1 && squared + whole <= kMostSquarings && fabs(octaves - whole) < 1e-14)
-      steps[s].squarings = static_cast<int32_t>(whole);
-    squared = steps[s].squarings > 0 ? squared + steps[s].squarings : 0;
-    steps[s].rate = gamma / widest;
-    steps[s].weight = gamma / *sum;
-    last = gamma;
-  }
-  return true;
-}
-
 }  // namespace awpf

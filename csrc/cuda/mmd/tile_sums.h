@@ -10,7 +10,7 @@ namespace awpf {
 template <class ThreadGroup, int kAtOnce, class T>
 __device__ __forceinline__ void sum_tile(const Plan& plan, int p, const TileRange& range, int tile,
                                          TilePoints<T>& tile_points, Fragment<T, ThreadGroup>& value) {
-  const Step* const steps = plan.steps + int64_t(p) * plan.kernels;
+  const KernelStep* const steps = plan.steps + int64_t(p) * plan.kernels;
   const T unit = T(plan.scaling[p].unit);
   const TileMask mask(plan.schedule(p), range.strip, tile, plan.symmetric);
 #pragma unroll
