@@ -47,7 +47,7 @@ def _instruction_set(library: Path) -> str:
 def sampled_rows(seed: int, rows: int, count: int) -> torch.Tensor:
     """Indices of `count` of `rows` rows, drawn with a seed as the kernels draw them."""
     indices = torch.empty(count, dtype=torch.int64)
-    draw = ctypes.CDLL(str(_FOLDER / "awpf_cpu.so")).awpf_shuffled_places
+    draw = ctypes.CDLL(str(_FOLDER / "awpf_cpu.so")).awpf_sampled_rows
     numbers = (ctypes.c_int64(number) for number in (seed, rows, count))
     draw(*numbers, ctypes.c_void_p(indices.data_ptr()))
     return indices

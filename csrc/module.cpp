@@ -1,4 +1,4 @@
-// Facts about the build, for awpf_ext.build_info(). Operations do not pass through here.
+// Facts about the build, for awpf_ext.build_info(). Operations do not use this module.
 #include <pybind11/pybind11.h>
 
 PYBIND11_MODULE(_C, m) {

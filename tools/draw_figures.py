@@ -85,11 +85,13 @@ MMD: tuple[Row, ...] = (
         ),
     ),
     (
-        Box("csrc/cpu/mmd.cpp", "CPU: cuts the triangle of pairs into blocks for the threads."),
+        Box(
+            "csrc/cpu/mmd/sums.cpp", "CPU: cuts the triangle of pairs into blocks for the threads."
+        ),
         Box("csrc/cuda/mmd/weighted_sums.cu", "CUDA: one launch for small problems, else several."),
     ),
     (
-        Box("csrc/cpu/pooled.cpp", "Centres the rows and packs them for the product."),
+        Box("csrc/cpu/mmd/packed_rows.cpp", "Centres the rows and packs them for the product."),
         Box(
             "csrc/cuda/mmd/prepare.cu",
             "Centres the rows, splits them into two halves, lists the work.",
@@ -110,7 +112,7 @@ MMD: tuple[Row, ...] = (
         ),
     ),
     (
-        Box("csrc/cpu/mmd.cpp", "Adds the sums of the blocks in a fixed order, in double."),
+        Box("csrc/cpu/mmd/sums.cpp", "Adds the sums of the blocks in a fixed order, in double."),
         Box("csrc/cuda/mmd/reduce.cu", "Adds the sums of the tiles in a fixed order, in double."),
     ),
 )

@@ -1,9 +1,9 @@
-// Reading rows of any supported element type. Loops here are plain, so that the compiler vectorises them for the
-// instruction set of the file.
+// Loops over rows of any supported element type. They are plain loops that the compiler vectorises for the instruction
+// set that this file is compiled for.
 #pragma once
 
-#include "hot_loops.h"
-#include "vec.h"
+#include "cpu/kernel_table.h"
+#include "cpu/vec.h"
 
 namespace {
 
@@ -25,8 +25,8 @@ inline float widen(BFloat16 value) {
 }
 
 inline float widen(Half value) {
-  // The exponent is moved by a multiplication with 2^112, which is right for denormals too; infinity and NaN keep all
-  // ones.
+  // A multiplication with 2^112 moves the exponent, also that of subnormal numbers. Infinity and NaN get an exponent of
+  // all ones.
   const uint32_t magnitude = uint32_t(value.bits & 0x7fff) << 13;
   const uint32_t sign = uint32_t(value.bits & 0x8000) << 16;
   const uint32_t saturated = magnitude >= 0x0f800000u ? 0x7f800000u : 0u;
@@ -42,26 +42,26 @@ inline float widen(Half value) {
 
 // Calls `f` with a typed pointer to the elements.
 template <class F>
-inline void with_elements(const void* data, Element element, F f) {
-  switch (element) {
-    case Element::f16: return f(static_cast<const Half*>(data));
-    case Element::bf16: return f(static_cast<const BFloat16*>(data));
-    case Element::f32: return f(static_cast<const float*>(data));
-    case Element::f64: return f(static_cast<const double*>(data));
+inline void with_elements(const void* data, ElementType type, F f) {
+  switch (type) {
+    case ElementType::f16: return f(static_cast<const Half*>(data));
+    case ElementType::bf16: return f(static_cast<const BFloat16*>(data));
+    case ElementType::f32: return f(static_cast<const float*>(data));
+    case ElementType::f64: return f(static_cast<const double*>(data));
   }
 }
 
 template <class F>
-inline void with_elements(void* data, Element element, F f) {
-  switch (element) {
-    case Element::f16: return f(static_cast<Half*>(data));
-    case Element::bf16: return f(static_cast<BFloat16*>(data));
-    case Element::f32: return f(static_cast<float*>(data));
-    case Element::f64: return f(static_cast<double*>(data));
+inline void with_elements(void* data, ElementType type, F f) {
+  switch (type) {
+    case ElementType::f16: return f(static_cast<Half*>(data));
+    case ElementType::bf16: return f(static_cast<BFloat16*>(data));
+    case ElementType::f32: return f(static_cast<float*>(data));
+    case ElementType::f64: return f(static_cast<double*>(data));
   }
 }
 
-// Sums of squares are kept in this many independent chains, in a fixed order.
+// Sums of squares are accumulated in this many independent chains, which are added in a fixed order.
 constexpr int kChains = 16;
 
 inline double sum_chains(const double* chains) {
@@ -91,18 +91,18 @@ double centre_row(T* __restrict to, const S* __restrict from, const double* __re
 }
 
 template <class T>
-void centre_rows(T* to, int64_t to_stride, const void* from, Element element, int64_t from_stride, int64_t rows,
+void centre_rows(T* to, int64_t to_stride, const void* from, ElementType type, int64_t from_stride, int64_t rows,
                  int64_t depth, const double* centre, double scale, double* half_norms) {
-  with_elements(from, element, [&](auto* typed) {
+  with_elements(from, type, [&](auto* typed) {
     for (int64_t r = 0; r < rows; ++r)
       half_norms[r] = 0.5 * centre_row<T>(to + r * to_stride, typed + r * from_stride, centre, scale, depth);
   });
 }
 
 template <class T>
-void centre_by_label(T* to, int64_t to_stride, const void* from, Element element, int64_t from_stride, int64_t rows,
+void centre_by_label(T* to, int64_t to_stride, const void* from, ElementType type, int64_t from_stride, int64_t rows,
                      int64_t depth, const double* centres, int64_t centre_stride, const int64_t* labels) {
-  with_elements(from, element, [&](auto* typed) {
+  with_elements(from, type, [&](auto* typed) {
     for (int64_t r = 0; r < rows; ++r) {
       const auto* __restrict row = typed + r * from_stride;
       const double* __restrict centre = centres + labels[r] * centre_stride;
@@ -113,9 +113,9 @@ void centre_by_label(T* to, int64_t to_stride, const void* from, Element element
 }
 
 template <class T>
-void scale_rows(T* to, int64_t to_stride, const void* from, Element element, int64_t from_stride, int64_t rows,
+void scale_rows(T* to, int64_t to_stride, const void* from, ElementType type, int64_t from_stride, int64_t rows,
                 int64_t depth, const T* factor) {
-  with_elements(from, element, [&](auto* typed) {
+  with_elements(from, type, [&](auto* typed) {
     for (int64_t r = 0; r < rows; ++r) {
       const auto* __restrict row = typed + r * from_stride;
       T* __restrict out = to + r * to_stride;
@@ -137,10 +137,10 @@ inline void shuffle_values(uint32_t* values, int64_t count, const ShuffleKey& ke
   for (int64_t k = 0; k < count; ++k) values[k] = shuffle_once(values[k], local);
 }
 
-// sums[labels[r]] += from[r], for one slice of the features.
-inline void add_rows_by_label(double* sums, int64_t sums_stride, const void* from, Element element, int64_t from_stride,
-                              int64_t rows, int64_t depth, const int64_t* labels) {
-  with_elements(from, element, [&](auto* typed) {
+// sums[labels[r]] += from[r].
+inline void add_rows_by_label(double* sums, int64_t sums_stride, const void* from, ElementType type,
+                              int64_t from_stride, int64_t rows, int64_t depth, const int64_t* labels) {
+  with_elements(from, type, [&](auto* typed) {
     for (int64_t r = 0; r < rows; ++r) {
       const auto* __restrict row = typed + r * from_stride;
       double* __restrict sum = sums + labels[r] * sums_stride;
@@ -150,10 +150,10 @@ inline void add_rows_by_label(double* sums, int64_t sums_stride, const void* fro
 }
 
 // sums += rows; returns the sum of their squares.
-inline double add_rows(double* __restrict sums, const void* from, Element element, int64_t from_stride, int64_t rows,
+inline double add_rows(double* __restrict sums, const void* from, ElementType type, int64_t from_stride, int64_t rows,
                        int64_t depth) {
   double chains[kChains] = {};
-  with_elements(from, element, [&](auto* typed) {
+  with_elements(from, type, [&](auto* typed) {
     for (int64_t r = 0; r < rows; ++r) {
       const auto* row = typed + r * from_stride;
       int64_t p = 0;
@@ -196,7 +196,7 @@ inline void narrow(double value, Half* to) {
   const uint32_t magnitude = bits & 0x7fffffff;
   if (magnitude >= 0x47800000) {  // 65536 and beyond, infinity, NaN
     to->bits = uint16_t(sign | (magnitude > 0x7f800000 ? 0x7e00 : 0x7c00));
-  } else if (magnitude < 0x38800000) {  // denormal: adding 0.5 rounds to a multiple of 2^-24
+  } else if (magnitude < 0x38800000) {  // subnormal: adding 0.5 rounds to a multiple of 2^-24
     float shifted;
     __builtin_memcpy(&shifted, &magnitude, sizeof(shifted));
     to->bits = uint16_t(sign | (bits_of(shifted + 0.5f) - 0x3f000000));
@@ -205,15 +205,15 @@ inline void narrow(double value, Half* to) {
   }
 }
 
-inline void narrow_row(void* to, Element element, const double* from, int64_t count) {
-  with_elements(to, element, [&](auto* typed) {
+inline void narrow_row(void* to, ElementType type, const double* from, int64_t count) {
+  with_elements(to, type, [&](auto* typed) {
     for (int64_t k = 0; k < count; ++k) narrow(from[k], typed + k);
   });
 }
 
 template <class T>
-void store_row(void* to, const T* from, const void* base, Element element, int64_t count) {
-  with_elements(to, element, [&](auto* typed) {
+void store_row(void* to, const T* from, const void* base, ElementType type, int64_t count) {
+  with_elements(to, type, [&](auto* typed) {
     const auto* under = static_cast<decltype(typed)>(const_cast<void*>(base));
     if (under == nullptr)
       for (int64_t k = 0; k < count; ++k) narrow(from[k], typed + k);

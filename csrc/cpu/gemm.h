@@ -2,16 +2,16 @@
 //
 // FLOPs: 2 rows columns depth. Both operands are packed beforehand into strips (kRows rows of A, kColumns rows of B,
 // the depth index outermost), so that the inner loop reads two sequential streams and keeps a kRows x kColumns tile of
-// C in registers: 28 FMAs for 2 vector loads and 14 broadcasts with AVX-512. Each element of C is one chain of FMAs
-// over a block of the depth, in order, whatever tile or thread it falls into: results never depend on the schedule.
+// C in registers: with AVX-512 28 FMAs for 2 vector loads and 14 broadcasts. Each element of C is one chain of FMAs
+// over a block of the depth, in order, whatever tile or thread it belongs to. Results never depend on the schedule.
 #pragma once
 
-#include "vec.h"
+#include "cpu/vec.h"
 
 namespace {
 
 #if AWPF_VECTOR_BYTES == 64
-constexpr int kRows = 14;  // 28 of 32 registers accumulate
+constexpr int kRows = 14;  // 28 of 32 registers are accumulators
 #elif AWPF_VECTOR_BYTES == 32
 constexpr int kRows = 6;  // 12 of 16
 #else
@@ -49,8 +49,8 @@ inline void multiply_tile(const T* __restrict a, const T* __restrict b, T* __res
     }
 }
 
-// `diagonal`: (first row) - (first column) of this block in a symmetric product whose strict lower triangle is wanted;
-// tiles without an element below the diagonal are left untouched. INT64_MAX / 2 for a full product.
+// `diagonal`: (first row) - (first column) of this block of a symmetric product whose strict lower triangle is wanted.
+// Tiles without an element below the diagonal are not written. A full product passes kNoDiagonal.
 template <class T>
 void multiply(const T* a, const T* b, T* c, int64_t c_stride, int64_t row_strips, int64_t column_strips, int64_t depth,
               bool accumulate, int64_t diagonal) {
@@ -65,7 +65,8 @@ void multiply(const T* a, const T* b, T* c, int64_t c_stride, int64_t row_strips
 template <class T>
 using Quad __attribute__((vector_size(4 * sizeof(T)), aligned(sizeof(T)), may_alias)) = T;
 
-// Lanes of a and b, numbered 0 to 7. GCC before 12 has no __builtin_shufflevector, Clang no __builtin_shuffle.
+// Selects lanes of a (numbered 0 to 3) and b (4 to 7). GCC before 12 lacks __builtin_shufflevector, Clang lacks
+// __builtin_shuffle.
 template <int kFirst, int kSecond, int kThird, int kFourth, class T>
 inline void choose_lanes(Quad<T>& out, const Quad<T>& a, const Quad<T>& b) {
 #if defined(__clang__)
@@ -75,7 +76,7 @@ inline void choose_lanes(Quad<T>& out, const Quad<T>& a, const Quad<T>& b) {
 #endif
 }
 
-// to[k * to_stride + r] = from[r * from_stride + k] for a square of four.
+// Transposes a 4 x 4 square: to[k * to_stride + r] = from[r * from_stride + k].
 template <class T>
 inline void transpose_quad(T* to, int64_t to_stride, const T* from, int64_t from_stride) {
   Quad<T> in[4], pair[4], out[4];
@@ -91,10 +92,10 @@ inline void transpose_quad(T* to, int64_t to_stride, const T* from, int64_t from
   for (int k = 0; k < 4; ++k) *reinterpret_cast<Quad<T>*>(to + k * to_stride) = out[k];
 }
 
-// Packing goes through the source a cache line of every row at a time.
+// Packing reads one cache line of every row at a time.
 constexpr int64_t kLine = 16;
 
-// Strips from a source whose depth index is contiguous (rows of points). Missing rows become zero.
+// Packs strips from a source whose depth index is contiguous (rows of points). Missing rows become zero.
 template <int kStrip, class T>
 void pack_rows(T* __restrict to, const T* __restrict from, int64_t row_stride, int64_t rows, int64_t depth) {
   for (int64_t first = 0; first < rows; first += kStrip, to += kStrip * depth) {
@@ -115,12 +116,12 @@ void pack_rows(T* __restrict to, const T* __restrict from, int64_t row_stride, i
   }
 }
 
-// Strips from a source whose row index is contiguous (features of a sample, for products over samples).
+// Packs strips from a source whose row index is contiguous (features of a point, for products over points).
 template <int kStrip, class T>
 void pack_columns(T* __restrict to, const T* __restrict from, int64_t depth_stride, int64_t rows, int64_t depth) {
-  constexpr int64_t kSamples = 8;
-  for (int64_t block = 0; block < depth; block += kSamples) {
-    const int64_t end = block + kSamples < depth ? block + kSamples : depth;
+  constexpr int64_t kDepthAtOnce = 8;
+  for (int64_t block = 0; block < depth; block += kDepthAtOnce) {
+    const int64_t end = block + kDepthAtOnce < depth ? block + kDepthAtOnce : depth;
     for (int64_t first = 0; first < rows; first += kStrip) {
       const int64_t valid = rows - first < kStrip ? rows - first : kStrip;
       for (int64_t p = block; p < end; ++p) {

@@ -1,15 +1,15 @@
-// The pass over a block of inner products while it is in cache: distance, mixture of Gaussians, sum.
+// The pass over a block of inner products while it is in cache: distances, mixture of Gaussian kernels, sum.
 //
-// About 10 + 3 steps operations an element, against 2 d in the product before it. One exp2 serves bandwidths whose
-// squares are in ratio 2, 4, ...: the next kernel is the last one squared.
+// About 10 + 3 steps operations per element, against 2 d in the product before it. Kernels whose exponents are in the
+// ratio 2 or 4 share one exp2: the next kernel is the last one squared (common/kernel_mixture.h).
 #pragma once
 
-#include "hot_loops.h"
-#include "vec.h"
+#include "cpu/kernel_table.h"
+#include "cpu/vec.h"
 
 namespace {
 
-// -|z_i - z_j|^2 / 2 of the vector of columns at `j`, never above zero.
+// -|z_i - z_j|^2 / 2 for the vector of columns that begins at `j`; never above zero.
 template <class T>
 inline Vec<T> exponent(const GramBlock<T>& block, const T* row, int64_t i, int64_t j) {
   const Vec<T> rest = block.row_norm_rest[i] + load(block.column_norm_rest + j);
@@ -21,7 +21,7 @@ struct MixtureValue {
   Vec<T> sum, weighted;
 };
 
-// The compiler drops whichever of the two is not used.
+// The compiler drops the sum that is not used.
 template <class T>
 inline MixtureValue<T> mixture_value(Vec<T> a, const Mixture<T>& mixture) {
   Vec<T> kernel = exp2_nonpositive<T>(a * mixture.rate[0]);
@@ -41,7 +41,7 @@ inline MixtureValue<T> mixture_value(Vec<T> a, const Mixture<T>& mixture) {
   return value;
 }
 
-// The columns of row `i` that are kept: [begin, end), and all of them but `hole`.
+// The columns of row `i` that count: [begin, end) except `hole`.
 struct Kept {
   int64_t begin, end, hole;
 };
@@ -99,7 +99,7 @@ double rbf_values(const GramBlock<T>& block, const Cell& cell, const Mixture<T>&
         row_sum.add(value.weighted);
         weighted = value.weighted;
       }
-      // The lanes after the cell belong to the next one, which still needs its inner products.
+      // The lanes after the cell belong to the next cell, which still needs its inner products.
       if (cell.column_end - j < kLanes<T>) weighted = lane < Int(cell.column_end - j) ? weighted : load(row + j);
       store(row + j, weighted);
     }
@@ -108,7 +108,7 @@ double rbf_values(const GramBlock<T>& block, const Cell& cell, const Mixture<T>&
   return total.total();
 }
 
-// What is within the rounding of the inner product (equal points) counts as zero.
+// A distance within the rounding error of the inner product, as between equal points, counts as zero.
 template <class T>
 void squared_distances(const GramBlock<T>& block, int64_t i, int64_t columns, T* out) {
   constexpr T kRounding = sizeof(T) == 4 ? T(1e-5) : T(1e-13);

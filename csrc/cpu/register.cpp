@@ -1,7 +1,7 @@
 #include <torch/csrc/stable/library.h>
 
-#include "../common/ops.h"
-#include "hot_loops.h"
+#include "common/ops.h"
+#include "cpu/kernel_table.h"
 
 STABLE_TORCH_LIBRARY_IMPL(awpf, CPU, m) {
   m.impl("rbf_sums", TORCH_BOX(&awpf::rbf_sums));
@@ -15,4 +15,6 @@ STABLE_TORCH_LIBRARY_IMPL(awpf, CPU, m) {
 }
 
 // For build_info().
-extern "C" __attribute__((visibility("default"))) const char* awpf_instruction_set() { return awpf::hot_loops().name; }
+extern "C" __attribute__((visibility("default"))) const char* awpf_instruction_set() {
+  return awpf::kernel_table().name;
+}

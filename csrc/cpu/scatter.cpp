@@ -1,76 +1,82 @@
 // Class means and scatter matrices of labelled points.
 //
-// S_W = sum_i (x_i - mu_{y_i})(x_i - mu_{y_i})', S_B = sum_c n_c (mu_c - mu)(mu_c - mu)'; counts, means in the same
-// call. FLOPs: n d^2 (the lower triangle), bytes: the points twice. Memory: a few accumulators of d x d. Tricks: the
-// class mean is subtracted while a slice of points is packed, so that no centred copy exists; partial products of a
-// slice are exact to fp32 and added up in double, chunk by chunk in a fixed order.
-#include "../common/scatter.h"
+// S_W = sum_i (x_i - mu_{y_i})(x_i - mu_{y_i})', S_B = sum_c n_c (mu_c - mu)(mu_c - mu)'. Counts and means are computed
+// in the same call. FLOPs: n d^2 (only the lower triangle). Memory traffic: the points are read twice. Memory: a few
+// d x d accumulators. Tricks: the class mean is subtracted while a slice of points is packed, so that there is no
+// centred copy; the product of a slice is in single precision for single-precision points, and the slices are added up
+// in double, in a fixed order.
+#include "common/scatter.h"
 
 #include <algorithm>
 #include <cmath>
 
-#include "../common/ops.h"
-#include "pooled.h"
+#include "common/ops.h"
+#include "cpu/parallel.h"
+#include "cpu/points.h"
+#include "cpu/tiling.h"
 
 namespace awpf {
 namespace {
 
 constexpr int64_t kSlice = 256;        // points packed at a time
-constexpr int64_t kPanel = 512;        // features of a panel of rows of the result
-constexpr int64_t kFeatureSlice = 64;  // features whose means one task adds up
+constexpr int64_t kPanel = 512;        // rows of the result that one task computes
+constexpr int64_t kFeatureSlice = 64;  // features whose class sums one task computes
 constexpr int64_t kAccumulatorBytes = int64_t(96) << 20;
 
-// What is multiplied: rows of `from`, each less the centre its label names.
-struct Centred {
+// Rows of which the centre of their label is subtracted.
+struct LabelledRows {
   const void* from;
-  Element element;
+  ElementType type;
   int64_t element_bytes, rows, dim;
   const double* centres;
   const int64_t* labels;
 };
 
-// The chunks the rows are cut into: enough to keep a few threads busy, few enough to hold an accumulator each. A
-// function of the sizes alone, so that the result does not depend on the number of threads.
+// Into how many chunks the rows are cut: enough to keep a few threads busy, and few enough that each can have an
+// accumulator. Depends on the sizes alone, so that the result does not depend on the number of threads.
 int64_t chunk_count(int64_t rows, int64_t dim) {
   const int64_t affordable = std::max<int64_t>(1, kAccumulatorBytes / (dim * dim * int64_t(sizeof(double))));
   return std::max<int64_t>(1, std::min<int64_t>({ceil_div(rows, 2 * kSlice), affordable, 16}));
 }
 
+// Adds the products of the rows [begin, end) to the rows [panel_begin, panel_end) of `sums`, its lower triangle.
 template <class T>
-void add_panel(const Centred& x, int64_t begin, int64_t end, int64_t panel_begin, int64_t panel_end, double* sums,
+void add_panel(const LabelledRows& x, int64_t begin, int64_t end, int64_t panel_begin, int64_t panel_end, double* sums,
                T* slice, T* a, T* b, T* product) {
-  const auto& loops = hot<T>();
-  const int64_t width = round_up(panel_end, loops.columns), height = round_up(panel_end - panel_begin, loops.rows);
+  const auto& table = kernels<T>();
+  const int64_t width = round_up(panel_end, table.tile_columns),
+                height = round_up(panel_end - panel_begin, table.tile_rows);
   for (int64_t row = begin; row < end; row += kSlice) {
     const int64_t count = std::min(kSlice, end - row);
     const char* from = static_cast<const char*>(x.from) + row * x.dim * x.element_bytes;
-    loops.centre_by_label(slice, x.dim, from, x.element, x.dim, count, panel_end, x.centres, x.dim, x.labels + row);
-    loops.pack_columns_a(a, slice + panel_begin, x.dim, panel_end - panel_begin, count);
-    loops.pack_columns_b(b, slice, x.dim, panel_end, count);
-    loops.multiply(a, b, product, width, height / loops.rows, width / loops.columns, count, false, panel_begin);
+    table.centre_by_label(slice, x.dim, from, x.type, x.dim, count, panel_end, x.centres, x.dim, x.labels + row);
+    table.pack_columns_a(a, slice + panel_begin, x.dim, panel_end - panel_begin, count);
+    table.pack_columns_b(b, slice, x.dim, panel_end, count);
+    table.multiply(a, b, product, width, height / table.tile_rows, width / table.tile_columns, count, false,
+                   panel_begin);
     for (int64_t r = panel_begin; r < panel_end; ++r)
-      loops.add_block(sums + r * x.dim, x.dim, product + (r - panel_begin) * width, width, 1, r + 1);
+      table.add_block(sums + r * x.dim, x.dim, product + (r - panel_begin) * width, width, 1, r + 1);
   }
 }
 
-// result (dim x dim) = sum of outer products of the centred rows, both triangles.
+// result (dim x dim) = sum of the outer products of the centred rows, both triangles.
 template <class T>
-void outer_products(const Centred& x, double* result) {
-  const auto& loops = hot<T>();
+void outer_products(const LabelledRows& x, double* result) {
+  const auto& table = kernels<T>();
   const int64_t dim = x.dim, area = dim * dim;
   const int64_t chunks = chunk_count(x.rows, dim), panels = ceil_div(dim, kPanel);
   const int64_t per_chunk = round_up(ceil_div(x.rows, chunks), kSlice);
   const int64_t tasks = chunks * panels, workers = workers_for(tasks);
-  const int64_t width = round_up(dim, loops.columns), height = round_up(std::min(dim, kPanel), loops.rows);
+  const int64_t width = round_up(dim, table.tile_columns), height = round_up(std::min(dim, kPanel), table.tile_rows);
   Buffer<double> sums(chunks * area);
   Buffer<T> slice(workers * kSlice * dim), a(workers * kSlice * height), b(workers * kSlice * width),
       product(workers * height * width);
   for_each_task(tasks, [&](int64_t task, int64_t worker) {
     const int64_t chunk = task / panels, panel = panels - 1 - task % panels;  // the widest panel first
     const int64_t panel_begin = panel * kPanel, panel_end = std::min(panel_begin + kPanel, dim);
-    double* mine = sums.get() + chunk * area;
-    std::fill(mine + panel_begin * dim, mine + panel_end * dim, 0.0);
-    add_panel<T>(x, chunk * per_chunk, std::min((chunk + 1) * per_chunk, x.rows), panel_begin, panel_end, mine,
+    double* own_sums = sums.get() + chunk * area;
+    std::fill(own_sums + panel_begin * dim, own_sums + panel_end * dim, 0.0);
+    add_panel<T>(x, chunk * per_chunk, std::min((chunk + 1) * per_chunk, x.rows), panel_begin, panel_end, own_sums,
                  slice.get() + worker * kSlice * dim, a.get() + worker * kSlice * height,
                  b.get() + worker * kSlice * width, product.get() + worker * height * width);
   });
@@ -83,25 +89,25 @@ void outer_products(const Centred& x, double* result) {
   });
 }
 
-// Sums of the rows of each class in double, a slice of the features a task, rows in order.
+// The sum of the rows of each class, in double and in the order of the rows. Each task takes a slice of the features.
 void class_sums(const Points& x, int64_t first_row, int64_t rows, const int64_t* labels, int64_t classes,
                 double* sums) {
   std::fill(sums, sums + classes * x.dim, 0.0);
   for_each_task(ceil_div(x.dim, kFeatureSlice), [&](int64_t t, int64_t) {
     const int64_t begin = t * kFeatureSlice, count = std::min(kFeatureSlice, x.dim - begin);
-    hot_loops().add_rows_by_label(sums + begin, x.dim,
-                                  static_cast<const char*>(x.row(first_row)) + begin * x.element_bytes, x.element,
-                                  x.dim, rows, count, labels);
+    kernel_table().add_rows_by_label(sums + begin, x.dim,
+                                     static_cast<const char*>(x.row(first_row)) + begin * x.element_bytes, x.type,
+                                     x.dim, rows, count, labels);
   });
 }
 
-struct Result {
+struct Output {
   double *within, *between, *means;
   int64_t* counts;
 };
 
 void scatter_one(const Points& x, int64_t first_row, int64_t rows, const int64_t* labels, int64_t classes,
-                 const Result& out) {
+                 const Output& out) {
   const int64_t dim = x.dim;
   std::fill(out.counts, out.counts + classes, int64_t(0));
   for (int64_t i = 0; i < rows; ++i) {
@@ -120,22 +126,23 @@ void scatter_one(const Points& x, int64_t first_row, int64_t rows, const int64_t
     }
   for (double& value : mean) value /= double(std::max<int64_t>(rows, 1));
 
-  const Centred points{x.row(first_row), x.element, x.element_bytes, rows, dim, out.means, labels};
-  if (x.element == Element::f64)
+  const LabelledRows points{x.row(first_row), x.type, x.element_bytes, rows, dim, out.means, labels};
+  if (x.type == ElementType::f64)
     outer_products<double>(points, out.within);
   else
     outer_products<float>(points, out.within);
 
-  // sqrt(n_c) (mu_c - mu), a row a class.
-  Buffer<double> spread(classes * dim), zero(dim);
-  Buffer<int64_t> nobody(classes);
+  // The between-class scatter is that of one row sqrt(n_c) (mu_c - mu) per class, all with the label 0 and centre 0.
+  Buffer<double> weighted_means(classes * dim), zero(dim);
+  Buffer<int64_t> label(classes);
   std::fill(zero.get(), zero.get() + dim, 0.0);
-  std::fill(nobody.get(), nobody.get() + classes, int64_t(0));
+  std::fill(label.get(), label.get() + classes, int64_t(0));
   for (int64_t c = 0; c < classes; ++c)
     for (int64_t k = 0; k < dim; ++k)
-      spread[c * dim + k] =
+      weighted_means[c * dim + k] =
           out.counts[c] > 0 ? std::sqrt(double(out.counts[c])) * (out.means[c * dim + k] - mean[k]) : 0;
-  outer_products<double>({spread.get(), Element::f64, 8, classes, dim, zero.get(), nobody.get()}, out.between);
+  outer_products<double>({weighted_means.get(), ElementType::f64, 8, classes, dim, zero.get(), label.get()},
+                         out.between);
 }
 
 }  // namespace

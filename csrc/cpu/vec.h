@@ -1,8 +1,8 @@
-// One vector type a scalar type, in the width of the instruction set this file is compiled for.
+// One vector type per scalar type, in the width of the instruction set that this file is compiled for.
 //
-// GCC's and Clang's vector extension gives arithmetic, comparison and selection; what is here is what it lacks. Every
-// file that includes this one is compiled once an instruction set, so nothing here may have external linkage (the
-// linker would be free to keep the AVX-512 copy for everybody) and no standard header with inline code is included.
+// The vector extension of GCC and Clang has arithmetic, comparison and selection; this file adds what it lacks. Files
+// that include this one are compiled once for each instruction set. Nothing here may therefore have external linkage,
+// because the linker could keep the AVX-512 copy for all of them, and no standard header with inline code is included.
 #pragma once
 
 #include <stdint.h>
@@ -29,11 +29,11 @@ struct VecTypes<float> {
   using Int = int32_t;
   typedef float Vec __attribute__((vector_size(kVectorBytes)));
   typedef int32_t IntVec __attribute__((vector_size(kVectorBytes)));
-  typedef float Loose __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
+  typedef float Unaligned __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
   static constexpr int kMantissa = 23;
   static constexpr float kRound = awpf::Exp2Float::kRound;
   static constexpr float kLowest = awpf::Exp2Float::kLowest;
-  // The smallest value whose square is still a normal number.
+  // The smallest value whose square is still a normal number. Arithmetic on subnormal numbers is slow.
   static constexpr float kSquarable = 2.1684043449710089e-19f;  // 2^-62
 };
 
@@ -42,7 +42,7 @@ struct VecTypes<double> {
   using Int = int64_t;
   typedef double Vec __attribute__((vector_size(kVectorBytes)));
   typedef int64_t IntVec __attribute__((vector_size(kVectorBytes)));
-  typedef double Loose __attribute__((vector_size(kVectorBytes), aligned(8), may_alias));
+  typedef double Unaligned __attribute__((vector_size(kVectorBytes), aligned(8), may_alias));
   static constexpr int kMantissa = 52;
   static constexpr double kRound = 6755399441055744.0;
   static constexpr double kLowest = -1021.0;
@@ -56,12 +56,12 @@ constexpr int kLanes = kVectorBytes / int(sizeof(T));
 
 template <class T>
 inline Vec<T> load(const T* p) {
-  return *reinterpret_cast<const typename VecTypes<T>::Loose*>(p);
+  return *reinterpret_cast<const typename VecTypes<T>::Unaligned*>(p);
 }
 
 template <class T>
 inline void store(T* p, Vec<T> v) {
-  *reinterpret_cast<typename VecTypes<T>::Loose*>(p) = v;
+  *reinterpret_cast<typename VecTypes<T>::Unaligned*>(p) = v;
 }
 
 template <class T>
@@ -87,7 +87,7 @@ inline typename VecTypes<T>::IntVec lane_index() {
   return index;
 }
 
-// Sums of many lanes are kept in double, whatever T is: a float lane that has grown loses what is added to it.
+// Sums of many lanes are accumulated in double, whatever T is: a float sum that has grown loses what is added to it.
 struct DoubleSum {
   Vec<double> low{}, high{};
 
@@ -136,7 +136,7 @@ inline Vec<double> exp2_fraction(Vec<double> f) {
   return p * f + 1.0;
 }
 
-// 2^x for x <= 0, within an ulp; anything below 2^kLowest comes back as 2^kLowest. NaN is the caller's to keep out.
+// 2^x for x <= 0, within one ulp. Results are at least 2^kLowest. The caller must rule out NaN.
 template <class T>
 inline Vec<T> exp2_nonpositive(Vec<T> x) {
   using Types = VecTypes<T>;

@@ -1,18 +1,18 @@
-// Compiled once an instruction set, with AWPF_ISA its name: fills that set's table.
-#include "hot_loops.h"
+// Compiled once for each instruction set, with AWPF_ISA its name: fills the table of that set.
+#include "cpu/kernel_table.h"
 
 namespace {
 using awpf::Cell;
-using awpf::Element;
+using awpf::ElementType;
 using awpf::GramBlock;
 using awpf::Keep;
 using awpf::Mixture;
 using awpf::ShuffleKey;
 }  // namespace
 
-#include "elements.h"
-#include "gemm.h"
-#include "rbf.h"
+#include "cpu/elements.h"
+#include "cpu/gemm.h"
+#include "cpu/rbf.h"
 
 #define AWPF_CONCAT_(a, b) a##b
 #define AWPF_CONCAT(a, b) AWPF_CONCAT_(a, b)
@@ -23,7 +23,7 @@ namespace awpf {
 namespace {
 
 template <class T>
-constexpr HotLoops<T> table() {
+constexpr TypedKernels<T> typed_kernels() {
   return {
       kRows,
       kColumns<T>,
@@ -44,12 +44,12 @@ constexpr HotLoops<T> table() {
   };
 }
 
-constexpr HotLoops<float> kFloat = table<float>();
-constexpr HotLoops<double> kDouble = table<double>();
+constexpr TypedKernels<float> kFloat = typed_kernels<float>();
+constexpr TypedKernels<double> kDouble = typed_kernels<double>();
 
 }  // namespace
 
-extern const HotLoopSet AWPF_CONCAT(kHotLoops_, AWPF_ISA) = {
+extern const KernelTable AWPF_CONCAT(kKernelTable_, AWPF_ISA) = {
     AWPF_STRING(AWPF_ISA), &kFloat, &kDouble, &narrow_row, &shuffle_values, &add_rows_by_label, &add_rows};
 
 }  // namespace awpf

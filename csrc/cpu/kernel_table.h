@@ -1,0 +1,118 @@
+// The innermost loops of all operations, as tables of plain functions: one table per instruction set, chosen once when
+// the library is loaded (dispatch.cpp). All other files are compiled for the baseline and reach the loops through it.
+#pragma once
+
+#include <stdint.h>
+
+#include "common/shuffle.h"
+
+namespace awpf {
+
+enum class ElementType : int32_t { f16, bf16, f32, f64 };
+
+// How a mixture of Gaussian kernels is evaluated (common/kernel_mixture.h). With a = -|z_i - z_j|^2 / 2 of scaled
+// points, kernel s is 2^(rate[s] a) where squarings[s] is zero, and else kernel s - 1 squared squarings[s] times.
+template <class T>
+struct Mixture {
+  int64_t steps;
+  const int32_t* squarings;
+  const T* rate;
+  const T* weight;  // of each kernel in the weighted sum; the unweighted sum ignores it
+};
+
+// A block of a Gram matrix of centred rows, and what turns inner products into distances: half the squared norms, each
+// in two parts, because the rounding error of a norm would be shared by its whole row. Offsets are relative to the
+// block; the arrays of norms are padded by a vector.
+template <class T>
+struct GramBlock {
+  T* values;
+  int64_t stride;
+  const T* row_norm;
+  const T* row_norm_rest;
+  const T* column_norm;
+  const T* column_norm_rest;
+  int64_t diagonal;  // (first row) - (first column)
+};
+
+// The pairs of one group of rows and one group of columns within a block.
+struct Cell {
+  int64_t row_begin, row_end, column_begin, column_end;
+};
+
+// Which pairs of a cell count.
+enum class Keep : int32_t { below_diagonal, off_diagonal, all };
+
+// `diagonal` of a block that does not meet the diagonal.
+constexpr int64_t kNoDiagonal = INT64_MAX / 4;
+
+// Operand A of a product is packed into strips of `tile_rows` rows, operand B into strips of `tile_columns` rows.
+template <class T>
+struct TypedKernels {
+  int32_t tile_rows, tile_columns;
+
+  // Pack from rows of points (the depth is contiguous) or from columns (the rows are contiguous).
+  void (*pack_rows_a)(T* to, const T* from, int64_t row_stride, int64_t rows, int64_t depth);
+  void (*pack_rows_b)(T* to, const T* from, int64_t row_stride, int64_t rows, int64_t depth);
+  void (*pack_columns_a)(T* to, const T* from, int64_t depth_stride, int64_t rows, int64_t depth);
+  void (*pack_columns_b)(T* to, const T* from, int64_t depth_stride, int64_t rows, int64_t depth);
+  // C = or += A . B'. `diagonal` is (first row) - (first column) of a block of a symmetric product whose strict lower
+  // triangle is wanted, and kNoDiagonal for a full product.
+  void (*multiply)(const T* a, const T* b, T* c, int64_t c_stride, int64_t row_strips, int64_t column_strips,
+                   int64_t depth, bool accumulate, int64_t diagonal);
+
+  // to[r] = (from[r] - centre) * scale; half_norms[r] is half the squared norm of to[r].
+  void (*centre_rows)(T* to, int64_t to_stride, const void* from, ElementType type, int64_t from_stride, int64_t rows,
+                      int64_t depth, const double* centre, double scale, double* half_norms);
+
+  // Returns the sum of the unweighted mixture over the cell.
+  double (*rbf_sum)(const GramBlock<T>& block, const Cell& cell, const Mixture<T>& mixture, Keep keep);
+  // Replaces the inner products of the cell by factor * (weighted mixture), or zero where a pair does not count, adds
+  // the sums of the rows to row_sums, and returns the sum of the unweighted mixture over the cell.
+  double (*rbf_values)(const GramBlock<T>& block, const Cell& cell, const Mixture<T>& mixture, T factor, Keep keep,
+                       double* row_sums);
+  // Writes the first `columns` squared distances of one row.
+  void (*squared_distances)(const GramBlock<T>& block, int64_t row, int64_t columns, T* out);
+
+  void (*widen_bytes)(T* to, const uint8_t* from, int64_t count);
+  // to[r] = from[r] - centres[labels[r]].
+  void (*centre_by_label)(T* to, int64_t to_stride, const void* from, ElementType type, int64_t from_stride,
+                          int64_t rows, int64_t depth, const double* centres, int64_t centre_stride,
+                          const int64_t* labels);
+  // to[r, k] = from[r, k] * factor[k]; without factors, to = from.
+  void (*scale_rows)(T* to, int64_t to_stride, const void* from, ElementType type, int64_t from_stride, int64_t rows,
+                     int64_t depth, const T* factor);
+  // to = base + from, rounded once to the element type; without a base, to = from.
+  void (*store_row)(void* to, const T* from, const void* base, ElementType type, int64_t count);
+  // sums += values.
+  void (*add_block)(double* sums, int64_t sums_stride, const T* values, int64_t stride, int64_t rows, int64_t columns);
+};
+
+struct KernelTable {
+  const char* name;  // of the instruction set
+  const TypedKernels<float>* f32;
+  const TypedKernels<double>* f64;
+  // to = from, rounded to the element type.
+  void (*narrow_row)(void* to, ElementType type, const double* from, int64_t count);
+  // values[i] = one pass of the shuffle over values[i].
+  void (*shuffle_once)(uint32_t* values, int64_t count, const ShuffleKey& key);
+  // sums[labels[r]] += from[r].
+  void (*add_rows_by_label)(double* sums, int64_t sums_stride, const void* from, ElementType type, int64_t from_stride,
+                            int64_t rows, int64_t depth, const int64_t* labels);
+  // sums += the rows; returns the sum of their squares.
+  double (*add_rows)(double* sums, const void* from, ElementType type, int64_t from_stride, int64_t rows,
+                     int64_t depth);
+};
+
+// The table in use: that of the best instruction set of this machine, or the one that AWPF_CPU_ISA names.
+const KernelTable& kernel_table();
+
+// Its functions for one type.
+template <class T>
+const TypedKernels<T>& kernels();
+
+template <class T>
+constexpr ElementType element_type() {
+  return sizeof(T) == 4 ? ElementType::f32 : ElementType::f64;
+}
+
+}  // namespace awpf

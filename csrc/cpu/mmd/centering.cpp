@@ -1,0 +1,83 @@
+#include "cpu/mmd/centering.h"
+
+#include <cmath>
+
+#include "cpu/buffer.h"
+#include "cpu/parallel.h"
+
+namespace awpf {
+namespace {
+
+constexpr int64_t kRowsPerTask = 2048;
+
+struct Task {
+  int64_t problem, begin, end;
+  bool columns;
+};
+
+// Raises an error: names the first row that is not finite, or says that a squared norm overflows.
+void report_row(const Points& points, const PooledRows& pooled) {
+  std::vector<double> sum(points.dim);
+  for (const Group& group : pooled.groups)
+    for (int64_t r = group.first_row; r < group.first_row + group.length; ++r) {
+      std::fill(sum.begin(), sum.end(), 0.0);
+      kernel_table().add_rows(sum.data(), points.row(r), points.type, points.dim, 1, points.dim);
+      for (const double value : sum)
+        AWPF_CHECK(std::isfinite(value), "row ", r, " of the pooled points holds a NaN or an infinity");
+    }
+  AWPF_CHECK(false, "the points are too large: their squared norms overflow");
+}
+
+}  // namespace
+
+std::vector<Centering> find_centres(const Points& points, const std::vector<PooledRows>& rows,
+                                    const std::vector<PooledRows>& columns, const double* given_centres) {
+  const int64_t dim = points.dim, problems = int64_t(rows.size());
+  std::vector<Task> tasks;
+  for (int64_t p = 0; p < problems; ++p)
+    for (int side = 0; side < (columns.empty() ? 1 : 2); ++side) {
+      const PooledRows& pooled = side == 0 ? rows[p] : columns[p];
+      for (int64_t begin = 0; begin < pooled.size; begin += kRowsPerTask)
+        tasks.push_back({p, begin, std::min(begin + kRowsPerTask, pooled.size), side == 1});
+    }
+  // Each task leaves the sum of its rows, followed by the sum of their squares.
+  Buffer<double> partial(int64_t(tasks.size()) * (dim + 1));
+  for_each_task(int64_t(tasks.size()), [&](int64_t t, int64_t) {
+    double* sums = partial.get() + t * (dim + 1);
+    std::fill(sums, sums + dim + 1, 0.0);
+    const Task& task = tasks[t];
+    const PooledRows& pooled = task.columns ? columns[task.problem] : rows[task.problem];
+    pooled.for_runs(task.begin, task.end, [&](int64_t first, int64_t, int64_t count) {
+      sums[dim] += kernel_table().add_rows(sums, points.row(first), points.type, dim, count, dim);
+    });
+  });
+  std::vector<Centering> found(problems);
+  std::vector<double> squares(problems, 0.0);
+  for (Centering& centering : found) centering.centre.assign(dim, 0.0);
+  for (std::size_t t = 0; t < tasks.size(); ++t) {
+    const double* sums = partial.get() + int64_t(t) * (dim + 1);
+    Centering& centering = found[tasks[t].problem];
+    for (int64_t k = 0; k < dim; ++k) centering.centre[k] += sums[k];
+    squares[tasks[t].problem] += sums[dim];
+  }
+  for (int64_t p = 0; p < problems; ++p) {
+    if (!std::isfinite(squares[p])) {
+      report_row(points, rows[p]);
+      if (!columns.empty()) report_row(points, columns[p]);
+    }
+    const int64_t count = rows[p].size + (columns.empty() ? 0 : columns[p].size);
+    if (count == 0) continue;
+    // mean |z - centre|^2 = mean |z|^2 + centre . (centre - 2 mean)
+    double offset = 0;
+    for (int64_t k = 0; k < dim; ++k) {
+      const double mean = found[p].centre[k] / double(count);
+      const double centre = given_centres != nullptr ? given_centres[p * dim + k] : mean;
+      found[p].centre[k] = centre;
+      offset += centre * (centre - 2 * mean);
+    }
+    found[p].mean_square = std::max(0.0, squares[p] / double(count) + offset);
+  }
+  return found;
+}
+
+}  // namespace awpf

@@ -1,0 +1,34 @@
+#include "cpu/mmd/mixture.h"
+
+#include <cmath>
+
+#include "common/checks.h"
+
+namespace awpf {
+
+double KernelMixture::scale() const { return std::sqrt(2.0 * widest_gamma / std::log(2.0)); }
+
+KernelMixture read_mixture(const double* gamma, int64_t count) {
+  AWPF_CHECK(count > 0, "bandwidth: at least one kernel is needed");
+  KernelMixture mixture{std::vector<KernelStep>(count), 0, 0};
+  const double sum = sort_exponents(gamma, int(count), mixture.steps.data());
+  mixture.widest_gamma = mixture.steps.front().rate;
+  mixture.mean_gamma = sum / double(count);
+  AWPF_CHECK(fill_kernel_steps(mixture.steps.data(), int(count), 0.5 * double(count)),
+             "bandwidth: every bandwidth must be a positive, finite number");
+  return mixture;
+}
+
+template <class T>
+MixtureArrays<T>::MixtureArrays(const KernelMixture& mixture) {
+  for (const KernelStep& step : mixture.steps) {
+    squarings.push_back(step.squarings);
+    rate.push_back(T(step.rate));
+    weight.push_back(T(step.weight));
+  }
+}
+
+template struct MixtureArrays<float>;
+template struct MixtureArrays<double>;
+
+}  // namespace awpf

@@ -1,0 +1,33 @@
+// Centred and scaled copies of the pooled points, packed for the matrix product, and blocks of their Gram matrix.
+#pragma once
+
+#include "cpu/mmd/centering.h"
+#include "cpu/tiling.h"
+
+namespace awpf {
+
+template <class T>
+struct PackedRows {
+  int64_t size = 0;
+  int64_t padded_a = 0, padded_b = 0;
+  Buffer<T> a, b;             // the points as first and as second operand of a product
+  Buffer<T> norm, norm_rest;  // half the squared norm of each point, and what rounding it to T left over
+
+  void allocate(int64_t rows, int64_t dim);
+  // Centres, scales and packs the positions [begin, end). `begin` is a multiple of packing_chunk().
+  void pack(const Points& points, const PooledRows& pooled, const Centering& centering, double scale,
+            const DepthBlocks& depth, int64_t begin, int64_t end, T* scratch);
+};
+
+// A block of the Gram matrix: positions [row_begin, row_end) against [column_begin, column_end), both starting with a
+// whole strip.
+struct Block {
+  int64_t row_begin, row_end, column_begin, column_end;
+};
+
+// Computes the inner products of a block into `values`. `diagonal` is that of TypedKernels::multiply.
+template <class T>
+GramBlock<T> gram_block(const PackedRows<T>& rows, const PackedRows<T>& columns, const DepthBlocks& depth,
+                        const Block& block, int64_t diagonal, T* values, int64_t stride);
+
+}  // namespace awpf
