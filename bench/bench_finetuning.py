@@ -80,7 +80,7 @@ def _plain(clip: PromptedClip, images: Tensor, labels: Tensor) -> Callable[[], T
 
 
 def work() -> Work:
-    """All contenders; each has a model of its own, which is made at its first call."""
+    """All contenders; each builds its own model in its first call."""
     backbone = load_backbone("demo", "embedded")
     names = [f"class {index}" for index in range(CLASSES)]
     templates = ("a photo of a {}.",)
@@ -96,7 +96,7 @@ def work() -> Work:
         def once() -> Tensor:
             if not step:
                 step.append(make())
-                step[0]()  # the optimiser's state
+                step[0]()  # creates the optimizer's state
             return step[0]()
 
         return once
@@ -104,7 +104,7 @@ def work() -> Work:
     contenders = {
         who: Contender(
             run(partial(_ours, settings, clip, text, images, labels)),
-            compiles=True,  # its first call makes the model
+            compiles=True,  # its first call builds the model
             approximate=who in LESS,
         )
         for who, settings in VARIANTS.items()

@@ -47,7 +47,7 @@ Modules = Mapping[str, tuple[int, int]]
 
 @pytest.fixture(scope="module")
 def adapters() -> Iterator[Path]:
-    """Folders all/0 to all/7, and some/0 to some/7 with the first two layers alone."""
+    """Folders all/0 to all/7, and some/0 to some/7 with only the first two layers."""
     root = Path(tempfile.mkdtemp(prefix="awpf-merge-"))
     try:
         for kind, layers in (("all", LAYERS), ("some", SOME)):
@@ -95,7 +95,7 @@ def _peft(root: Path, kind: str, options: dict[str, Any], modules: Modules) -> N
 
 
 def _base(modules: Modules) -> torch.nn.Module:
-    """Two layers of linear modules whose weights are one number each, seen as a matrix."""
+    """Two layers of linear modules whose weights are one number, expanded to a matrix."""
     model = torch.nn.Module()
     model.layers = torch.nn.ModuleList(torch.nn.Module() for _ in range(SOME))
     for layer in model.layers:
@@ -111,7 +111,7 @@ def _base(modules: Modules) -> torch.nn.Module:
 
 
 def work(root: Path, method: str, options: dict[str, Any], peft: str | None) -> Work:
-    """One merge by ours and, where it has the same definition, by PEFT."""
+    """One merge by awpf_ext and, if it has the same definition, by PEFT."""
     dense = "density" in options and method != "knots"
     scaled = {"scale": LAYERS / SOME, "note": f"{SOME} of {LAYERS} layers, scaled"}
     contenders = {
@@ -133,7 +133,7 @@ def work(root: Path, method: str, options: dict[str, Any], peft: str | None) -> 
 
 
 def _cubes(modules: Modules) -> float:
-    """What full SVDs of the modules cost, up to a factor."""
+    """The cost of full SVDs of the modules, up to a factor."""
     return float(sum(m * n * min(m, n) for m, n in modules.values()))
 
 

@@ -32,9 +32,9 @@ from awpf_ext.runs.trainer import train
 CLASSES, IMAGES, TESTS, DIM = 100, 500, 100, 512
 TASKS, EPOCHS, BATCH = 10, 15, 100
 REPLAYED_CLASSES, DRAWS, PAIR_DRAWS, THRESHOLD = 2, 20, 40, 0.55
-MIDDLE = 5  # the task the reference is timed on
-SAMPLE = 8  # batches of it
-GOAL = 30.0  # seconds a method
+MIDDLE = 5  # the task on which the reference is timed
+SAMPLE = 8  # number of its batches
+GOAL = 30.0  # seconds per method
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Captions for the pictures that the demo's backbone is trained on, and its vocabulary."""
+"""Captions of the training images of the demo model, and its vocabulary."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ WRITTEN = (
     "a sketch of a {}",
     "a {} and nothing else", "a dark photo of a {}.", "a faded photo of a {}.",
 )  # fmt: skip
-ANY = -1  # an attribute that a caption leaves open
+ANY = -1  # an attribute that a caption does not state
 
 
 def caption(scene: Scene, numbers: Numbers) -> tuple[str, Composition]:
-    """A caption, and what it says of the target: ANY where it says nothing."""
+    """A caption, and the target attributes that it states; ANY for the others."""
     said = scene.target
-    if numbers.uniform() < 0.1:  # "a star", "a striped star": true of many pictures
+    if numbers.uniform() < 0.1:  # "a star", "a striped star": true of many images
         said = said._replace(color=ANY, pattern=numbers.choice((ANY, said.pattern)))
     template = numbers.choice(numbers.choice((PROMPTED, WRITTEN)))
     text = template.replace("{}", _phrase(said, numbers))

@@ -1,4 +1,4 @@
-"""Turns a checkpoint of train_demo.py into what the package ships, and measures it.
+"""Converts a checkpoint of train_demo.py to the files of the package, and evaluates it.
 
     python tools/publish_demo.py --run FOLDER                  weights, model card
     python tools/publish_demo.py --run FOLDER --clutter 0.8 1  zero-shot at these difficulties only
@@ -33,7 +33,7 @@ from awpf_ext.data.demo.scene import paint, sample_scene
 from awpf_ext.data.demo.words import Composition
 from awpf_ext.io import save_tensors
 
-PROBE_KEY = (2024, 2)  # pictures of neither training nor the demo
+PROBE_KEY = (2024, 2)  # images that are neither in training nor in the demo
 
 
 def publish(run: Path, folder: Path) -> None:
@@ -47,7 +47,7 @@ def publish(run: Path, folder: Path) -> None:
 
 
 def accuracy(backbone: Backbone, drawn: list[Tensor], classes: Sequence[Composition]) -> float:
-    """Zero-shot on as many pictures of each class: the share nearest to their own name."""
+    """Zero-shot accuracy on equally many images per class."""
     bank = text_bank(backbone, [target.name for target in classes], (DEFAULT_PROMPT,))
     features = torch.cat([backbone.encode_images(part) for part in torch.stack(drawn).split(256)])
     guessed = (normalize(features, dim=-1) @ bank.T).argmax(-1)
@@ -58,7 +58,7 @@ def accuracy(backbone: Backbone, drawn: list[Tensor], classes: Sequence[Composit
 def probe(
     backbone: Backbone, classes: Sequence[Composition], clutter: float, each: int = 10
 ) -> float:
-    """Zero-shot on fresh plain pictures of any compositions, among their own names."""
+    """Zero-shot accuracy on new plain images of any compositions, among their names."""
     training, drawn = demo.compositions().training, []
     for row, target in enumerate(classes):
         for nth in range(each):
@@ -69,14 +69,14 @@ def probe(
 
 
 def on_demo(backbone: Backbone, style: str) -> float:
-    """Zero-shot on all test pictures of the demo in one style."""
+    """Zero-shot accuracy on all test images of the demo in one style."""
     test = demo.demo_dataset(style).test
     drawn = [torch.from_numpy(backbone.prepare(test.read(i))) for i in range(len(test.labels))]
     return accuracy(backbone, drawn, demo.compositions().demo)
 
 
 def milliseconds(count: int) -> float:
-    """Of processor time to draw one picture."""
+    """Processor time to draw one image."""
     split = demo.demo_dataset().train
     split.read(0)
     start = time.process_time()
@@ -86,7 +86,7 @@ def milliseconds(count: int) -> float:
 
 
 def gigaflops(backbone: Backbone) -> float:
-    """To encode one picture, two a multiply-add."""
+    """Floating-point operations to encode one image; a multiply-add counts as two."""
     picture = torch.zeros(1, demo.SIZE, demo.SIZE, 3, dtype=torch.uint8)
     backbone.model.train()  # evaluation fuses attention into one call, which is not counted
     with FlopCounterMode(display=False) as counter:
@@ -96,7 +96,7 @@ def gigaflops(backbone: Backbone) -> float:
 
 
 def history(run: Path) -> str:
-    """How the training was run, from what it wrote down."""
+    """How the training was run, according to its log."""
     sessions = [json.loads(line) for line in (run / "sessions.jsonl").read_text().splitlines()]
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     last = sessions[-1]
@@ -167,7 +167,7 @@ Zero-shot accuracy of these weights under "{DEFAULT_PROMPT}":
 
 
 def write_sheets(folder: Path) -> None:
-    """A picture of every class, and of ten classes in every style, the same object in a column."""
+    """An image of every class, and of ten classes in every style, one object per column."""
     split = demo.compositions()
     classes = [demo.demo_dataset().train.read(label * demo_data.TRAIN_EACH) for label in range(100)]
     styles = []

@@ -1,4 +1,4 @@
-"""Trains the demo's small CLIP from nothing, on pictures that awpf_ext.data.demo draws.
+"""Trains the demo's small CLIP from scratch, on images drawn by awpf_ext.data.demo.
 
     python tools/train_demo.py --out FOLDER     trains, or goes on where it was stopped
     python tools/publish_demo.py --run FOLDER   makes of it what the package ships
@@ -49,7 +49,7 @@ def architecture(vocabulary: int, patch: int, width: int, layers: int) -> dict[s
 
 
 class Batches(torch.utils.data.Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """Batch i: pictures, tokens, and what the captions say; each from its own random numbers."""
+    """Batch i: images, tokens and caption attributes, each from its own random numbers."""
 
     def __init__(self, size: int, steps: int, merges: Path) -> None:
         self.size, self.steps = size, steps
@@ -61,7 +61,7 @@ class Batches(torch.utils.data.Dataset[tuple[Tensor, Tensor, Tensor]]):
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         training = compositions().training
-        worst = min(1.0, 0.3 + 3.5 * step / self.steps)  # easy pictures first
+        worst = min(1.0, 0.3 + 3.5 * step / self.steps)  # easy images first
         pictures, tokens, said = [], [], []
         for row in range(self.size):
             numbers = Numbers(TRAINING_KEY, (0, step, row))
@@ -82,7 +82,7 @@ def pixels(pictures: Tensor) -> Tensor:
 
 
 def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, said: Tensor) -> Tensor:
-    """CLIP's loss, in which a caption true of another picture too is no negative of it."""
+    """CLIP's loss, in which a caption that is also true of another image is not its negative."""
     attributes, targets = said[:, None, :3], said[None, :, 3:]
     also_true = ((attributes == ANY) | (attributes == targets)).all(-1)  # caption i, picture j
     also_true.fill_diagonal_(False)
@@ -103,7 +103,7 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
 def zero_shot(
     model: Any, tokenizer: Any, classes: list[Composition], each: int, clutter: float, style: str
 ) -> float:
-    """Accuracy on fresh pictures of `classes`, among their names, under the default prompt."""
+    """Zero-shot accuracy on new images of `classes`, with the default prompt."""
     model.eval()
     training = compositions().training
     device = model.logit_scale.device
@@ -181,7 +181,9 @@ def main() -> None:
             group["lr"] = learning_rate(step, options.steps, options.peak)
         with (
             torch.autocast(device.type, torch.bfloat16, enabled=not options.fp32),
-            sdpa_kernel(SDPBackend.MATH),  # the fused one's backward takes half the step on a CPU
+            sdpa_kernel(
+                SDPBackend.MATH
+            ),  # the backward of fused attention takes half the step on a CPU
         ):
             image = model.encode_image(pixels(pictures.to(device)))
             text = model.encode_text(tokens.to(device))

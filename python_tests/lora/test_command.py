@@ -62,7 +62,11 @@ def test_options_reach_the_merge(awpf, write, tmp_path):
         (["a", "b"], 2, "Missing option '--out'"),
         (["a", "none", "-o", "out"], 2, "error: there is no folder none; expected an adapter's"),
         (["a", "-m", "tie", "-o", "out"], 2, "error: there is no merge method 'tie'; did you mean"),
-        (["a", "--weights=x", "-o", "out"], 2, "error: --weights is 'x'; expected numbers"),
+        (
+            ["a", "--weights=x", "-o", "out"],
+            2,
+            "error: --weights is 'x'; expected numbers separated by commas",
+        ),
         (["damaged", "-o", "out"], 3, "error: cannot read damaged/adapter_model.safetensors"),
     ],
 )

@@ -57,7 +57,7 @@ def test_class_weights_and_buffer(domain_run, tmp_path, strict):
     saved = io.read_json(own / "result.json")
     for index, task in enumerate(saved["tasks"]):
         weights = [0.1, 0.2, 0.3, 0.4, 0.0, 0.0]  # of two classes no sample is left
-        buffer = {"samples": 1234, "fewest_of_a_class": 5, "most_of_a_class": 7}
+        buffer = {"samples": 1234, "min_per_class": 5, "max_per_class": 7}
         task["records"] = [
             {"kind": "class_weights", "task": index, "weights": weights},
             {"kind": "buffer", "task": index, "copied_bytes": 98765, **buffer},

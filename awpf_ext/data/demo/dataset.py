@@ -1,4 +1,4 @@
-"""The demo data set: a hundred classes that no picture of the backbone's training showed."""
+"""The demo data set: a hundred classes that were not in the training of the demo model."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ ALL_STYLES = "all"
 TRAIN_EACH, TEST_EACH = 200, 50
 CLUTTER = 1.1  # chosen on zero-shot accuracy alone, before any method ran
 SEED = 503
-FROZEN = "4e200b232fdaf76e"  # what frozen_hash() was then
+FROZEN = "4e200b232fdaf76e"  # the value of frozen_hash() at that time
 
 
 @dataclass(frozen=True)
 class DemoSplit:
-    """Pictures drawn when they are read, `each` of every class, class after class in each style."""
+    """Images drawn on access, `each` per class, ordered by style and class."""
 
     title: str  # train or test
     styles: tuple[str, ...]
@@ -40,7 +40,7 @@ class DemoSplit:
 
     @property
     def domains(self) -> Tensor:
-        """The position of each picture's style."""
+        """The index of each image's style."""
         pictures = len(compositions().demo) * self.each
         return torch.arange(len(self.styles)).repeat_interleave(pictures)
 
@@ -59,22 +59,22 @@ class DemoSplit:
         return f"demo {style} {self.title} {compositions().demo[label].name} {nth}"
 
     def _place(self, index: int) -> tuple[str, int, int]:
-        """Of a picture its style, its class and its number among those of both."""
+        """The style, the class and the number within both of an image."""
         place, nth = divmod(index, self.each)
         style, label = divmod(place, len(compositions().demo))
         return self.styles[style], label, nth
 
     def fingerprint(self, start: int, stop: int) -> str:
-        """Of the frozen specification: no picture need be drawn to tell what is in it."""
+        """A hash of the frozen specification, so that no image has to be drawn for it."""
         styles = "+".join(self.styles)
         described = f"{FROZEN} {self.title} {styles} {self.each} {start}:{stop}"
         return hashlib.sha256(described.encode()).hexdigest()
 
 
 def demo_dataset(style: str = DEFAULT_STYLE) -> ImageDataset:
-    """The hundred classes in one style, with 200 training and 50 test pictures a class.
+    """The hundred classes in one style, with 200 training and 50 test images per class.
 
-    "all": in every style with as many pictures, each style a domain.
+    "all": in every style with that many images, each style a domain.
     """
     if style not in (*STYLES, ALL_STYLES):
         raise UserError(
@@ -98,7 +98,7 @@ def demo_dataset(style: str = DEFAULT_STYLE) -> ImageDataset:
 
 
 def frozen_hash() -> str:
-    """Of everything that the pictures follow from, and of a sample of them in every style."""
+    """A hash of everything that determines the images, and of sample images in every style."""
     drawn = {
         "classes": [composition.name for composition in compositions().demo],
         "numbers": [SEED, CLUTTER, SIZE, TRAIN_EACH, TEST_EACH],

@@ -1,4 +1,4 @@
-"""Random numbers that are the same on every machine and under every version of NumPy.
+"""Random numbers that are the same on every machine and for every version of NumPy.
 
 NumPy promises that for the raw words of a bit generator, not for what its Generator makes of them.
 """
@@ -15,7 +15,7 @@ _AT_ONCE = 64
 
 
 class Numbers:
-    """A stream of its own for every key and place, drawn in any order."""
+    """An independent stream for every key and position, usable in any order."""
 
     def __init__(self, key: tuple[int, int], place: tuple[int, int, int]) -> None:
         self._source = np.random.Philox(

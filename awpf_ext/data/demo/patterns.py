@@ -13,7 +13,7 @@ import numpy as np
 from awpf_ext.data.demo.numbers import Numbers
 from awpf_ext.data.demo.shapes import Field
 
-OWN = 0.58  # share of a stripe that has the object's own colour
+OWN = 0.58  # fraction of a stripe in the object's own colour
 SPECK = 2.2  # pixels
 _LATTICE = 16
 
@@ -25,7 +25,7 @@ def _clip(field: Field) -> Field:
 
 
 def _wave(along: Field, period: float, phase: float) -> Field:
-    """A triangle wave between 0 and 0.5, the period in pixels."""
+    """A triangle wave between 0 and 0.5, with the period in pixels."""
     turns = along * (1 / period) + phase
     turns -= np.floor(turns)
     turns -= 0.5
@@ -33,7 +33,7 @@ def _wave(along: Field, period: float, phase: float) -> Field:
 
 
 def _stripes(along: Field, period: float, phase: float, share: float = OWN) -> Field:
-    """Stripes with soft edges a pixel wide."""
+    """Stripes with soft edges, one pixel wide."""
     return _clip((_wave(along, period, phase) - (0.5 - 0.5 * share)) * period + 0.5)
 
 
@@ -95,6 +95,6 @@ DRAWN: dict[str, Pattern] = {
     "ringed": ringed,
     "gridded": gridded,
     "split": split,
-    "hollow": plain,  # its inside is cut out where it is painted
+    "hollow": plain,  # painting cuts out its inside
     "speckled": speckled,
 }

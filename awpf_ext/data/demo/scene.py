@@ -24,8 +24,16 @@ TONES: dict[str, Rgb] = {
     "purple": (0.52, 0.16, 0.68), "pink": (0.97, 0.50, 0.72), "brown": (0.48, 0.28, 0.13),
     "black": (0.07, 0.07, 0.08), "gray": (0.52, 0.53, 0.54), "white": (0.95, 0.95, 0.94),
 }  # fmt: skip
-GROUNDS = ("plain", "shaded", "cloudy", "cloudy", "shaded", "striped", "dotted")  # quiet ones twice
-NEAREST = 0.35  # squared distance in RGB that an object keeps from its background
+GROUNDS = (
+    "plain",
+    "shaded",
+    "cloudy",
+    "cloudy",
+    "shaded",
+    "striped",
+    "dotted",
+)  # quiet ones are twice as likely
+NEAREST = 0.35  # minimum squared RGB distance between an object and its background
 
 _cells = np.arange(SIZE, dtype=np.float32) + np.float32(0.5)
 COLUMN: Field = np.ascontiguousarray(np.broadcast_to(_cells, (SIZE, SIZE)))
@@ -33,18 +41,18 @@ ROW: Field = np.ascontiguousarray(COLUMN.T)
 
 
 class Scene(NamedTuple):
-    """What a caption can say of a picture."""
+    """The content of an image that a caption can mention."""
 
     target: Composition
     backdrop: int  # index into COLORS
-    ground: str  # of GROUNDS
+    ground: str  # one of GROUNDS
     beside: Composition | None  # a second, smaller object
 
 
 def sample_scene(
     numbers: Numbers, target: Composition, others: Sequence[Composition], clutter: float
 ) -> Scene:
-    """A scene around `target`; what lies beside it comes from `others`.
+    """A scene around `target`; a second object is chosen from `others`.
 
     clutter: how much disturbs, from 0 (nothing) to 1.
     """
@@ -61,7 +69,7 @@ def sample_scene(
 def paint(
     scene: Scene, numbers: Numbers, clutter: float, style: str = "plain"
 ) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """(SIZE, SIZE, 3) bytes."""
+    """The image, uint8 (SIZE, SIZE, 3)."""
     picture = _background(scene, numbers, clutter)
     radius = numbers.uniform(15 - 3.5 * clutter, 18 - 3 * clutter)
     free = 3.0 + 4.0 * clutter
@@ -127,7 +135,7 @@ def _background(scene: Scene, numbers: Numbers, clutter: float) -> Field:
 
 
 def _clouds(numbers: Numbers) -> Field:
-    """Random levels between -1 and 1 on a coarse lattice, linear between its points."""
+    """Random levels between -1 and 1 on a coarse grid, interpolated linearly."""
     points = 7
     levels = numbers.bytes(points * points).astype(np.float32).reshape(points, points)
     levels = levels * (2 / 255) - 1.0
@@ -181,7 +189,7 @@ def _object(
 
 
 def _stroke(picture: Field, numbers: Numbers) -> None:
-    """A straight line across everything, as of a wire or a blade of grass."""
+    """A straight line across the image, like a wire or a blade of grass."""
     turn = numbers.below(DEGREES)
     x, y = numbers.uniform(0.2, 0.8) * SIZE, numbers.uniform(0.2, 0.8) * SIZE
     across = np.abs((COLUMN - x) * COS[turn] + (ROW - y) * SIN[turn])

@@ -31,7 +31,7 @@ Y: Field = np.ascontiguousarray(X.T)  # downwards, as in the picture
 
 @cache
 def distance_table(shape: str) -> Field:
-    """(CELLS, CELLS) distances of a shape, by name."""
+    """The distances (CELLS, CELLS) of a shape, by its name."""
     return OUTLINES[shape]().astype(np.float32)
 
 
@@ -40,7 +40,7 @@ def _disc(x: float, y: float, radius: float) -> Field:
 
 
 def _polygon(*points: Point) -> Field:
-    """Exact distance; points in order, either way round."""
+    """The exact distance to a polygon, whose points may be in either orientation."""
     nearest = np.full(X.shape, 1e9, np.float32)
     inside = np.zeros(X.shape, bool)
     for (ax, ay), (bx, by) in zip(points, (*points[1:], points[0]), strict=True):
@@ -59,7 +59,7 @@ def _box(left: float, top: float, right: float, bottom: float) -> Field:
 
 
 def _around(count: int, radius: float, start: int = 0) -> list[Point]:
-    """Points round the centre, the first at `start` degrees from straight up."""
+    """Points around the centre, the first at `start` degrees from the top."""
     turns = [(start + DEGREES * step // count) % DEGREES for step in range(count)]
     return [(radius * SIN[turn], -radius * COS[turn]) for turn in turns]
 

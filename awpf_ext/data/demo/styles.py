@@ -1,4 +1,4 @@
-"""The styles a scene can be rendered in: the demo's domains.
+"""The styles in which a scene can be rendered: the demo's domains.
 
 Three are photographs, which the backbone is trained on. The others are drawings, made first and
 then photographed, which it never sees.
@@ -32,7 +32,7 @@ def faded(picture: Field, numbers: Numbers) -> Field:
 
 
 def night(picture: Field, numbers: Numbers) -> Field:
-    """Little light, blueish, the noise of a long exposure."""
+    """Low light, bluish, with the noise of a long exposure."""
     strength = numbers.uniform(0.4, 0.6)
     noise = numbers.bytes(picture[0].size).astype(np.float32).reshape(picture[0].shape)
     noise = (noise - 127.5) * (0.06 / 127.5)
@@ -60,7 +60,7 @@ def pencil(picture: Field, numbers: Numbers) -> Field:
 
 
 def mosaic(picture: Field, numbers: Numbers) -> Field:
-    """Tiles of three by three pixels, each of its mean colour, between lighter joints."""
+    """Tiles of three by three pixels in their mean colour, with lighter joints."""
     height, width = picture.shape[1:]
     tiles = picture.reshape(3, height // 3, 3, width // 3, 3)
     rows = tiles[:, :, 0] + tiles[:, :, 1] + tiles[:, :, 2]
@@ -73,7 +73,7 @@ def mosaic(picture: Field, numbers: Numbers) -> Field:
 
 
 def blueprint(picture: Field, numbers: Numbers) -> Field:
-    """White contours on blue paper, of the colours only a trace."""
+    """White contours on blue paper, with only a trace of the colours."""
     contour = _contour(picture)
     share = numbers.uniform(0.35, 0.45)
     for plane, paper in zip(picture, (0.10, 0.22, 0.48), strict=True):
@@ -92,7 +92,7 @@ def _gray(picture: Field) -> Field:
 
 
 def _contour(picture: Field) -> Field:
-    """Between 0 and 1, large where neighbours differ."""
+    """Edge strength between 0 and 1, large if neighbouring pixels differ."""
     steep = np.zeros_like(picture[0])
     for plane in picture:
         steep[:, :-1] += np.abs(plane[:, 1:] - plane[:, :-1])

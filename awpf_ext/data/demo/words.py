@@ -1,4 +1,4 @@
-"""What there is to draw, in words: shapes, patterns and colours, and their compositions.
+"""The vocabulary of the demo: shapes, patterns and colours, and their compositions.
 
 Everything the demo shows is a composition of one colour, one pattern and one shape. They fall into
 three sets that share none: those the backbone is trained on, those its training is watched with,
@@ -26,7 +26,7 @@ COLORS = (
 )  # fmt: skip
 
 CLASSES = 100
-WATCHED = 200  # compositions kept from training to see how well it carries over to new ones
+WATCHED = 200  # compositions held out of training to measure generalisation
 _SPLIT_SEED = 1993
 
 
@@ -51,7 +51,7 @@ class Split(NamedTuple):
 
 @cache
 def compositions() -> Split:
-    """All compositions, split; the demo's hundred are five of each shape, ten of each pattern."""
+    """All compositions, split; the demo's hundred have each shape five times, each pattern ten."""
     numbers = Numbers((_SPLIT_SEED, 0), (0, 0, 0))
     demo = _balanced(numbers)
     taken = set(demo)
@@ -67,7 +67,7 @@ def compositions() -> Split:
 
 
 def _balanced(numbers: Numbers) -> tuple[Composition, ...]:
-    """A hundred compositions in which shapes, patterns and colours are as frequent as can be."""
+    """A hundred compositions with shapes, patterns and colours as evenly frequent as possible."""
     while True:
         shapes = [row % len(SHAPES) for row in range(CLASSES)]
         patterns = [row % len(PATTERNS) for row in range(CLASSES)]

@@ -100,8 +100,8 @@ class BufferedFineTuning(FineTuningMethod):
                 "kind": "buffer",
                 "task": task.index,
                 "samples": len(self.buffer),
-                "most_of_a_class": int(kept.max()),
-                "fewest_of_a_class": int(kept.min()),
+                "max_per_class": int(kept.max()),
+                "min_per_class": int(kept.min()),
                 "copied_bytes": self.buffer.bytes,
             }
         )

@@ -23,7 +23,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class StatisticsBlock:
-    """The classes that one task added; `factors` holds one class's rows after another's."""
+    """The statistics of the classes of one task; `factors` concatenates the rows of all classes."""
 
     counts: Tensor  # (k,) int64, training images of each class; 0: there is nothing to draw from
     means: Tensor  # (k, d) float32
@@ -43,8 +43,8 @@ class ClassStatistics:
     """Statistics of classes 0, 1, ... in the order they were added.
 
     ridge: added to every variance. shrinkage: add the mean variance and the mean covariance, which
-    keeps the draws of a class with few images from lying in a thin subspace. max_rank: keep only so
-    many principal directions a class and spread the rest of its variance evenly (None: keep all).
+    keeps the draws of a class with few images from lying in a thin subspace. max_rank: keep only
+    that many principal directions per class and spread the remaining variance evenly (None: all).
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class ClassStatistics:
         self.max_rank = max_rank
         self.device = torch.device(device)
         self.blocks: list[StatisticsBlock] = []
-        self._factors: list[Tensor] = []  # one view into its block a class
+        self._factors: list[Tensor] = []  # one view into its block per class
         self._counts = torch.zeros(0, dtype=torch.int64, device=self.device)
         self._means = torch.zeros(0, dim, device=self.device)
         self._variances = torch.zeros(0, device=self.device)  # mean over directions
@@ -70,7 +70,7 @@ class ClassStatistics:
         self._gamma = torch.zeros(0, device=self.device)
 
     def __len__(self) -> int:
-        """Number of classes, those without images among them."""
+        """Number of classes, including those without images."""
         return len(self._factors)
 
     @property
@@ -110,7 +110,7 @@ class ClassStatistics:
         )
 
     def append(self, block: StatisticsBlock) -> None:
-        """Append a block that `add` made, here or in an earlier process."""
+        """Append a block that `add` returned, in this or an earlier process."""
         factors = torch.split(block.factors.to(self.device), block.ranks.tolist())
         residuals = block.residuals.to(self.device)
         square = torch.stack([factor.square().sum() for factor in factors])
@@ -131,7 +131,7 @@ class ClassStatistics:
         self._gamma = torch.cat([self._gamma, (1 - stretch) / self.dim])
 
     def draw(self, classes: Tensor, generator: torch.Generator) -> Tensor:
-        """One feature (n, d) for each class id in `classes` (n,), all in one go.
+        """One feature (n, d) for each class id in `classes` (n,), computed in one batch.
 
         Rows of one class share one product with its factor, so that the cost is the arithmetic and
         one small call a distinct class.
@@ -153,7 +153,7 @@ class ClassStatistics:
         return torch.randn(rows, columns, generator=generator, device=self.device)
 
     def _borrowed_variance(self, counts: Tensor, variances: Tensor) -> Tensor:
-        """Mean variance of all classes of two images or more; 0 where there is none."""
+        """Mean variance of all classes with at least two images; 0 if there is none."""
         measured = torch.cat([self._variances[self._counts > 1], variances[counts > 1]])
         return measured.mean() if len(measured) else torch.zeros((), device=self.device)
 
@@ -174,7 +174,7 @@ def covariance_factor(x: Tensor, mean: Tensor) -> Tensor:
 
 
 def truncate_factor(factor: Tensor, rank: int | None) -> tuple[Tensor, Tensor]:
-    """The `rank` principal rows of a factor, and the variance a direction that the others held."""
+    """The `rank` principal rows of a factor, and the mean variance per direction of the others."""
     if rank is None or len(factor) <= rank:
         return factor, factor.new_zeros(())
     vectors = torch.linalg.eigh(factor @ factor.mT).eigenvectors[:, -rank:]

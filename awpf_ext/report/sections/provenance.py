@@ -48,8 +48,8 @@ def _buffer(run: FinishedRun, records: Sequence[Mapping[str, Any]]) -> Table:
         [
             run.task_names[record["task"]],
             f"{record['samples']:,}",
-            f"{record['fewest_of_a_class']:,}",
-            f"{record['most_of_a_class']:,}",
+            f"{record['min_per_class']:,}",
+            f"{record['max_per_class']:,}",
             f"{record['copied_bytes']:,}",
         ]
         for record in records
