@@ -282,11 +282,11 @@ def _check_unreadable(
     count = f"{len(unreadable)} image{'s' if len(unreadable) > 1 else ''}"
     if on_unreadable == "stop":
         raise DataError(
-            f"{count} cannot be read; mend or remove them, or leave them out with "
-            f"on_unreadable=skip (the other images' features are kept):\n  {listing}"
+            f"{count} cannot be read; repair or remove them, or skip them with "
+            f"on_unreadable=skip (the features of the other images are kept):\n  {listing}"
         )
     for title, split in stored.items():
         if not len(split.y):
             raise DataError(f"no {title} image can be read:\n  {listing}")
-    warnings.warn(f"{count} cannot be read, left out:\n  {listing}", stacklevel=3)
+    warnings.warn(f"{count} cannot be read and will be skipped:\n  {listing}", stacklevel=3)
     return len(unreadable)

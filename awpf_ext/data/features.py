@@ -177,7 +177,7 @@ def _check_split(split: str, x: Tensor, y: Tensor, text: Tensor) -> None:
     outside = ((y < 0) | (y >= text.shape[0])).nonzero().flatten().tolist()
     if outside:
         raise DataError(
-            f"{split}_y has labels outside 0..{text.shape[0] - 1} (one text row a class) in "
+            f"{split}_y has labels outside 0..{text.shape[0] - 1} (one text row per class) in "
             f"{_listed(outside)}, the first being {int(y[outside[0]])}"
         )
 

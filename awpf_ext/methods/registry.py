@@ -94,11 +94,11 @@ def check_supported(name: str, protocol: Protocol, world: World) -> None:
     if protocol not in method.protocols:
         able = [known for known, other in METHODS.items() if protocol in other.protocols]
         raise UserError(
-            f"method is {name!r}, which does not learn under the {protocol} protocol; "
+            f"method {name!r} does not support the {protocol} protocol; "
             f"expected {' or '.join(sorted(able))}"
         )
     if world.size > 1 and not method.distributed:
         raise UserError(
-            f"{name} learns in one process; under torchrun share the encoding with "
-            "`awpf features`, then run it without torchrun"
+            f"{name} runs in a single process; use torchrun only to share the encoding, with "
+            "`awpf features`, and then run it without torchrun"
         )

@@ -182,7 +182,7 @@ def test_an_unreadable_image_stops_a_run_or_is_left_out(image_arguments, awpf, t
     assert "images/train/犬/2.png" in stopped.err
     left_out = awpf("run", *image_arguments, "--set", "on_unreadable=skip", "--json")
     assert left_out.code == 0
-    assert "warning: 1 image cannot be read, left out" in left_out.err
+    assert "warning: 1 image cannot be read and will be skipped" in left_out.err
     assert left_out.json["provenance"]["skipped_images"] == 1
 
 

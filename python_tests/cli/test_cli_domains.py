@@ -36,7 +36,7 @@ def test_a_domain_is_a_task(domains_file, awpf, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--method=awpf"], "'awpf', which does not learn under the domain protocol"),
+        (["--method=awpf"], "'awpf' does not support the domain protocol"),
         (["--method=zero_shot", "--order=file:none"], "cannot read a domain order from none"),
         (["--method=zero_shot", "--protocol=domains"], "protocol is 'domains'; expected 'class'"),
     ],

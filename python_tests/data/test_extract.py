@@ -141,7 +141,7 @@ def test_unreadable_images_stop_the_run_and_are_all_named(
         map(str, broken)
     )
 
-    skipped = pytest.warns(UserWarning, match="3 images cannot be read, left out")
+    skipped = pytest.warns(UserWarning, match="3 images cannot be read and will be skipped")
     counted.images = 0
     with skipped:
         features = extract_features(dataset, counted, kept, on_unreadable="skip")

@@ -125,5 +125,5 @@ def test_domains_are_measured_one_by_one_among_all_classes(domain_stream):
 
 
 def test_methods_for_classes_refuse_domains(domain_stream):
-    with pytest.raises(UserError, match="'awpf', which does not learn under the domain protocol"):
+    with pytest.raises(UserError, match="'awpf' does not support the domain protocol"):
         create_method("awpf", domain_stream)
