@@ -1,4 +1,4 @@
-"""Reports: a run, or several side by side, as one HTML page with figures.
+"""Reports of one run, or of several side by side: one HTML page with figures.
 
     from awpf_ext.report import write_report
 
@@ -6,7 +6,7 @@
     write_report(["runs/first", "runs/second"], out="runs/both")   # runs/both/report.html
     write_report("runs/compare")                                   # all runs of a comparison
 
-It reads what runs keep in their folders, and neither data set nor feature store.
+A report is made from the files in the run folders. The data set and the feature store are not read.
 """
 
 from __future__ import annotations
@@ -21,17 +21,21 @@ __all__ = ["write_report"]
 
 
 def write_report(runs: str | Path | Sequence[str | Path], *, out: str | Path | None = None) -> Path:
-    """Write report.html and figures/ into `out`; the path of the page.
+    """Write report.html and figures/ into `out`, and return the path of the page.
 
-    runs: a folder of `awpf run`, of `awpf compare` or of `awpf sweep`, or several of these. out: a
-    folder, by default that of the run or comparison; for several it has to be given.
+    Args:
+        runs: a folder of `awpf run`, `awpf compare` or `awpf sweep`, or several of these.
+        out: the folder to write to. The default is the folder in `runs`; it has to be given if
+            there are several.
     """
     folders = [runs] if isinstance(runs, str | Path) else list(runs)
     if not folders:
         raise UserError("runs is empty; expected folders of runs")
     if out is None:
         if len(folders) > 1:
-            raise UserError(f"out is not given; of {len(folders)} folders none is the place")
+            raise UserError(
+                f"out is not given; it is needed for a report on {len(folders)} folders"
+            )
         out = folders[0]
     target = Path(out).expanduser()
     if target.exists() and not target.is_dir():

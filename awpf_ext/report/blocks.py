@@ -1,4 +1,4 @@
-"""What a section of a report is made of; page.html says how each looks."""
+"""The building blocks of a section; page.html defines how each of them looks."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure: in the page, and as NAME.png and NAME.svg beside it."""
+    """A figure: shown in the page, and saved as NAME.png and NAME.svg beside it."""
 
     name: str
     caption: str
@@ -54,20 +54,20 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text. `words`: how many columns from the left hold words, the others numbers."""
+    """Rows of text. The first `words` columns hold words, the others hold numbers."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     words: int = 1
-    title: str = ""  # of a table that is folded away, or stands beside a figure
+    title: str = ""  # given: the table is folded, or stands beside a figure
     beside: bool = False
-    strong: frozenset[tuple[int, int]] = frozenset()  # cells to stress
+    strong: frozenset[tuple[int, int]] = frozenset()  # cells in bold
     kind: str = "table"
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A test image, and what the model took it for."""
+    """A test image with its class and its prediction."""
 
     data: str  # a data: address
     text: str
@@ -85,7 +85,7 @@ Block = Text | Code | Tiles | Drawing | Table | Pictures
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with what is below it."""
+    """A heading and the blocks below it."""
 
     title: str
     blocks: Sequence[Block]

@@ -1,4 +1,4 @@
-"""The two kinds of report, put together from their sections."""
+"""Puts a report together from its sections: of one run, or of a comparison."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names that others chose (classes, data sets, settings), made fit for a page and for figures."""
+"""Makes names from outside (classes, data sets, settings) safe for a page and for figures."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 SHORT = 26  # characters of a name in a figure
-NARROW = 17  # where there is less room
+NARROW = 17  # the same if there is less room
 
-# Families that draw what DejaVu does not, where they are installed.
+# Font families for characters that DejaVu Sans lacks; used if installed.
 FALLBACK_FAMILIES = (
     "Noto Sans CJK JP",
     "Noto Sans CJK SC",
@@ -32,7 +32,7 @@ FALLBACK_FAMILIES = (
 
 
 def plain(text: object) -> str:
-    """One line without control characters and broken code points."""
+    """The text on one line, without control characters and broken code points."""
     kept = " ".join(str(text).split())
     return "".join(
         "\ufffd" if unicodedata.category(letter) in ("Cc", "Cs") else letter for letter in kept
@@ -40,7 +40,7 @@ def plain(text: object) -> str:
 
 
 def short(text: object, limit: int = SHORT) -> str:
-    """`plain`, cut in its middle where it is long, since the ends of names differ."""
+    """`plain`, shortened in the middle if it is long, since names often differ at their ends."""
     name = plain(text)
     if len(name) <= limit:
         return name
@@ -49,7 +49,7 @@ def short(text: object, limit: int = SHORT) -> str:
 
 
 def substitutes(names: Iterable[str], noun: str) -> dict[str, str]:
-    """For each name, at each length it may have in a figure: the noun and its place."""
+    """Replacements such as "class 17" for each name, at each length it has in a figure."""
     found = {}
     for place, name in enumerate(names):
         for limit in (SHORT, NARROW):
@@ -58,12 +58,12 @@ def substitutes(names: Iterable[str], noun: str) -> dict[str, str]:
 
 
 def class_labels(class_names: Iterable[str]) -> list[str]:
-    """Full names for tables; a class without a name is called by its place in the order."""
+    """Full names for tables; a class without a name gets its number in the order of learning."""
     return [plain(name) or f"class {place + 1}" for place, name in enumerate(class_names)]
 
 
 class Fonts:
-    """Which characters can be drawn in image files, with which fonts."""
+    """Which characters the installed fonts can draw in image files."""
 
     def __init__(self) -> None:
         from matplotlib import font_manager
@@ -79,7 +79,7 @@ class Fonts:
         self._read = letters
 
     def families(self, texts: Iterable[str]) -> list[str]:
-        """Fonts that together draw as much of the texts as the installed ones can."""
+        """The fonts that together draw as many of the characters as possible."""
         chosen = ["DejaVu Sans"]
         missing = {ord(letter) for text in texts for letter in text} - self._letters
         for family, path in self._others.items():
@@ -93,7 +93,7 @@ class Fonts:
 
     @contextmanager
     def used_for(self, texts: Iterable[str]) -> Iterator[None]:
-        """Draw with these fonts within a block that `style.drawing` surrounds."""
+        """Draw with these fonts inside the block; use it within `style.drawing`."""
         import matplotlib
 
         with matplotlib.rc_context({"font.family": self.families(texts)}):
@@ -104,7 +104,7 @@ class Fonts:
 
 
 def replaced(text: str, substitutes: Mapping[str, str]) -> str:
-    """`text` with every key that occurs in it as a whole replaced, longest first."""
+    """`text` with every key replaced, the longest first."""
     keys = sorted((key for key in substitutes if key), key=len, reverse=True)
     if not keys:
         return text

@@ -1,4 +1,4 @@
-"""Sections to files: one HTML page that needs nothing else, and every figure as PNG and SVG."""
+"""Writes the sections: one self-contained HTML page, and every figure as PNG and SVG."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def write_page(
     drawable: Callable[[str], bool],
     substitutes: Mapping[str, str],
 ) -> Path:
-    """Write folder/figures/* and then folder/report.html, which comes last: it says all is there.
+    """Write folder/figures/* and then folder/report.html: if the page exists, it is complete.
 
-    substitutes: for names that image files cannot show, since no installed font has the letters.
-    Two reports made at once in one folder wait for each other.
+    `substitutes` replaces names in image files if no installed font has their characters. If two
+    processes write a report to the same folder, one waits for the other.
     """
     with io.lock(folder / FIGURES / ".lock"):
         io.remove_leftovers(folder / FIGURES)
@@ -91,7 +91,9 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["drawn"] = Markup  # SVG made by `_for_page`, never a user's text
+    environment.filters["drawn"] = (
+        Markup  # for SVG made by `_for_page` only, never for text from outside
+    )
     return environment
 
 
@@ -103,14 +105,14 @@ def _svg(figure: Figure) -> str:
 
 
 def _png(figure: Figure, drawable: Callable[[str], bool], substitutes: Mapping[str, str]) -> bytes:
-    """After `_svg`: the layout is found already, and what letters need is put in their place."""
+    """Call it after `_svg`, which computes the layout. Names that cannot be drawn are replaced."""
     from matplotlib.text import Text
 
     figure.set_layout_engine("none")
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
             names = [label.get_text() for label in axis.get_ticklabels()]
-            if not all(map(drawable, names)):  # these are set as a whole
+            if not all(map(drawable, names)):  # tick labels can only be set together
                 axis.set_ticklabels([replaced(name, substitutes) for name in names])
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
@@ -122,7 +124,7 @@ def _png(figure: Figure, drawable: Callable[[str], bool], substitutes: Mapping[s
 
 
 def _for_page(svg: str, name: str, description: str) -> str:
-    """The drawing inside the page: its own ids, the page's colours and fonts, any width."""
+    """The SVG for the page: unique ids, the page's colours and fonts, any width."""
     from markupsafe import escape
 
     svg = svg[svg.index("<svg") :]

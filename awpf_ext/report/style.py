@@ -1,7 +1,7 @@
-"""How every figure looks: one palette in a light and a dark form, one set of sizes.
+"""The look of all figures: one palette with a light and a dark variant, and one set of sizes.
 
-A figure is drawn once, in the light colours. In the page each of them becomes a CSS variable (see
-`themed`), so that the same drawing is dark where the reader's system is.
+A figure is drawn once, in the light colours. In the page every colour becomes a CSS variable (see
+`themed`), so that the same drawing follows the reader's light or dark mode.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Colour(NamedTuple):
-    """A colour by its role; `light` tells it from all others in a drawing."""
+    """A colour with its role. `light` is unique, so it identifies the colour in a drawing."""
 
     role: str
     light: str
@@ -31,7 +31,7 @@ MUTED = Colour("muted", "#636b74", "#a2a9b1")
 RULE = Colour("rule", "#dfe3e8", "#343a42")
 SURFACE = Colour("surface", "#fefefe", "#15181c")
 
-# Told apart with the common colour deficiencies too; neighbours differ in lightness.
+# Distinguishable with the common colour deficiencies; neighbours differ in lightness.
 SERIES = (
     Colour("series-0", "#1b62a8", "#6fb1f0"),
     Colour("series-1", "#d1600f", "#f3a25e"),
@@ -123,7 +123,7 @@ _SETTINGS: dict[str, Any] = {
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """The style, within a block; matplotlib's own settings are as before afterwards."""
+    """Apply the style inside the block, and restore matplotlib's settings afterwards."""
     with quiet_matplotlib(), warnings.catch_warnings():
         # SVG text is drawn by the reader's browser, and PNG text is replaced (page.py).
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
@@ -137,7 +137,7 @@ def drawing() -> Iterator[None]:
 
 @contextmanager
 def quiet_matplotlib() -> Iterator[None]:
-    """Without its notes on font caches and folders, which are nobody's concern here."""
+    """Suppress matplotlib's messages on font caches and folders inside the block."""
     logger = logging.getLogger("matplotlib")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -148,7 +148,7 @@ def quiet_matplotlib() -> Iterator[None]:
 
 
 def new_figure(width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, Axes]:
-    """A figure with one plot, apart from pyplot and its windows."""
+    """A figure with one plot, made without pyplot."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -160,13 +160,13 @@ def series(index: int) -> Colour:
 
 
 def slanted(axes: Axes) -> None:
-    """Names below the axis at an angle, for words that are wider than their places."""
+    """Turn the labels of the x axis, for names that are wider than their space."""
     for label in axes.get_xticklabels():
         label.set(rotation=35, ha="right", rotation_mode="anchor")
 
 
 def themed(svg: str) -> str:
-    """The drawing with CSS variables in place of the palette's colours."""
+    """The SVG with CSS variables instead of the colours of the palette."""
     roles = {colour.light: colour.role for colour in COLOURS}
 
     def variable(found: re.Match[str]) -> str:
@@ -177,7 +177,7 @@ def themed(svg: str) -> str:
 
 
 def css_variables() -> str:
-    """The palette as CSS: light, and dark where the reader's system is."""
+    """The palette as CSS, with its light and its dark variant."""
 
     def block(dark: bool) -> str:
         return "".join(f"--{c.role}:{c.dark if dark else c.light};" for c in COLOURS)
@@ -192,9 +192,9 @@ def css_variables() -> str:
 def end_labels(
     axes: Axes, ends: Sequence[tuple[float, float, str, Colour]], height: float = HEIGHT
 ) -> None:
-    """Names beside the ends of lines, moved apart where they would lie on one another.
+    """Label the ends of lines, and move labels apart if they would overlap.
 
-    Each end: x, y, text, colour. Call it when the limits of the axis are final.
+    Each end is (x, y, text, colour). Call it when the limits of the axes are final.
     """
     low, high = axes.get_ylim()
     apart = 1.25 * TEXT / 72 / (height * 0.78) * (high - low)  # a line of text, in data

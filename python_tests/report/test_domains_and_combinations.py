@@ -1,4 +1,4 @@
-"""Reports where a task is a domain, where classes were weighed, and of sweeps over several keys."""
+"""Reports where a task is a domain, with class weights, and of sweeps over several keys."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_domains_are_called_domains(domain_run, tmp_path, strict):
     told = outline(page)
     assert "6 classes in 3 domains" in told.text
     assert "order seed:0" in told.text
-    for heading in ("Accuracy after each domain", "Every domain after every domain"):
+    for heading in ("Accuracy after each domain", "Accuracy matrix"):
         assert heading in told.text
     assert not re.search(r"\btasks?\b", told.text)
     assert "class order" not in told.text.lower()
@@ -38,7 +38,7 @@ def test_a_domain_run_beside_a_class_run(domain_run, tmp_path, strict):
     data = domain_run.parent / "a.npz"
     run(dataset=f"features:{data}", increment=2, method="zero_shot", out=tmp_path / "classes")
     told = outline(write_report([domain_run, tmp_path / "classes"], out=tmp_path / "both"))
-    assert "They are not all cut into the same tasks." in told.text
+    assert "The runs do not all have the same tasks." in told.text
 
 
 def test_the_worst_class_is_named(domain_run, tmp_path):
@@ -53,7 +53,7 @@ def test_the_worst_class_is_named(domain_run, tmp_path):
 
 def test_class_weights_and_buffer(domain_run, tmp_path, strict):
     own = Path(shutil.copytree(domain_run, tmp_path / "own"))
-    assert "How classes were weighed" not in outline(write_report(own)).text
+    assert "Class weights" not in outline(write_report(own)).text
     saved = io.read_json(own / "result.json")
     for index, task in enumerate(saved["tasks"]):
         weights = [0.1, 0.2, 0.3, 0.4, 0.0, 0.0]  # of two classes no sample is left
@@ -65,7 +65,8 @@ def test_class_weights_and_buffer(domain_run, tmp_path, strict):
     io.write_json(own / "result.json", saved)
     told = outline(write_report(own))
     assert {"figure-class_weights", "figure-weights_and_accuracy"} <= set(told.ids)
-    heaviest = re.search(r"The heaviest classes(.*?)A map of features", told.text, re.DOTALL)[1]
+    text = told.text
+    heaviest = re.search(r"Classes with the highest weights(.*?)Feature map", text, re.DOTALL)[1]
     assert re.findall(r"class (\d) +(\d\.\d\d)", re.sub(r"\s+", " ", heaviest))[:4] == [
         ("3", "1.60"), ("2", "1.20"), ("1", "0.80"), ("0", "0.40"),
     ]  # fmt: skip
@@ -77,7 +78,7 @@ def test_a_sweep_over_two_keys(combinations, tmp_path, strict):
     told = outline(write_report(combinations, out=tmp_path))
     text = re.sub(r"\s+", " ", told.text)
     assert "4 settings" in text
-    assert "Every combination" in text
+    assert "All combinations" in text
     assert {f"figure-combinations_{m}" for m in ("average", "last", "worst_class")} <= set(told.ids)
     comparison = read_comparison([combinations])
     assert comparison.sweep.variants == ["zero_shot 3", "zero_shot 2", "finetune 3", "finetune 2"]
@@ -94,7 +95,7 @@ def test_a_combination_that_is_missing_leaves_a_list(combinations, tmp_path):
     for folder in own.glob("method=finetune-increment=2_*"):
         shutil.rmtree(folder)
     told = outline(write_report(own)).text
-    assert "Every combination" not in told
+    assert "All combinations" not in told
     assert "method=finetune increment=3" in told
 
 

@@ -57,7 +57,7 @@ def test_a_run_from_its_folder_alone(own, strict, caplog):
     page = write_report(own)
     assert page == own / "report.html"
     told = outline(page)
-    for title in ("Summary", "Every task after every task", "A map of features", "Confusions"):
+    for title in ("Summary", "Accuracy matrix", "Feature map", "Confusions"):
         assert title in told.text
     assert f"{100 * result.last:.1f}" in told.text
     assert result.provenance["order_hash"] in told.text
@@ -148,8 +148,8 @@ def test_a_run_without_diagnostics(own):
     (own / "diagnostics.safetensors").unlink()
     told = outline(write_report(own))
     assert "folder has no diagnostics.safetensors" in told.text
-    assert "A map of features" not in told.text
-    assert "Every task after every task" in told.text
+    assert "Feature map" not in told.text
+    assert "Accuracy matrix" in told.text
 
 
 def test_pictures_are_in_the_page_and_the_data_is_not_needed(finished_with_images, tmp_path):
@@ -157,7 +157,7 @@ def test_pictures_are_in_the_page_and_the_data_is_not_needed(finished_with_image
     told = outline(write_report(copy))
     pictures = [source for source in told.sources if source.startswith("data:image/png")]
     assert len(pictures) == len(read_run(copy).diagnostics.images) > 0
-    assert "taken for" in told.text
+    assert "predicted" in told.text
 
 
 def test_features_have_no_pictures_and_the_page_says_why(finished, tmp_path):
@@ -169,9 +169,9 @@ def test_features_have_no_pictures_and_the_page_says_why(finished, tmp_path):
 @pytest.mark.parametrize(
     ("classes", "options", "absent"),
     [
-        pytest.param(2, {"increment": 2}, "Every task after every task", id="one task"),
-        pytest.param(2, {"increment": 1, "method": "zero_shot"}, "How tasks", id="two classes"),
-        pytest.param(100, {"increment": 1, "method": "zero_shot"}, "How tasks", id="100 tasks"),
+        pytest.param(2, {"increment": 2}, "Accuracy matrix", id="one task"),
+        pytest.param(2, {"increment": 1, "method": "zero_shot"}, "Task weights", id="two classes"),
+        pytest.param(100, {"increment": 1, "method": "zero_shot"}, "Task weights", id="100 tasks"),
         pytest.param(1000, {"increment": 500, "epochs": 0}, "undefined", id="1,000 classes"),
     ],
 )
@@ -266,7 +266,7 @@ def test_an_unfinished_sweep_is_reported_as_far_as_it_is(finished_sweep, tmp_pat
     (sweep / "sweep.json").unlink()
     (sweep / "2_order-0_seed-0" / "result.json").unlink()
     told = outline(write_report(sweep))
-    assert "Left out, since unfinished: 1 run." in told.text
+    assert "Left out because unfinished: 1 run." in told.text
 
 
 def test_methods_on_other_data_are_told_apart(finished, tmp_path):

@@ -1,4 +1,4 @@
-"""Accuracy after each task, beside zero-shot CLIP's."""
+"""Accuracy after each task, compared with zero-shot CLIP."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def section(run: FinishedRun) -> Section:
     blocks: list[Block] = []
     if zero_shot is not None:
         lines.append(("zero-shot", zero_shot, MUTED, "--"))
-        caption += "; dashed: zero-shot CLIP on the same images and classes"
+        caption += "; dashed line: zero-shot CLIP on the same images and classes"
     blocks.append(Drawing("accuracy", f"{caption}.", _lines(run, lines)))
     kind = "domains" if run.domains else "classes"
     if len(result.tasks) > 1:
@@ -53,12 +53,12 @@ def section(run: FinishedRun) -> Section:
         rows.append(row + ([] if zero_shot is None else [percent(zero_shot[index])]))
     if zero_shot is not None:
         columns.append("zero-shot")
-    blocks.append(Table(columns, rows, title="The numbers"))
+    blocks.append(Table(columns, rows, title="Values"))
     return Section(f"Accuracy after each {run.noun}", blocks)
 
 
 def _lines(run: FinishedRun, lines: Sequence[Line]) -> Figure:
-    """Lines over what has been seen, named at their ends."""
+    """Lines over the classes or domains seen, labelled at their ends."""
     figure, axes = new_figure()
     seen, ends = run.places, []
     marker = "o" if len(seen) <= 30 else ""
@@ -80,9 +80,9 @@ def finish_axes(
     height: float = HEIGHT,
     least: float = 1.0,
 ) -> None:
-    """Ticks at tasks where they fit, names at the ends of lines.
+    """Set the ticks (at the tasks, if they fit) and label the ends of the lines.
 
-    least: the room above and below a line that is nearly flat.
+    `least` is the minimum space above and below a line that is nearly flat.
     """
     axes = figure.axes[0]
     low, high = axes.get_ylim()

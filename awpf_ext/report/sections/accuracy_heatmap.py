@@ -1,4 +1,4 @@
-"""Every task after every task: the accuracy matrix, and what each task lost."""
+"""The accuracy matrix as a heat map, and how much of each task was forgotten."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from awpf_ext.report.style import (
     slanted,
 )
 
-NUMBERED = 14  # tasks up to which cells hold their numbers
-DRAWN = 32  # tasks up to which every cell is drawn; above, the picture is made of pixels
+NUMBERED = 14  # up to so many tasks the cells show their values
+DRAWN = 32  # up to so many tasks the heat map is a vector graphic, above that it is pixels
 
 
 def section(run: FinishedRun) -> Section | None:
@@ -40,24 +40,24 @@ def section(run: FinishedRun) -> Section | None:
     blocks: list[Block] = [
         Drawing(
             "accuracy_matrix",
-            f"Accuracy (%) on {learned} (across) after each {noun} was learned (down), "
-            "among all classes seen by then.",
+            f"Accuracy (%) on {learned} (columns) after each {noun} was learned (rows), "
+            "among all classes seen so far.",
             heat_map(rows, run),
         ),
         Drawing(
             "forgetting",
-            f"Accuracy (%) on each {noun}: its best before the last {noun} was learned (ring), "
-            "and at the end (dot). The way down is what was forgotten.",
+            f"Accuracy (%) on each {noun}: the best value before the last {noun} was learned "
+            "(ring) and the final value (dot). A drop from ring to dot is forgetting.",
             best_and_last(run.result.accuracy_matrix, run),
         ),
     ]
     if any(math.isnan(row[-1]) for row in rows):
-        blocks.append(Text("Tasks without test images have no accuracy and are left empty."))
-    return Section(f"Every {noun} after every {noun}", blocks)
+        blocks.append(Text("Tasks without test images have no accuracy; their cells are empty."))
+    return Section("Accuracy matrix", blocks)
 
 
 def heat_map(rows: Sequence[Sequence[float]], run: FinishedRun) -> Figure:
-    """The lower triangle; colours stretch from the lowest to the highest accuracy."""
+    """The lower triangle; the colour scale spans the lowest to the highest accuracy."""
     count = len(rows)
     figure, axes = new_figure(WIDTH, WIDTH * 0.86)
     known = [value for row in rows for value in row if not math.isnan(value)]
@@ -151,7 +151,7 @@ def _cell(across: int, down: int, inset: float) -> list[tuple[float, float]]:
 
 
 def _scale(figure: Figure, low: float, high: float) -> None:
-    """What the colours mean, in the empty corner above the diagonal."""
+    """The colour scale, in the empty corner above the diagonal."""
     axes = figure.axes[0].inset_axes((0.62, 0.9, 0.36, 0.035))
     for step, colour in enumerate(HEAT):
         axes.axvspan(step, step + 1, color=colour.light, linewidth=0.3)

@@ -1,4 +1,4 @@
-"""What AWPF weighed each task by: MMD, J, tau and the weight, from the method's records."""
+"""AWPF's weight of each task and its parts (MMD, J, tau), from the method's records."""
 
 from __future__ import annotations
 
@@ -32,13 +32,14 @@ def section(run: FinishedRun) -> Section | None:
     columns = ["task", "MMD²", "J", "M", "τ", "weight"]
     rows = [[str(record["task"] + 1), *map(_shown, _values(record))] for record in records]
     return Section(
-        "How tasks were weighed",
+        "Task weights",
         [
             Text(
-                "Before a task's adapter is added to the one before, two sides are compared: by "
-                "MMD, how far apart their features are, and by LDA's J, how well their classes are "
-                "separated. M is the MMD brought to 0 to 1, τ = M / (M + 1 - J), and the weight is "
-                "λτ, at most 1: the share of the new task's change that is kept."
+                "Before the adapter of a new task is fused with the previous one, the features of "
+                "old classes and of the new task are compared: MMD measures how far apart they "
+                "are, and LDA's J how well their classes are separated. M is the MMD scaled to "
+                "the range 0 to 1, τ = M / (M + 1 - J), and the weight is λτ, at most 1: the "
+                "fraction of the new task's change that is kept."
             ),
             Drawing(
                 "weights",
@@ -50,7 +51,7 @@ def section(run: FinishedRun) -> Section | None:
                 "Squared MMD between replayed features of old classes and those of the new task.",
                 _lines(tasks, [line("mmd", "MMD²", series(3))], None),
             ),
-            Table(columns, rows, title="The numbers"),
+            Table(columns, rows, title="Values"),
         ],
     )
 

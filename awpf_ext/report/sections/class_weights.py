@@ -1,4 +1,4 @@
-"""How much each class weighed in a loss that weighs classes (GDRO), from the method's records."""
+"""The class weights in a loss that weights classes (GDRO), from the method's records."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from awpf_ext.report.style import MUTED, new_figure, series
 from awpf_ext.runs.wording import percent
 
 HEAVIEST = 12
-LEAST = 1e-3  # of the mean; less is drawn as that
+LEAST = 1e-3  # smaller multiples of the mean are drawn as this
 LONGEST = 60  # characters of a name outside figures
 
 
 class Weights(NamedTuple):
-    """After one task: of each class seen its weight, as a multiple of their mean.
+    """The weights of all classes seen after one task, as multiples of their mean.
 
-    A class of which no sample was left weighs nothing, and the mean is that of the others.
+    A class without samples has weight 0 and does not count in the mean.
     """
 
     task: int
@@ -46,14 +46,14 @@ def section(run: FinishedRun) -> Section | None:
     heaviest = sorted(known, key=lambda label: -last[label])[:HEAVIEST]
     blocks: list[Block] = [
         Text(
-            "Classes on which the running loss is high weigh more; 1 is the mean. Weights are "
-            "found on training images, accuracies on test images. Scales are logarithmic, and end "
-            f"at {LEAST:g}."
+            "Classes with a high running loss get a high weight; the mean weight is 1. The weights "
+            "are computed on training images, the accuracies on test images. The scales are "
+            f"logarithmic and end at {LEAST:g}."
         ),
         Drawing(
             "class_weights",
-            f"Weights of the classes after each {run.noun}: all classes lie in the pale band, half "
-            "of them in the darker one; the line is the median.",
+            f"Class weights after each {run.noun}: all classes are in the light band, half of them "
+            "in the dark band; the line is the median.",
             _spread(run, recorded),
         ),
     ]
@@ -70,8 +70,8 @@ def section(run: FinishedRun) -> Section | None:
         for label in heaviest
     ]
     columns = ["class", "weight", "accuracy"]
-    blocks.append(Table(columns, rows, title="The heaviest classes", beside=True))
-    return Section("How classes were weighed", blocks)
+    blocks.append(Table(columns, rows, title="Classes with the highest weights", beside=True))
+    return Section("Class weights", blocks)
 
 
 def _weights(task: int, weights: Sequence[float]) -> Weights:
@@ -123,12 +123,12 @@ def _against_accuracy(weights: Sequence[float], accuracies: Sequence[float]) -> 
 
 
 def _log(weight: float) -> float:
-    """Decimal, of a multiple of the mean; what is next to nothing is drawn at `LEAST`."""
+    """The decimal logarithm of a multiple of the mean, which is at least `LEAST`."""
     return math.log10(max(weight, LEAST))
 
 
 def _ticks(axis: Axis, low: float, high: float) -> None:
-    """Multiples of the mean on an axis of their logarithms."""
+    """Label an axis of logarithms with multiples of the mean."""
     steps = (1, 1.5, 2, 3, 5, 7) if high - low < 1.2 else (1, 2, 5) if high - low < 2.5 else (1,)
     ticks = [
         (math.log10(step) + power, f"{step * 10.0**power:g}")

@@ -1,4 +1,4 @@
-"""Which classes are taken for one another, with pictures; and the classes that are hardest."""
+"""The classes that are confused most often, with sample images, and the least accurate classes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from awpf_ext.runs.wording import percent, pluralize
 PAIRS = 10
 CLASSES = 12
 LONGEST = 60  # characters of a name outside figures
-TINY = 64  # pixels; smaller pictures are shown pixel by pixel
+TINY = 64  # pixels; smaller images are shown without smoothing
 
 
 def section(run: FinishedRun) -> Section | None:
@@ -35,16 +35,16 @@ def section(run: FinishedRun) -> Section | None:
         return None
     pairs = most_confused_pairs(diagnostics.labels, diagnostics.predictions)[:PAIRS]
     if not pairs:
-        return Section("Confusions", [Text("No test image was taken for another class.")])
+        return Section("Confusions", [Text("No test image was misclassified.")])
     wrong = int((diagnostics.labels != diagnostics.predictions).sum())
     told = (
         f"{pluralize(wrong, 'test image')} of {len(diagnostics.labels):,} "
-        f"{'was' if wrong == 1 else 'were'} taken for another class after the last {run.noun}."
+        f"{'was' if wrong == 1 else 'were'} misclassified after the last {run.noun}."
     )
     if diagnostics.fraction < 1:
-        told += " Counts are of evenly spaced test images: there are too many to keep all."
+        told += " The counts are over an evenly spaced subset of the test images."
     blocks: list[Block] = [Text(told)]
-    caption = f"Test images of one class taken for the other, both ways, after the last {run.noun}"
+    caption = f"Test images of either class predicted as the other, after the last {run.noun}"
     if run.method != "zero_shot":
         caption += " (dot) and by zero-shot CLIP (ring)"
     blocks.append(Drawing("confused_pairs", f"{caption}.", _pairs_figure(run, diagnostics, pairs)))
@@ -87,7 +87,7 @@ def _pairs_figure(
 
 
 def _weakest(run: FinishedRun, diagnostics: RunDiagnostics) -> Table:
-    """The classes with the lowest accuracy, and what zero-shot had on them."""
+    """The classes with the lowest accuracy, and their zero-shot accuracy."""
     count = len(run.labels)
     images = torch.bincount(diagnostics.labels, minlength=count)
     shares = []
@@ -107,8 +107,8 @@ def _weakest(run: FinishedRun, diagnostics: RunDiagnostics) -> Table:
         row += [f"{int(images[label]):,}", *(percent(float(share[label])) for share in shares)]
         rows.append(row)
     task = [] if run.domains else ["task"]
-    columns = ["class", "taken for", *task, "images", "accuracy", "zero-shot"]
-    return Table(columns, rows, words=2, title="The weakest classes", beside=True)
+    columns = ["class", "predicted as", *task, "images", "accuracy", "zero-shot"]
+    return Table(columns, rows, words=2, title="Classes with the lowest accuracy", beside=True)
 
 
 def _pictures(run: FinishedRun, diagnostics: RunDiagnostics, pairs: list[ConfusedPair]) -> Pictures:
@@ -131,4 +131,4 @@ def _shown(run: FinishedRun, picture: ConfusedImage) -> Shown:
         tiny = max(opened.size) < TINY
     data = f"data:image/{kind};base64,{base64.b64encode(picture.content).decode()}"
     label, other = (short(run.labels[i], LONGEST) for i in (picture.label, picture.predicted))
-    return Shown(data, f"{label}, taken for {other}", tiny)
+    return Shown(data, f"{label}, predicted {other}", tiny)

@@ -1,4 +1,4 @@
-"""Test images of some classes on a plane, as CLIP sees them and after what was learned."""
+"""Test images of some classes, projected on a plane before and after learning."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def section(run: FinishedRun) -> Section | None:
     texts = texts * drawn_at
     limits = _limits(torch.cat([*spots.values(), texts]))
     captions = {
-        "before": "As CLIP encodes them",
-        "after": f"After the last {run.noun}, through what was learned",
+        "before": "Embeddings of CLIP",
+        "after": f"Embeddings of the method after the last {run.noun}",
     }
     blocks: list[Block] = [Text(_explanation(run, diagnostics, classes, len(sides), drawn_at))]
     for side, places in spots.items():
         right = _nearest(sides[side], diagnostics.embedding_labels, text, classes)
-        told = f"{captions[side]}: {percent(right)}% have the nearest text among these classes."
+        told = f"{captions[side]}; the nearest text is the right one for {percent(right)}%."
         figure = _scatter(run, places, texts, diagnostics.embedding_labels, classes, limits)
         blocks.append(Drawing(f"map_{side}", told, figure))
-    return Section("A map of features", blocks)
+    return Section("Feature map", blocks)
 
 
 def _explanation(
@@ -50,23 +50,22 @@ def _explanation(
     pairs = most_confused_pairs(diagnostics.labels, diagnostics.predictions)
     hard = {label for pair in pairs for label in (pair.first, pair.second)}
     chosen = (
-        f"those most often confused after the last {run.noun}"
+        f"the most often confused after the last {run.noun}"
         f"{'' if set(classes) <= hard else ', and some others'}"
     )
     told = (
-        f"Test images of {len(classes)} classes ({chosen}). Stars are the classes' texts, with "
-        "which images are compared. The plane is the one in which these texts differ most (their "
-        "first two principal components), so that it favours no side; images and texts are each "
-        "centred on their mean."
+        f"Test images of {len(classes)} classes ({chosen}). Stars mark the text embeddings of the "
+        "classes. The plane is spanned by the first two principal components of these texts, so "
+        "it does not depend on the images. Images and texts are each centred on their mean."
     )
     if drawn_at < 1:
-        told += f" Stars are drawn at {percent(drawn_at)}% of their distance; directions count."
-    same = "" if sides == 2 else f" {run.method} leaves CLIP's features as they are."
+        told += f" Stars are drawn at {percent(drawn_at)}% of their distance from the centre."
+    same = "" if sides == 2 else f" {run.method} does not change CLIP's features."
     return told + same
 
 
 def _plane(text: Tensor) -> Tensor:
-    """(d, 2): the principal directions of the texts, signs fixed."""
+    """(d, 2): the first two principal directions of the texts, with fixed signs."""
     _, _, directions = torch.linalg.svd((text - text.mean(0)).double(), full_matrices=False)
     directions = directions[:2]
     largest = directions.abs().argmax(dim=1, keepdim=True)
@@ -75,13 +74,13 @@ def _plane(text: Tensor) -> Tensor:
 
 
 def _nearer(texts: Tensor, spots: Tensor) -> float:
-    """What texts are drawn closer by, where they would leave the images a small part of a map."""
+    """The factor that moves texts towards the centre, so that images fill most of the map."""
     reach = 1.15 * float(spots.norm(dim=1).quantile(0.98))
     return min(1.0, reach / max(float(texts.norm(dim=1).max()), 1e-9))
 
 
 def _limits(spots: Tensor) -> tuple[float, float, float, float]:
-    """Left, right, bottom, top, with room for names."""
+    """Left, right, bottom and top of the map, with a margin."""
     low, high = spots.min(0).values, spots.max(0).values
     margin = (high - low).clamp_min(1e-3) * 0.09
     (left, bottom), (right, top) = (low - margin).tolist(), (high + margin).tolist()

@@ -1,4 +1,4 @@
-"""What the numbers follow from, and how to have them again."""
+"""Everything that the results depend on, and the command that repeats the run."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from awpf_ext.runs.wording import yaml_text
 
 def section(run: FinishedRun) -> Section:
     blocks: list[Block] = [
-        Text("To make this run again:"),
+        Text("This command repeats the run:"),
         Code(command(run.config)),
         Text(
-            "The same settings are in config.yaml in the run's folder (awpf run --config). Last "
-            "digits may change with threads, device, instruction set and version of torch."
+            "The same settings are in config.yaml in the run's folder (awpf run --config). The "
+            "last digits may depend on threads, device, instruction set and version of torch."
         ),
         Table(["key", "value"], facts_table(run.result.provenance), words=2),
         _order(run),
@@ -43,7 +43,7 @@ def _order(run: FinishedRun) -> Table:
 
 
 def _buffer(run: FinishedRun, records: Sequence[Mapping[str, Any]]) -> Table:
-    """What was kept of earlier tasks' images."""
+    """The contents of the buffer of earlier images after each task."""
     rows = [
         [
             run.task_names[record["task"]],
@@ -54,12 +54,12 @@ def _buffer(run: FinishedRun, records: Sequence[Mapping[str, Any]]) -> Table:
         ]
         for record in records
     ]
-    columns = [f"after {run.noun}", "samples", "fewest of a class", "most", "bytes of copies"]
-    return Table(columns, rows, title="The buffer")
+    columns = [f"after {run.noun}", "samples", "fewest per class", "most", "bytes of copies"]
+    return Table(columns, rows, title="Buffer")
 
 
 def command(config: RunConfig) -> str:
-    """The command of a run: every key that is not as it would be without being given."""
+    """The command that repeats a run; keys with their default value are left out."""
     given: list[str] = []
     machine = keys_with(RunConfig, Role.MACHINE)
     for key in RUN_KEYS:
@@ -75,7 +75,7 @@ def command(config: RunConfig) -> str:
 
 
 def settings_arguments(config: RunConfig) -> list[str]:
-    """The method's settings that are not its defaults; with a preset all, as both may differ."""
+    """The method's settings that differ from the defaults; all of them if there is a preset."""
     given: list[str] = []
     own = config.settings.model_dump(mode="json")
     for key, field in type(config.settings).model_fields.items():
@@ -87,7 +87,7 @@ def settings_arguments(config: RunConfig) -> list[str]:
 
 
 def facts_table(facts: Mapping[str, Any]) -> list[list[str]]:
-    """Every key that identifies a run; a method's settings one by one, long lists cut."""
+    """Every key that identifies a run, with a row per method setting; long lists are cut."""
     rows = []
     for key, value in facts.items():
         if isinstance(value, Mapping):

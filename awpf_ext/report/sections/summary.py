@@ -1,4 +1,4 @@
-"""The numbers that matter most, and what they say in words."""
+"""The most important numbers, and the same in words."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ def section(run: FinishedRun) -> Section:
     result, diagnostics = run.result, run.diagnostics
     zero_shot = None if diagnostics is None else diagnostics.zero_shot_accuracy
     tiles = [
-        Tile("average", percent(result.average), f"accuracy, mean over the {run.noun}s"),
+        Tile("average", percent(result.average), f"mean of the accuracies after each {run.noun}"),
         Tile("last", percent(result.last), f"accuracy after the last {run.noun}"),
         Tile("forgetting", percent(result.forgetting), f"points lost from each {run.noun}'s best"),
     ]
     if zero_shot is not None and run.method != "zero_shot":
         tiles += [
-            Tile("zero-shot, last", percent(zero_shot[-1]), "CLIP without learning"),
-            Tile("gain", _points(result.last - zero_shot[-1]), "last, over zero-shot"),
+            Tile("zero-shot, last", percent(zero_shot[-1]), "zero-shot CLIP"),
+            Tile("gain", _points(result.last - zero_shot[-1]), "last minus zero-shot"),
         ]
     if not math.isnan(result.worst_class):
         tiles.append(Tile("worst class", percent(result.worst_class), _worst(run)))
@@ -33,8 +33,8 @@ def _in_words(run: FinishedRun) -> str:
     images = sum(result.test_images)
     told = [
         f"{run.method} learned {pluralize(len(run.class_names), 'class')} of {run.dataset} in "
-        f"{pluralize(len(result.tasks), run.noun)}. After the last {run.noun} it names the "
-        f"class of {percent(result.last)}% of the {images:,} test images, among all classes."
+        f"{pluralize(len(result.tasks), run.noun)}. After the last {run.noun} its accuracy on the "
+        f"{images:,} test images of all classes is {percent(result.last)}%."
     ]
     if diagnostics is not None and run.method != "zero_shot":
         before = diagnostics.zero_shot_accuracy[-1]
@@ -43,40 +43,40 @@ def _in_words(run: FinishedRun) -> str:
         told.append(_forgotten(result.forgetting, run))
     elif run.method == "zero_shot":
         brings = "test images" if run.domains else "class names"
-        told.append(f"Nothing was learned: each {run.noun} only brings its {brings}.")
+        told.append(f"Nothing is learned: each {run.noun} only brings its {brings}.")
     if any(math.isnan(value) for value in result.per_task):
         without = sum(math.isnan(value) for value in result.per_task)
         told.append(
-            f"{pluralize(without, 'task')} without test images: left out of means, a gap in "
-            "figures."
+            f"{pluralize(without, 'task')} without test images: left out of the means, and a gap "
+            "in the figures."
         )
-    told.append("All accuracies are in percent, on test images that no training saw.")
+    told.append("All accuracies are in percent, on test images that are not used for training.")
     return " ".join(told)
 
 
 def _against_zero_shot(gain: float, before: float) -> str:
-    start = f"CLIP alone, given the class names and nothing else, names {percent(before)}%"
+    start = f"Zero-shot CLIP, which only knows the class names, reaches {percent(before)}%"
     if abs(gain) < 0.0005:
-        return f"{start}: as many."
-    return f"{start}: {_points(abs(gain), sign=False)} points {'fewer' if gain > 0 else 'more'}."
+        return f"{start}, the same."
+    return f"{start}: {_points(abs(gain), sign=False)} points {'less' if gain > 0 else 'more'}."
 
 
 def _forgotten(value: float, run: FinishedRun) -> str:
     if value < 0.0005:
         return (
-            f"Over the sequence nothing was forgotten: {run.noun}s end no lower than their "
-            "earlier best."
+            f"Nothing was forgotten: on average the final accuracy of a {run.noun} is not below "
+            "its earlier best."
         )
     told = (
-        f"While later {run.noun}s were learned, accuracy on earlier ones fell by {percent(value)} "
-        "points from its best, on average"
+        f"On average the accuracy on an earlier {run.noun} fell by {percent(value)} points from "
+        "its best value"
     )
-    more = "; part of that comes from having more classes to choose among"
+    more = "; part of this is due to the growing number of classes to choose from"
     return f"{told}{'' if run.domains else more}."
 
 
 def _worst(run: FinishedRun) -> str:
-    """Which class it is that comes off worst, and how many do."""
+    """The class with the lowest accuracy, or how many share it."""
     lowest = run.result.worst_class
     accuracies = run.result.tasks[-1].class_accuracies
     worst = [label for label, value in enumerate(accuracies) if value == lowest]

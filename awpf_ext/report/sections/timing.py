@@ -1,4 +1,4 @@
-"""Where the time went."""
+"""The time of each stage and task."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def section(run: FinishedRun) -> Section:
     total = sum(seconds for _, seconds in stages)
     facts = result.provenance
     told = (
-        f"{_seconds(total)} in all, on {plain(facts['device'])} with "
+        f"{_seconds(total)} in total, on {plain(facts['device'])} with "
         f"{plain(facts['threads'])} {'thread' if facts['threads'] == 1 else 'threads'}. "
-        "features: reading the data set and encoding images that were not in the store."
+        'The stage "features" reads the data set and encodes images that were not in the store.'
     )
     columns = [run.noun, *(plain(stage) for stage, _ in stages)]
     rows = [

@@ -1,4 +1,4 @@
-"""Curves of several settings: the mean after each task, and how far each is above the first."""
+"""The mean accuracy of each setting after each task, and its difference from the first setting."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from awpf_ext.report.style import MUTED, Colour, new_figure, series
 from awpf_ext.runs.result import Result
 
 MOST_LINES = 8
-MOST_BANDS = 4  # more of them are a blur
+MOST_BANDS = 4  # more would not be readable
 
 
 class Curves(NamedTuple):
-    """What one line is the mean of: fractions after each task, a row a run."""
+    """The data of one line, which is a mean: fractions after each task, one row per run."""
 
     label: str
     places: Sequence[int]  # on the axis
@@ -35,7 +35,9 @@ def section(comparison: Comparison) -> Section:
     blocks: list[Block] = []
     left_out = len(comparison.sweep.variants) - len(variants)
     if left_out:
-        blocks.append(Text(f"The first {MOST_LINES} settings; the table has all."))
+        blocks.append(
+            Text(f"The figures show the first {MOST_LINES} settings; the table has all of them.")
+        )
     curves = [
         curve
         for place, variant in enumerate(variants)
@@ -44,7 +46,7 @@ def section(comparison: Comparison) -> Section:
         )
     ]
     reference = _zero_shot(comparison)
-    told = "; dashed: zero-shot CLIP" if reference else ""
+    told = "; dashed line: zero-shot CLIP" if reference else ""
     across, noun = comparison.runs[0].across, comparison.noun
     figure, band = mean_lines([*curves, *reference], across)
     caption = f"Accuracy (%) over all {across}, after each {noun}: means over runs{band}{told}."
@@ -53,7 +55,7 @@ def section(comparison: Comparison) -> Section:
     if compared:
         figure, band = mean_lines(compared, across)
         figure.axes[0].axhline(0, color=MUTED.light, linewidth=1)
-        told = f"The same, minus {variants[0]} on the same order and seed, in points{band}."
+        told = f"Difference from {variants[0]} on the same order and seed, in points{band}."
         blocks.append(Drawing("above_first", told, figure))
     return Section(f"Accuracy after each {noun}", blocks)
 
@@ -64,7 +66,7 @@ def _of_runs(
     colour: Colour,
     of: Callable[[Result], Sequence[float]],
 ) -> list[Curves]:
-    """One curve for all runs that are cut into the same tasks."""
+    """One curve for all runs with the same tasks."""
     by_shape: dict[tuple[int, ...], list[Sequence[float]]] = {}
     for run in runs:
         by_shape.setdefault(tuple(run.places), []).append(of(run.result))
@@ -72,7 +74,7 @@ def _of_runs(
 
 
 def _above_first(comparison: Comparison, variants: Sequence[str]) -> list[Curves]:
-    """Differences from the first setting, run by run, where both are cut into the same tasks."""
+    """Differences from the first setting for each pair of runs with the same tasks."""
     found = []
     for place, variant in enumerate(variants[1:], start=1):
         places = comparison.of(variant)[0].places
@@ -87,7 +89,7 @@ def _above_first(comparison: Comparison, variants: Sequence[str]) -> list[Curves
 
 
 def _zero_shot(comparison: Comparison) -> list[Curves]:
-    """Of one run for each class order; none where a setting is zero-shot or the data differ."""
+    """One run per class order; empty if a setting is zero-shot or the data differ."""
     if any(run.method == "zero_shot" for run in comparison.runs):
         return []
     if (
@@ -104,9 +106,9 @@ def _zero_shot(comparison: Comparison) -> list[Curves]:
 def mean_lines(
     curves: Sequence[Curves], across: str, unit: float = 100.0, least: float = 1.0
 ) -> tuple[Figure, str]:
-    """The figure, and what its caption says of bands.
+    """The figure, and the part of its caption that explains the bands.
 
-    unit: what values are multiplied by. least: as `finish_axes` takes it.
+    Values are multiplied by `unit`; `least` is that of `finish_axes`.
     """
     figure, axes = new_figure(height=3.6)
     ends: list[tuple[float, float, str, Colour]] = []
@@ -137,7 +139,7 @@ def mean_lines(
 
 
 def _over_known(of: Callable[[Sequence[float]], float], values: Sequence[float]) -> float:
-    """Of the values that are not NaN; NaN where there are too few."""
+    """The statistic of the values that are not NaN; NaN if there are too few."""
     known = [value for value in values if not math.isnan(value)]
     least = 2 if of is statistics.stdev else 1
     return of(known) if len(known) >= least else math.nan

@@ -1,4 +1,4 @@
-"""The weight that each setting gave its tasks, where the method records it."""
+"""The task weights of each setting, if the method records them."""
 
 from __future__ import annotations
 
@@ -27,14 +27,18 @@ def section(comparison: Comparison) -> Section | None:
                     curves.append(Curves(short(variant, NARROW), tasks, rows, series(place)))
         if curves:
             figure, band = mean_lines(curves, "task", unit=1.0, least=0.05)
-            drawings.append(Drawing(key, f"At each fusion step {meaning}: means{band}.", figure))
+            drawings.append(
+                Drawing(key, f"Mean over runs of {meaning} at each fusion step{band}.", figure)
+            )
     if not drawings:
         return None
-    told = "How much of each task's change was kept; how it is found is in the report of a run."
-    return Section("How tasks were weighed", [Text(told), *drawings])
+    told = (
+        "The fraction of each task's change that was kept. The report on a single run explains it."
+    )
+    return Section("Task weights", [Text(told), *drawings])
 
 
 def _recorded(run: FinishedRun, key: str) -> tuple[tuple[int, ...], list[float]]:
-    """The tasks, counted from one, and what was recorded of them."""
+    """The numbers of the tasks (from 1) and their recorded values."""
     records = [record for record in run.result.records if key in record and "task" in record]
     return tuple(record["task"] + 1 for record in records), [record[key] for record in records]

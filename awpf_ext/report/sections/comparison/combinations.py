@@ -1,4 +1,4 @@
-"""A sweep over several keys: a table a metric, and lines where the last key is a number."""
+"""A sweep over several keys: one table per metric, and lines if the last key is numeric."""
 
 from __future__ import annotations
 
@@ -28,20 +28,21 @@ def section(comparison: Comparison) -> Section | None:
     ]
     numbers = swept_values(last.values)
     drawn = numbers is not None and len(numbers) > 1
-    deviation = ", bars of one standard deviation"
+    deviation = ", with bars of one standard deviation"
     blocks: list[Block] = []
     if drawn and len(rows) > MOST_LINES:
-        blocks.append(Text(f"Lines are of the first {MOST_LINES} rows; the tables have all."))
+        blocks.append(
+            Text(f"The figures show the first {MOST_LINES} rows; the tables have all of them.")
+        )
     for metric in comparison.sweep.metrics:
         if drawn and metric in HIGHER_IS_BETTER:
             bars = "" if comparison.sweep.mean_std(rows[0][1][0], metric).std is None else deviation
-            caption = (
-                f"{metric_label(metric).capitalize()} accuracy (%) against {last.key}: mean{bars}."
-            )
+            label = metric_label(metric).capitalize()
+            caption = f"{label} accuracy (%) against {last.key}: the mean{bars}."
             drawing = Drawing(f"combinations_{metric}", caption, _lines(comparison, rows, metric))
             blocks.append(drawing)
         blocks.append(_table(comparison, rows, metric, beside=drawn and metric in HIGHER_IS_BETTER))
-    return Section("Every combination", blocks)
+    return Section("All combinations", blocks)
 
 
 def _table(comparison: Comparison, rows: Rows, metric: str, *, beside: bool) -> Table:
@@ -69,7 +70,7 @@ def _table(comparison: Comparison, rows: Rows, metric: str, *, beside: bool) -> 
 
 
 def _lines(comparison: Comparison, rows: Rows, metric: str) -> Figure:
-    """A line a row; the values stand at equal distances, as they are often multiples."""
+    """One line per row. The values are equally spaced, since they are often multiples."""
     figure, axes = new_figure(height=3.6)
     values = comparison.axes[-1].values
     order = sorted(range(len(values)), key=lambda place: float(values[place]))

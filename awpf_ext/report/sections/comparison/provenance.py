@@ -1,4 +1,4 @@
-"""What the runs share, what tells them apart, and how to have them again."""
+"""What the runs have in common, how they differ, and the commands that repeat them."""
 
 from __future__ import annotations
 
@@ -29,14 +29,19 @@ def section(comparison: Comparison) -> Section:
     return Section(
         "Provenance",
         [
-            Text("What all runs share:"),
+            Text("All runs have in common:"),
             Table(["key", "value"], [[key, tables[0][key]] for key in shared], words=2),
             Table(
                 [comparison.varied, "order", "seed", *apart],
                 rows,
                 words=3 + len(apart),
-                title="What tells them apart",
+                title="Differences between the runs",
             ),
-            Table([comparison.varied, "command"], commands, words=2, title="To make a run again"),
+            Table(
+                [comparison.varied, "command"],
+                commands,
+                words=2,
+                title="Commands that repeat the runs",
+            ),
         ],
     )

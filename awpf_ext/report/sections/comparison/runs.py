@@ -1,4 +1,4 @@
-"""Run by run: every order and seed with its numbers and its time; as Markdown and CSV too."""
+"""All runs with their order, seed, metrics and time; also written as CSV and Markdown."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from awpf_ext.report.load import Comparison
 from awpf_ext.report.names import plain
 from awpf_ext.runs.wording import metric_label, percent
 
-UNFOLDED = 16  # rows that are shown without being asked for
-TABLE = "table"  # .csv: every run in full precision; .md: the rows of the settings
+UNFOLDED = 16  # a table with more rows is folded
+TABLE = "table"  # .csv: all runs in full precision; .md: one row per setting
 
 
 def section(comparison: Comparison) -> Section:
@@ -35,18 +35,18 @@ def section(comparison: Comparison) -> Section:
             ]
         )
     return Section(
-        "Run by run",
+        "All runs",
         [
             Table(
                 columns, rows, words=3, title="" if len(rows) <= UNFOLDED else f"{len(rows)} rows"
             ),
-            Text(f"In full precision in {TABLE}.csv beside this file; the summary in {TABLE}.md."),
+            Text(f"{TABLE}.csv beside this page has full precision, {TABLE}.md has the summary."),
         ],
     )
 
 
 def write_tables(comparison: Comparison, folder: Path) -> None:
-    """table.csv, a row a run, and table.md, a row a setting."""
+    """Write table.csv with one row per run, and table.md with one row per setting."""
     buffer = text_io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     metrics = comparison.sweep.metrics

@@ -1,4 +1,4 @@
-"""Several runs in one table: mean, deviation, and the difference from the first setting."""
+"""One row per setting: mean, standard deviation, and the difference from the first setting."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from awpf_ext.report.style import INK, new_figure, series
 from awpf_ext.runs.sweep import HIGHER_IS_BETTER, Difference
 from awpf_ext.runs.wording import mean_std_text, metric_label, percent, pluralize
 
-MOST_DOTS = 24  # settings whose runs are drawn one by one
+MOST_DOTS = 24  # with more settings the runs are not drawn as dots
 
 
 def section(comparison: Comparison) -> Section:
@@ -48,9 +48,9 @@ def section(comparison: Comparison) -> Section:
     if compared:
         blocks.append(
             Text(
-                "seconds: of a run, on average; the first run of a group also reads the features. "
-                f"diff.: minus {first} on the same order and seed, mean ± standard deviation, "
-                "and in how many of those pairs it is positive."
+                "seconds: mean time of a run; the first run on some data also reads the features. "
+                f"diff.: difference from {first} on the same order and seed, mean ± standard "
+                "deviation, and the number of pairs in which it is positive."
             )
         )
     if (
@@ -65,18 +65,18 @@ def section(comparison: Comparison) -> Section:
 
 
 def _cut(run: FinishedRun) -> tuple[object, ...]:
-    """The data and the tasks, without which a difference says nothing."""
+    """The data and the tasks; differences are meaningful only if they are equal."""
     facts = run.result.provenance
     return (facts.get("content_hash", facts["dataset"]), len(run.class_names), *_shape(run))
 
 
 def _shape(run: FinishedRun) -> tuple[object, ...]:
-    """How the data is cut into tasks."""
+    """How the data is split into tasks."""
     return (run.noun, *run.places)
 
 
 def _made_of(comparison: Comparison) -> str:
-    """What the numbers are made of."""
+    """What the numbers in the table are computed from."""
     sweep = comparison.sweep
     orders = list(dict.fromkeys(sweep_run.order for sweep_run in sweep.runs))
     seeds = list(dict.fromkeys(sweep_run.seed for sweep_run in sweep.runs))
@@ -84,29 +84,29 @@ def _made_of(comparison: Comparison) -> str:
     datasets = list(dict.fromkeys(run.dataset for run in comparison.runs))
     contents = {run.result.provenance.get("content_hash") for run in comparison.runs}
     told = (
-        f"Percent, mean ± sample standard deviation over the runs of a setting. "
+        f"Values in percent: mean ± sample standard deviation over the runs of a setting. "
         f"Data: {', '.join(datasets)}, {' or '.join(f'{n:,}' for n in sorted(images))} test "
         f"images. Orders: {', '.join(orders)}. Seeds: {', '.join(map(str, seeds))}."
     )
     if len(contents) > 1:
         told += (
-            " These runs are not all on the same data: numbers of different data sets, backbones "
-            "or prompts do not compare methods."
+            " These runs are not all on the same data. Numbers from different data sets, backbones "
+            "or prompts cannot be used to compare methods."
         )
     shapes = {(len(run.class_names), _shape(run)) for run in comparison.runs}
     if len(shapes) > 1:
         told += (
-            " Nor are they cut into the same tasks."
+            " They do not have the same tasks either."
             if len(contents) > 1
-            else (" They are not all cut into the same tasks.")
+            else (" The runs do not all have the same tasks.")
         )
     if comparison.unfinished:
-        told += f" Left out, since unfinished: {pluralize(len(comparison.unfinished), 'run')}."
+        told += f" Left out because unfinished: {pluralize(len(comparison.unfinished), 'run')}."
     return told
 
 
 def _dots(comparison: Comparison, metric: str) -> Drawing:
-    """Each run a dot, the mean a bar across."""
+    """A dot for each run, and a bar for the mean."""
     sweep = comparison.sweep
     figure, axes = new_figure(height=0.75 + 0.3 * len(sweep.variants))
     for row, variant in enumerate(sweep.variants):
@@ -124,8 +124,7 @@ def _dots(comparison: Comparison, metric: str) -> Drawing:
     axes.grid(False, axis="y")
     axes.set_xlabel(f"{metric_label(metric)} accuracy (%)")
     caption = (
-        f"{metric_label(metric).capitalize()} accuracy: a dot for every run, the line across for "
-        "their mean."
+        f"{metric_label(metric).capitalize()} accuracy: one dot per run; the line marks the mean."
     )
     return Drawing(f"runs_{metric}", caption, figure)
 

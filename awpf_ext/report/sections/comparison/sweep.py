@@ -1,4 +1,4 @@
-"""A setting swept over numbers, as in the AWPF paper's Figure 4: accuracy against its value."""
+"""Accuracy against a numeric setting that was swept, as in Figure 4 of the AWPF paper."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def section(comparison: Comparison) -> Section | None:
     gap = 100 * (max(mean.values()) - min(mean.values()))
     told = (
         f"Last accuracy is highest at {best}; over all values it varies by {gap:.1f} points. "
-        "A value that is chosen by looking at these test images will look better than it is."
+        "A value that is chosen on these test images will look better than it is."
     )
-    return Section("The sweep", [Text(told), *blocks])
+    return Section("Sweep", [Text(told), *blocks])
 
 
 def swept_values(variants: Sequence[str]) -> list[float] | None:
-    """The values that were swept; None where they are not all numbers."""
+    """The values that were swept; None if they are not all numbers."""
     try:
         return [float(variant) for variant in variants]
     except ValueError:
