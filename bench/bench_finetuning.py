@@ -1,10 +1,10 @@
 """Training CLIP.
 
-One step of AdamW on the demo's CLIP: 128 images of 48 x 48 and a prompt of each of 80 classes, the
-cross-entropy of images with texts, float32 where nothing else is said. Ours trains both towers
-whole by `joint_backward`; beside it the plain loop over open_clip's own model, and what is left of
-time and memory with checkpointing, micro-batches, bfloat16, LoRA and the adapter alone. Memory is
-that of a step, above the model and its optimiser's state.
+One step of AdamW on the CLIP of the demo: 128 images of 48 x 48 and one prompt for each of 80
+classes, with the cross-entropy of images over texts, in float32 unless stated otherwise. Our row
+trains both towers with `joint_backward`. The others are a plain loop over open_clip's own model,
+and ours with checkpointing, micro-batches, bfloat16, LoRA and only the adapter. Memory is that of
+a step, in addition to the model and the state of its optimiser.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Low-rank sums and their truncation.
 
-float32; errors are Frobenius norms relative to the float64 result (for truncate, of the product of
-the factors).
+float32. Errors are Frobenius norms relative to the float64 result; for truncate they are those of
+the product of the factors.
 """
 
 from __future__ import annotations

@@ -1,13 +1,12 @@
 """Merging LoRA adapters.
 
-Eight random bfloat16 adapters of rank 16 for a model of 7B's size: 32 layers of four 4096 x 4096
-and three 11008 x 4096 projections, 224 modules, 80 MB an adapter. From folder to folder: reading
-and writing are part of it. Ours is `awpf_ext.lora.merge`; methods that need every entry of every
-delta run on two layers and are scaled to 32. Beside it PEFT: the adapters of two layers are loaded
-onto a base without weights, merged by add_weighted_adapter and saved, scaled likewise. Where PEFT
-takes an SVD of every delta in full size, it is run on the q_proj of the two layers only and scaled
-by m n min(m, n). Its memory is that of what was run and is not scaled, though it holds all layers
-at once.
+Eight random bfloat16 adapters of rank 16 for a model of 7B parameters: 32 layers with four
+4096 x 4096 and three 11008 x 4096 projections, 224 modules, 80 MB per adapter. Reading and writing
+are included. Our function is `awpf_ext.lora.merge`; methods that need every entry of every delta
+run on two layers, and their time is scaled to 32. With PEFT, the adapters of two layers are loaded
+on a base without weights, merged by add_weighted_adapter and saved, and the time is scaled in the
+same way. If PEFT needs an SVD of every full delta, it is run only on the q_proj of the two layers
+and scaled by m n min(m, n). The memory of PEFT is not scaled, although it holds all layers at once.
 """
 
 from __future__ import annotations

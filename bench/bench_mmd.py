@@ -1,7 +1,7 @@
 """MMD.
 
-Five kernels, float32, d = 512 throughout, the same sigma for everybody; the error is shown as a
-share of the contract's 1e-5 MMD^2 + 1e-9 (mean Kxx + mean Kyy).
+Five kernels, float32, d = 512, and the same sigma for all contenders. The error is shown as a
+fraction of the bound 1e-5 MMD^2 + 1e-9 (mean Kxx + mean Kyy).
 """
 
 from __future__ import annotations

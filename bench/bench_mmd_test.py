@@ -1,8 +1,8 @@
 """MMD permutation test.
 
-The same five kernels for everybody. The gather loop permutes rows and columns of the kernel matrix
-for every split (alibi-detect and most others); the matrix form multiplies it once with the
-memberships of all splits.
+All contenders use the same five kernels. The gather loop permutes rows and columns of the kernel
+matrix for every split, as alibi-detect and most other libraries do. The matrix form multiplies the
+kernel matrix once with the memberships of all splits.
 """
 
 from __future__ import annotations

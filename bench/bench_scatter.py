@@ -1,6 +1,6 @@
 """LDA scatter.
 
-float32; the error is of the within-class scatter, relative to its largest entry.
+float32. The error is that of the within-class scatter, relative to its largest entry.
 """
 
 from __future__ import annotations

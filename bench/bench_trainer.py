@@ -1,11 +1,11 @@
 """Trainer.
 
-A protocol of CIFAR-100's size with made-up features: 50,000 x 512, ten tasks of ten classes, 15
-epochs, batches of 100, 2,000 replayed vectors an epoch, RAPF's published settings. Each method runs
-the whole of it once, evaluation included. Beside it the form that RAPF's code has, text encoding
-aside: a DataLoader, a Python loop over classes and hard pairs in every batch, and a
-MultivariateNormal that is factored anew for every draw; some batches of its middle task are timed
-and scaled to the nine tasks that replay.
+A protocol of the size of CIFAR-100 with artificial features: 50,000 x 512, ten tasks of ten
+classes, 15 epochs, batches of 100, 2,000 replayed vectors per epoch, with the published settings of
+RAPF. Each method runs once, including evaluation. For comparison there is an implementation like
+RAPF's code without its text encoding: a DataLoader, a Python loop over classes and hard pairs in
+every batch, and a MultivariateNormal that is factorised for every draw. Some batches of its middle
+task are timed and scaled to the nine tasks with replay.
 """
 
 from __future__ import annotations

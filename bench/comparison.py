@@ -1,4 +1,4 @@
-"""What a benchmark says: who does the work, how well each of them did, and what was hoped for."""
+"""The parts of a benchmark: the contenders, their results, and the goals."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ OURS = "awpf_ext"
 class Contender:
     """One way to do the work.
 
-    ``scale``: how many times `run` the whole work would take, where only a sample of it is run.
-    ``stage``: a part of our own work, shown for where the time goes, and no competitor.
+    ``scale``: if only a sample of the work is run, the factor from its time to that of all of it.
+    ``stage``: a part of our own work, shown to explain the time; not a competitor.
     ``once``: too slow to repeat; timed in the process that measures its memory.
-    ``compiles``: its first call is not like the others.
-    ``checked``: whether the result is the work's result, to be compared with float64.
-    ``approximate``: it settles for less than the work asks, and is no competitor either.
+    ``compiles``: the first call differs from the others.
+    ``checked``: whether the result is compared with the float64 result.
+    ``approximate``: computes less than the work requires; not a competitor either.
     """
 
     run: Callable[[], Any]

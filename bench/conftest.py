@@ -1,4 +1,4 @@
-"""`pytest bench/`: every kernel beside what people use instead, one table a kernel at the end."""
+"""`pytest bench/`: compares every kernel with the alternatives, and prints one table per kernel."""
 
 from __future__ import annotations
 

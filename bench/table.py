@@ -1,4 +1,4 @@
-"""Tables of outcomes: text for the terminal, Markdown and JSON for keeping."""
+"""Tables of results: text for the terminal, Markdown and JSON to save."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Outcomes = Mapping[str, Sequence[Outcome]]
 
 _HEAD = ("who", "time", "time / ours", "extra memory", "error vs fp64", "of floor", "runs")
 _LEGEND = """\
-time: median of interleaved runs. time / ours: median over the runs both took part in; * the best
-baseline. extra memory: peak resident bytes above the inputs, in a fresh process. In brackets after
-an error: share of what the contract allows. of floor: the floor's time / this time; the floor is
-the matrix products the work cannot do without, by torch's own GEMM in the same run (half of a
-symmetric product). |- looks inside ours."""
+time: median of interleaved runs. time / ours: median over the runs of both; * marks the best
+baseline. extra memory: peak resident memory in addition to the inputs, in a fresh process. In
+brackets after an error: the fraction of the error bound. of floor: time of the floor / this time.
+The floor is the time of torch's own GEMM, in the same run, for the matrix products that cannot be
+avoided (half of a symmetric product). |- marks a part of our own work."""
 
 
 def as_text(outcomes: Outcomes) -> str:
@@ -48,7 +48,7 @@ def as_text(outcomes: Outcomes) -> str:
 
 
 def as_markdown(outcomes: Outcomes, heading: str | None = None, legend: str = _LEGEND) -> str:
-    """One Markdown table a kernel."""
+    """One Markdown table per kernel."""
     lines = [heading or machine(), "", legend.replace("*", r"\*").replace("|-", r"\|-"), ""]
     for kernel, found in outcomes.items():
         lines += [f"## {kernel}", ""]
@@ -63,7 +63,7 @@ def as_markdown(outcomes: Outcomes, heading: str | None = None, legend: str = _L
 
 
 def as_json(outcomes: Outcomes, processor: str | None = None) -> str:
-    """Everything measured, and the machine."""
+    """All measurements, and the machine."""
     data = {
         "machine": {**_build(), "processor": processor or _processor()},
         "kernels": {kernel: [as_data(one) for one in found] for kernel, found in outcomes.items()},

@@ -1,20 +1,20 @@
-"""How far apart are two sets of pictures, as CLIP sees them?
+"""The distance between sets of images, measured with CLIP features.
 
-The CMMD of arXiv 2401.09603 between two image folders: the squared MMD, biased, between normalised
-CLIP image features under one Gaussian kernel exp(-|a - b|^2 / (2 sigma^2)) with sigma = 10, times
-1000. Here that is 1000 * mmd(a, b, bandwidth=10.0). Normalised features are at most 2 apart, so
-this kernel is nearly a parabola and the value nearly 10 |mean(a) - mean(b)|^2: it compares means.
-The p-value beside it uses the median bandwidth, which sees more than means.
+It is the CMMD of arXiv 2401.09603: the biased squared MMD between normalised CLIP image features
+under one Gaussian kernel exp(-|a - b|^2 / (2 sigma^2)) with sigma = 10, times 1000, which is
+1000 * mmd(a, b, bandwidth=10.0). The distance between normalised features is at most 2, so this
+kernel is almost a parabola and the value is almost 10 |mean(a) - mean(b)|^2: it compares means. The
+p-value is computed with the median bandwidth, which detects other differences too.
 
-Published values are for ViT-L/14 at 336 pixels and 30,000 images; values under another backbone are
-on another scale. Two random halves of the first folder show how large the value is by chance, at
-half the number of images (the biased estimate falls as 1/n).
+Published values are for ViT-L/14 at 336 pixels and 30,000 images; values for another backbone are
+on another scale. Two random halves of the first folder show the value that is expected by chance,
+at half the number of images (the biased estimate decreases as 1/n).
 
     python examples/compare_images.py [FOLDER OTHER ...] [--model NAME --pretrained TAG]
 
-Folders are searched with their subfolders; the first is what the others are compared with. Without
-folders it is the demo's pictures, in the default style and in the others. The default model is the
-package's own small CLIP, so nothing is downloaded.
+Folders are searched recursively, and the others are compared with the first. Without folders the
+script compares the styles of the demo. The default model is the small CLIP of the package, so
+nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from awpf_ext.data.images import IMAGE_SUFFIXES
 
 SIGMA, SCALE = 10.0, 1000.0
 BATCH = 64
-DEMO_STEP = 20  # every how manieth of the demo's 5,000 test images is compared
+DEMO_STEP = 20  # one of so many of the demo's 5,000 test images is used
 
 
 class Comparison(NamedTuple):
-    """CMMD of two sets, and the p-value of "both come from one distribution"."""
+    """CMMD of two sets, and the p-value of the hypothesis that their distributions are equal."""
 
     cmmd: float
     p_value: float
@@ -56,20 +56,20 @@ def images_of(folder: Path) -> Iterable[Image.Image]:
 
 
 def demo_images(style: str) -> Iterable[Image.Image]:
-    """Some of the demo's test images in a style."""
+    """Some test images of the demo in a style."""
     images = load_dataset(f"demo:{style}").test
     return (images.read(index) for index in range(0, len(images.labels), DEMO_STEP))
 
 
 def features(backbone: Backbone, images: Iterable[Image.Image]) -> Tensor:
-    """Normalised CLIP features, a batch at a time."""
+    """Normalised CLIP features, computed in batches."""
     prepared = [torch.from_numpy(backbone.prepare(image)) for image in images]
     batches = torch.stack(prepared).split(BATCH)
     return normalize(torch.cat([backbone.encode_images(b).float() for b in batches]), dim=1)
 
 
 def compare(first: Tensor, second: Tensor) -> Comparison:
-    """The numbers for two sets of normalised features."""
+    """Compare two sets of normalised features."""
     cmmd = SCALE * awpf_ext.mmd(first, second, bandwidth=SIGMA)
     return Comparison(float(cmmd), float(awpf_ext.mmd_test(first, second).p_value))
 
@@ -77,7 +77,7 @@ def compare(first: Tensor, second: Tensor) -> Comparison:
 def compare_all(
     backbone: Backbone, sets: Mapping[str, Iterable[Image.Image]]
 ) -> dict[str, Comparison]:
-    """The first set in two random halves, which is what chance does, and against each other set."""
+    """Compare two random halves of the first set, and the first set with each other set."""
     (first, reference), *others = ((n, features(backbone, images)) for n, images in sets.items())
     torch.manual_seed(0)
     halves = reference[torch.randperm(len(reference))].chunk(2)

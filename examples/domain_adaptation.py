@@ -1,13 +1,12 @@
-"""MMD as a loss: a classifier that works in a domain it has no labels for.
+"""MMD as a loss: train a classifier for a domain without labels.
 
-Labelled points come from a source domain, unlabelled ones from a target domain in which the same
-classes are moved and stretched. A small network is trained twice from the same start and on the
-same batches: with the cross-entropy of the source alone, and with the squared MMD between the
-hidden features of the two domains added. The second term pulls the domains together where the
-classifier reads them.
+A source domain has labels. A target domain has none, and its classes are shifted and stretched. A
+small network is trained twice from the same initial weights and on the same batches: with the
+cross-entropy on the source only, and with the squared MMD between the hidden features of the two
+domains added. This term makes the features of the two domains similar.
 
-The data is synthetic and made to fit: both domains have the same share of every class. Where the
-shares differ, making the domains alike mixes classes up, and the term can do harm.
+The data is synthetic and suits the method: both domains have the same class proportions. If the
+proportions differ, aligning the domains mixes up the classes, and the term can be harmful.
 
     python examples/domain_adaptation.py
 """
@@ -26,7 +25,7 @@ import awpf_ext
 CLASSES, DIM, POINTS = 8, 16, 512
 STEPS, BATCH = 150, 128
 MMD_WEIGHT = 1.0
-SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)  # a mixture: no single bandwidth has to be right
+SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)  # a mixture, so that no single bandwidth has to be right
 
 
 class Domain(NamedTuple):
@@ -37,14 +36,14 @@ class Domain(NamedTuple):
 
 
 class Accuracies(NamedTuple):
-    """On the target domain, one a seed."""
+    """Accuracies on the target domain, one per seed."""
 
     source_only: list[float]
     with_mmd: list[float]
 
 
 def source_target_test() -> tuple[Domain, Domain, Domain]:
-    """The same clusters three times, in the target and the test set moved and stretched."""
+    """Three sets of the same clusters; target and test set are shifted and stretched."""
     centres, shift = 0.5 * torch.randn(CLASSES, DIM), 0.6 * torch.randn(DIM)
     stretch = torch.linspace(0.6, 1.4, DIM)
     y = torch.arange(POINTS) % CLASSES
@@ -53,7 +52,7 @@ def source_target_test() -> tuple[Domain, Domain, Domain]:
 
 
 def network() -> tuple[nn.Module, nn.Module]:
-    """Features, and the classifier on top of them."""
+    """The feature network and the classifier on top of it."""
     return nn.Sequential(nn.Linear(DIM, 64), nn.ReLU(), nn.Linear(64, 16)), nn.Linear(16, CLASSES)
 
 
@@ -64,7 +63,7 @@ def accuracy(features: nn.Module, classifier: nn.Module, data: Domain) -> float:
 
 
 def trained(source: Domain, target: Tensor, mmd_weight: float) -> tuple[nn.Module, nn.Module]:
-    """Trained on the source's labels and, where mmd_weight is above 0, the target's points."""
+    """Train on the labels of the source and, if mmd_weight is not 0, on points of the target."""
     features, classifier = network()
     parameters = [*features.parameters(), *classifier.parameters()]
     optimizer = torch.optim.Adam(parameters, lr=3e-3)

@@ -1,15 +1,14 @@
-"""MMD as a drift monitor: has the stream of embeddings left the distribution of a reference set?
+"""MMD as a drift monitor: detect when a stream of embeddings leaves a reference distribution.
 
-Every window of the stream is compared with fresh rows of the reference pool by a permutation test,
-and an alarm is raised where p <= alpha. The test is exact: without drift a window raises a false
-alarm with probability at most alpha, whatever the distribution, the dimension and the window's
-size. The price is said too: at alpha = 0.01 one quiet window in a hundred is a false alarm, so
-whoever needs fewer takes a smaller alpha and more permutations (p is never below
-1 / (1 + permutations)).
+Every window of the stream is compared with new rows of the reference pool by a permutation test,
+and p <= alpha raises an alarm. The test is exact: without drift the probability of a false alarm is
+at most alpha, for every distribution, dimension and window size. At alpha = 0.01 one window in a
+hundred is a false alarm on average. For fewer false alarms use a smaller alpha and more
+permutations (p is never below 1 / (1 + permutations)).
 
-The rows of the reference are not used twice. Windows that share their reference share its luck:
-each p-value is still exact, but a reference that is unusual by chance makes many false alarms at
-once, and their rate over one stream is not alpha.
+No row of the reference is used twice. If windows share their reference, each p-value is still
+exact, but a reference that is unusual by chance causes many false alarms at once, and their rate
+over one stream is not alpha.
 
     python examples/drift_monitor.py
 """
@@ -30,27 +29,27 @@ DRIFT_STARTS = 20  # window of the stream in which the drift begins
 
 
 class Summary(NamedTuple):
-    """What the monitor came to."""
+    """The result of the monitor."""
 
     false_alarm_rate: float
     alarms: list[int]  # windows of the stream
 
 
 def embeddings(windows: int, rows: int) -> Tensor:
-    """(windows, rows, DIM): two clusters, as embeddings of two kinds of documents would lie."""
+    """(windows, rows, DIM): two clusters, like embeddings of two kinds of documents."""
     kind = torch.randint(0, 2, (windows, rows, 1)).float()
     return torch.randn(windows, rows, DIM) + 3 * kind / DIM**0.5
 
 
 def drifted(windows: Tensor, strength: Tensor) -> Tensor:
-    """The same with one direction in eight moved on by `strength` (one number a window)."""
+    """The same with every eighth coordinate shifted by `strength` (one number per window)."""
     shift = torch.zeros(DIM)
     shift[::8] = 1.0
     return windows + strength[:, None, None] * shift
 
 
 def p_values(windows: Tensor) -> Tensor:
-    """Of every window against reference rows of its own; all windows in one call."""
+    """p-values of all windows in one call, each with its own reference rows."""
     reference = embeddings(len(windows), REFERENCE)
     return awpf_ext.mmd_test(windows, reference, permutations=PERMUTATIONS).p_value
 
@@ -69,7 +68,7 @@ def main() -> Summary:
         print(f"window {number:2d}  drift {strength[number]:.2f}  p = {found[number]:.3f}{mark}")
     late = next((n for n in alarms if n >= DRIFT_STARTS), None)
     if late is None:
-        print("the drift was not seen")
+        print("the drift was not detected")
     else:
         print(f"drift began in window {DRIFT_STARTS}; first alarm after it in window {late}")
     return Summary(rate, alarms)

@@ -1,13 +1,13 @@
-"""Fusing adapters by hand: what the methods of this package do between two tasks.
+"""Fusing adapters by hand, as the methods of this package do between two tasks.
 
-An adapter is a d x d matrix after a frozen encoder: images of a class should end up near its text.
-It is trained on a first task, then on a second one alone, and forgets. `fuse` makes one adapter of
-the two, `BalanceFactor` says how much of the second to take, and the table shows what each way
-keeps. Nothing is replayed here, so that the fusion stands alone.
+An adapter is a d x d matrix after a frozen encoder that moves images of a class close to its text.
+It is trained on one task, then only on a second one, so that it forgets the first. `fuse` combines
+the two adapters, `BalanceFactor` computes the weight of the second, and the table shows the
+accuracies after each method. There is no replay, so the table shows the effect of fusion alone.
 
-Then the same with updates instead of adapters: eight low-rank updates of one matrix, as LoRA leaves
-them, are added up as one product (`low_rank_sum`), and cut back to the rank of a single one
-without the sum ever being built (`truncate`).
+The second part does the same with updates instead of adapters: eight low-rank updates of a matrix,
+like those of LoRA, are added in one product (`low_rank_sum`), and truncated to the rank of a single
+update without computing the sum (`truncate`).
 
     python examples/fuse_adapters.py
 """
@@ -34,21 +34,21 @@ class Task(NamedTuple):
 
 
 class Accuracy(NamedTuple):
-    """On the two tasks, among the classes of both."""
+    """Accuracies on the two tasks, among the classes of both."""
 
     first: float
     second: float
 
 
 class Tasks:
-    """Two tasks whose images lie around their texts, but turned, and with noise."""
+    """Two tasks whose images are close to their texts, but rotated and noisy."""
 
     def __init__(self) -> None:
         self.text = normalize(torch.randn(2 * CLASSES, DIM), dim=1)
         self.turn = torch.linalg.qr(torch.eye(DIM) + 0.2 * torch.randn(DIM, DIM)).Q
 
     def draw(self) -> list[Task]:
-        """Fresh images of both tasks."""
+        """New images of both tasks."""
         labels = torch.arange(2 * CLASSES).repeat_interleave(IMAGES)
         noise = 1.4 * torch.randn(len(labels), DIM) / DIM**0.5
         images = self.text[labels] @ self.turn + noise
@@ -59,7 +59,7 @@ class Tasks:
         return 20 * embed(adapter, x) @ self.text.T
 
     def train(self, start: Tensor, task: Task) -> Tensor:
-        """`start` moved on by sixty steps of Adam on one task."""
+        """`start` after sixty steps of Adam on one task."""
         adapter = start.clone().requires_grad_()
         optimizer = torch.optim.Adam([adapter], lr=1e-2)
         for _ in range(60):
@@ -78,7 +78,7 @@ def embed(adapter: Tensor, x: Tensor) -> Tensor:
 
 
 def compare_fusions(seed: int) -> dict[str, Accuracy]:
-    """The adapters after each task, and what they are fused to."""
+    """The adapters after each task, and the fused adapters."""
     torch.manual_seed(seed)
     tasks = Tasks()
     (first, second), tests = tasks.draw(), tasks.draw()
@@ -97,7 +97,7 @@ def compare_fusions(seed: int) -> dict[str, Accuracy]:
 
 
 def truncated_share() -> float:
-    """How much of eight added updates one of their rank can hold, as a share of squared norm."""
+    """The fraction of the squared norm of eight added updates that one of their rank can hold."""
     torch.manual_seed(0)
     base = torch.randn(512, 512) / 512**0.5
     u, v = torch.randn(UPDATES, 512, UPDATE_RANK), torch.randn(UPDATES, 512, UPDATE_RANK)
