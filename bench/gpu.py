@@ -29,11 +29,11 @@ from torch import Tensor
 import awpf_ext
 
 LEGEND = """\
-time: median of interleaved samples, by events on the stream. time / ours: median over the samples
-of both; * the best baseline. extra memory: peak of torch's allocator above the inputs. In brackets
-after an error: share of what the contract allows. of floor: the floor's time / this time; the floor
-is the products the work cannot do without, by cuBLAS in the same run (half of a symmetric one).
-|- looks inside ours."""
+time: median of interleaved samples, measured with events on the stream. time / ours: median over
+the samples of both; * marks the best baseline. extra memory: peak of torch's allocator in addition
+to the inputs. In brackets after an error: the fraction of the error bound. of floor: time of the
+floor / this time. The floor is the time of cuBLAS, in the same run, for the matrix products that
+cannot be avoided (half of a symmetric product). |- marks a part of our own work."""
 
 DEVICE = "cuda"
 
