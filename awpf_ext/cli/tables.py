@@ -122,8 +122,8 @@ def print_methods(methods: Mapping[str, type[Method]], presets: Iterable[str]) -
     for name, method in methods.items():
         summary = (inspect.getdoc(method) or "").split("\n", 1)[0]
         print_line((f"{name:<{width}}", "bold"), f"  {summary}")
-    console().print(Text(f"\npresets: {', '.join(presets)}"))
-    print_line("\nkeys of every run, for --set and YAML files:")
+    console().print(Text(f"\nPresets: {', '.join(presets)}"))
+    print_line("\nKeys of every run, as options, in YAML files and for --set:")
     print_keys({key: RunConfig.model_fields[key] for key in RUN_KEYS})
 
 

@@ -78,10 +78,10 @@ class RunConfig(BaseModel):
         description="Long tail: training images of the rarest class / of the most frequent",
     )
     on_unreadable: Annotated[Literal["stop", "skip"], AppliesTo.IMAGES] = Field(
-        "stop", description="What to do when images cannot be read"
+        "stop", description="What to do when images cannot be read: stop, or skip them"
     )
     protocol: Annotated[Protocol, Role.RUN] = Field(
-        "class", description="What each task brings: new classes, or a new domain of all classes"
+        "class", description="What each task brings: new classes (class) or a new domain (domain)"
     )
     base: Annotated[int, Role.RUN, AppliesTo.CLASS_PROTOCOL] = Field(
         0, ge=0, description="Number of classes in the first task; 0 = as in the other tasks"
@@ -111,7 +111,7 @@ class RunConfig(BaseModel):
         f"(for the model demo: {demo_model.TAG})",
     )
     precision: Annotated[Literal["fp32", "bf16", "fp16"], Panel.MODEL, AppliesTo.IMAGES] = Field(
-        "fp32", description="Floating-point type of the backbone"
+        "fp32", description="Number format of the backbone: fp32, bf16 or fp16"
     )
     prompt: Annotated[
         str | Annotated[tuple[str, ...], Field(min_length=1)], Panel.MODEL, AppliesTo.IMAGES
