@@ -68,3 +68,10 @@ def test_links_of_the_page_lead_somewhere(page):
         path = target.partition("#")[0]
         if path and "://" not in target:
             assert (page.parent / path).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_lines_of_the_page_fit_into_120_characters(page):
+    lines = page.read_text(encoding="utf-8").splitlines()
+    long = [number for number, line in enumerate(lines, 1) if len(line) > 120]
+    assert not long, f"{page.name}, lines {long}"
