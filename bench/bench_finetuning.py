@@ -19,7 +19,7 @@ from comparison import OURS, Contender, Outcome, Work
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from awpf_ext.clip import load_backbone, prompted_clip, text_bank
+from awpf_ext.clip import class_texts, load_backbone, prompted_clip
 from awpf_ext.clip.prompted import PromptedClip
 from awpf_ext.finetuning.build import build_trainable
 from awpf_ext.finetuning.joint_backward import joint_backward
@@ -85,7 +85,7 @@ def work() -> Work:
     names = [f"class {index}" for index in range(CLASSES)]
     templates = ("a photo of a {}.",)
     clip = prompted_clip(backbone, names, templates)
-    text = text_bank(backbone, names, templates)
+    text = class_texts(backbone, names, templates)
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (IMAGES, 48, 48, 3), generator=generator).byte()
     labels = torch.randint(0, CLASSES, (IMAGES,), generator=generator)

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torch.utils.flop_counter import FlopCounterMode
 
-from awpf_ext.clip import Backbone, demo_model, load_backbone, text_bank
+from awpf_ext.clip import Backbone, class_texts, demo_model, load_backbone
 from awpf_ext.clip.prompts import DEFAULT_PROMPT
 from awpf_ext.data import demo
 from awpf_ext.data.demo import dataset as demo_data
@@ -48,7 +48,7 @@ def publish(run: Path, folder: Path) -> None:
 
 def accuracy(backbone: Backbone, drawn: list[Tensor], classes: Sequence[Composition]) -> float:
     """Zero-shot accuracy on equally many images per class."""
-    bank = text_bank(backbone, [target.name for target in classes], (DEFAULT_PROMPT,))
+    bank = class_texts(backbone, [target.name for target in classes], (DEFAULT_PROMPT,))
     features = torch.cat([backbone.encode_images(part) for part in torch.stack(drawn).split(256)])
     guessed = (normalize(features, dim=-1) @ bank.T).argmax(-1)
     labels = torch.arange(len(classes)).repeat_interleave(len(drawn) // len(classes))

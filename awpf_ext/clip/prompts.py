@@ -43,7 +43,7 @@ def prompt_templates(prompt: str | Sequence[str] = DEFAULT_PROMPT) -> tuple[str,
     return templates
 
 
-def text_bank(
+def class_texts(
     backbone: Backbone,
     class_names: Sequence[str],
     templates: Sequence[str],
@@ -56,7 +56,7 @@ def text_bank(
     `progress(done, total)` counts prompts. Repeated names are encoded once.
     """
     if not class_names:
-        raise UserError("class_names is empty; a text bank needs at least one class")
+        raise UserError("class_names is empty; expected at least one class")
     unique = list(dict.fromkeys(class_names))
     prompts = [template.replace("{}", name) for name in unique for template in templates]
     encoded = []

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from awpf_ext.clip.backbone import Backbone
 from awpf_ext.clip.prompted import prompted_clip
-from awpf_ext.clip.prompts import DEFAULT_PROMPT, prompt_templates, text_bank
+from awpf_ext.clip.prompts import DEFAULT_PROMPT, class_texts, prompt_templates
 from awpf_ext.data.features import FeatureSet, nonfinite_rows
 from awpf_ext.data.image_reader import Pixels, default_workers, prepared_batches
 from awpf_ext.data.images import ImageDataset, ImageSplit
@@ -253,7 +253,7 @@ def _text(
     world: World,
 ) -> Tensor:
     """The class texts from the store, encoded first if they are missing."""
-    path = store.text_bank(backbone, templates, dataset.class_names)
+    path = store.class_texts(backbone, templates, dataset.class_names)
     found = read_or_none(path)
     if found is not None:
         return found[0]["text"]
@@ -261,7 +261,7 @@ def _text(
     def progress(done: int, total: int) -> None:
         tell(ExtractProgress("text", done, total))
 
-    text = text_bank(backbone, dataset.class_names, templates, progress=progress)
+    text = class_texts(backbone, dataset.class_names, templates, progress=progress)
     if world.is_main:
         save_tensors(path, {"text": text})
     return text

@@ -3,7 +3,7 @@
     ROOT/BACKBONE/SPLIT/features.safetensors    x and y of one split, memory-mapped when read
     ROOT/BACKBONE/SPLIT/shard-*.safetensors     finished parts of an unfinished extraction
     ROOT/BACKBONE/SPLIT/lock                    held by the process that extracts
-    ROOT/BACKBONE/text-*.safetensors            text banks
+    ROOT/BACKBONE/text-*.safetensors            text embeddings of classes
 
 BACKBONE is a hash of model, weights, preprocessing and precision; SPLIT is a hash of the images and
 their labels. A file with a wrong checksum is computed again. If images could not be read,
@@ -66,8 +66,10 @@ class FeatureStore:
         identity = {name: backbone.provenance[name] for name in IDENTITY}
         return self.root / f"{readable}-{_hash(FORMAT, identity)}"
 
-    def text_bank(self, backbone: Backbone, templates: Sequence[str], names: Sequence[str]) -> Path:
-        """The file of a text bank."""
+    def class_texts(
+        self, backbone: Backbone, templates: Sequence[str], names: Sequence[str]
+    ) -> Path:
+        """The file of the text embeddings of these classes."""
         key = _hash(list(templates), list(names))
         return self.backbone_folder(backbone) / f"text-{key}.safetensors"
 

@@ -99,12 +99,12 @@ def test_files_that_are_no_export(tmp_path):
 
 def test_a_damaged_run_is_not_used(features_file, tmp_path):
     run(dataset=f"features:{features_file}", increment=2, epochs=1, out=tmp_path / "run")
-    bank = tmp_path / "run" / "class_texts.safetensors"
-    content = bank.read_bytes()
-    bank.write_bytes(content[:-4] + b"\0\0\0\1")
+    file = tmp_path / "run" / "class_texts.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content[:-4] + b"\0\0\0\1")
     with pytest.raises(CheckpointError, match="it is damaged"):
         load_model(tmp_path / "run")
-    bank.write_bytes(content)
+    file.write_bytes(content)
     state = tmp_path / "run" / "task_0002.safetensors"
     state.write_bytes(state.read_bytes()[:-4] + b"\0\0\0\1")
     with pytest.raises(CheckpointError, match="damaged after 2 whole tasks"):

@@ -109,7 +109,7 @@ def test_killed_at_every_moment_of_writing(driver, write_features, tmp_path):
 
 
 def test_killed_while_features_are_written(driver, image_arguments, tmp_path):
-    """At every third moment: in shards of the images, in the whole splits, in the text bank."""
+    """At every third moment: in shards of the images, in the whole splits, in the class texts."""
     plain = [a for a in image_arguments if "store=" not in a and a != "--set"]
 
     def command(folder: Path) -> list[object]:

@@ -1,11 +1,11 @@
-"""Templates and text banks."""
+"""Templates and class texts."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from awpf_ext.clip import DEFAULT_PROMPT, load_backbone, prompt_templates, text_bank
+from awpf_ext.clip import DEFAULT_PROMPT, class_texts, load_backbone, prompt_templates
 from awpf_ext.errors import UserError
 
 
@@ -29,29 +29,29 @@ def test_a_template_without_one_place_for_the_name_is_refused(bad):
         prompt_templates(bad)
 
 
-def test_a_bank_is_the_mean_of_normalised_prompts(tiny):
+def test_a_class_text_is_the_mean_of_normalised_prompts(tiny):
     templates = ("a {}.", "the {}!")
-    bank = text_bank(tiny, ["cat", "dog"], templates)
-    for row, name in zip(bank, ["cat", "dog"], strict=True):
+    texts = class_texts(tiny, ["cat", "dog"], templates)
+    for row, name in zip(texts, ["cat", "dog"], strict=True):
         prompts = tiny.encode_texts([template.replace("{}", name) for template in templates])
         mean = torch.nn.functional.normalize(prompts, dim=-1).mean(dim=0)
         assert torch.allclose(row, mean / mean.norm(), atol=1e-6)
-    assert bank.dtype == torch.float32
-    assert not bank.requires_grad
+    assert texts.dtype == torch.float32
+    assert not texts.requires_grad
 
 
 def test_equal_names_are_encoded_once_and_any_name_is_fine(tiny):
     names = ["crane", "犬", "a {} brace", "crane", ""]
     counted: list[tuple[int, int]] = []
-    bank = text_bank(
+    texts = class_texts(
         tiny, names, ("a {}",), progress=lambda *now: counted.append(now), batch_size=3
     )
     assert counted == [(3, 4), (4, 4)]
-    assert torch.equal(bank[0], bank[3])
-    assert not torch.equal(bank[0], bank[1])
-    assert torch.allclose(bank.norm(dim=1), torch.ones(5))
+    assert torch.equal(texts[0], texts[3])
+    assert not torch.equal(texts[0], texts[1])
+    assert torch.allclose(texts.norm(dim=1), torch.ones(5))
 
 
-def test_no_classes_no_bank(tiny):
+def test_without_classes_is_an_error(tiny):
     with pytest.raises(UserError, match="class_names is empty"):
-        text_bank(tiny, [], ("a {}",))
+        class_texts(tiny, [], ("a {}",))

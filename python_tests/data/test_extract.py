@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from awpf_ext import io
-from awpf_ext.clip import load_backbone, text_bank
+from awpf_ext.clip import class_texts, load_backbone
 from awpf_ext.data import FeatureStore, extract_features, load_dataset, task_stream
 from awpf_ext.errors import DataError, UserError
 
@@ -27,7 +27,7 @@ def test_features_are_those_of_the_images(image_folder, tmp_path, tiny):
         images = [tiny.prepare(split.read(i)) for i in range(len(split.labels))]
         pixels = torch.stack([torch.from_numpy(image) for image in images])
         assert torch.allclose(x, tiny.encode_images(pixels), atol=1e-6)
-    assert torch.equal(features.text, text_bank(tiny, ["cat", "犬"], ("a {}",)))
+    assert torch.equal(features.text, class_texts(tiny, ["cat", "犬"], ("a {}",)))
     assert features.class_names == ("cat", "犬")
     assert features.logit_scale == pytest.approx(tiny.logit_scale)
     provenance = json.loads(json.dumps(dict(features.provenance)))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from awpf_ext.clip import demo_model, text_bank
+from awpf_ext.clip import class_texts, demo_model
 from awpf_ext.clip.prompts import DEFAULT_PROMPT, prompt_templates
 from awpf_ext.data import load_dataset
 from awpf_ext.errors import UserError
@@ -33,8 +33,8 @@ def test_it_knows_the_demos_classes_but_not_all_of_them(backbone):
     data = load_dataset("demo")
     rows = range(0, len(data.test.labels), 10)
     pictures = torch.stack([torch.tensor(backbone.prepare(data.test.read(i))) for i in rows])
-    bank = text_bank(backbone, data.class_names, prompt_templates(DEFAULT_PROMPT))
-    guessed = (normalize(backbone.encode_images(pictures), dim=-1) @ bank.T).argmax(-1)
+    texts = class_texts(backbone, data.class_names, prompt_templates(DEFAULT_PROMPT))
+    guessed = (normalize(backbone.encode_images(pictures), dim=-1) @ texts.T).argmax(-1)
     right = (guessed == data.test.labels[::10]).double().mean()
     assert 0.40 < right < 0.75
 

@@ -12,7 +12,7 @@ sys.path.append(str(Path(__file__).parent))  # `from joint_steps import ...`
 
 @pytest.fixture(scope="session")
 def tiny():
-    """A `PromptedClip` of four classes with two prompts each, and its text bank."""
+    """A `PromptedClip` of four classes with two prompts each, and its class texts."""
     pytest.importorskip("open_clip", reason='needs the extra "clip"')
     from joint_steps import tiny_clip
 

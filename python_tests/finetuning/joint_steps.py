@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from awpf_ext.clip import load_backbone, prompted_clip, text_bank
+from awpf_ext.clip import class_texts, load_backbone, prompted_clip
 from awpf_ext.clip.prompted import PromptedClip
 from awpf_ext.distributed import SINGLE_PROCESS, World, init_distributed
 from awpf_ext.finetuning.build import TrainableClip, build_trainable
@@ -33,7 +33,7 @@ def tiny_clip() -> tuple[PromptedClip, Tensor]:
 
     open_clip.add_model_config(Path(__file__).parents[1] / "clip" / "tiny.json")
     backbone = load_backbone("tiny", "random:3")
-    return prompted_clip(backbone, NAMES, TEMPLATES), text_bank(backbone, NAMES, TEMPLATES)
+    return prompted_clip(backbone, NAMES, TEMPLATES), class_texts(backbone, NAMES, TEMPLATES)
 
 
 def batch(inputs: str, step: int = 0, rows: int = ROWS) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 pytest.importorskip("open_clip", reason='needs the extra "clip"')
 from joint_steps import batch, contrastive
 
-from awpf_ext.clip import load_backbone, prompted_clip, text_bank
+from awpf_ext.clip import class_texts, load_backbone, prompted_clip
 from awpf_ext.errors import UserError
 from awpf_ext.finetuning.build import build_trainable
 from awpf_ext.finetuning.joint_backward import joint_backward
@@ -135,7 +135,7 @@ def test_bfloat16_gives_float32_rows_near_the_exact_ones(tiny):
 def test_a_backbone_in_low_precision_is_trained_in_float32(precision):
     backbone = load_backbone("tiny", "random:3", precision=precision)
     names = ["cat", "dog", "owl", "fox"]
-    clip, text = prompted_clip(backbone, names, ["a {}"]), text_bank(backbone, names, ["a {}"])
+    clip, text = prompted_clip(backbone, names, ["a {}"]), class_texts(backbone, names, ["a {}"])
     trainable = build_trainable(TrainableConfig(), text, clip)
     assert {parameter.dtype for parameter in trainable.parameters()} == {torch.float32}
     torch.testing.assert_close(trainable.texts(range(4)), text, rtol=0, atol=2e-2)

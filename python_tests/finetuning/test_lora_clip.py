@@ -18,7 +18,7 @@ import open_clip
 import peft
 from joint_steps import batch, contrastive, with_factors
 
-from awpf_ext.clip import load_backbone, prompted_clip, text_bank
+from awpf_ext.clip import class_texts, load_backbone, prompted_clip
 from awpf_ext.errors import UserError
 from awpf_ext.finetuning.build import build_trainable
 from awpf_ext.finetuning.joint_backward import joint_backward
@@ -165,7 +165,7 @@ def other_clip(tmp_path, name, vision):
     open_clip.add_model_config(tmp_path / f"{name}.json")
     backbone = load_backbone(name, "random:0")
     clip = prompted_clip(backbone, ["cat", "dog"], ["a {}"])
-    return clip, text_bank(backbone, ["cat", "dog"], ["a {}"])
+    return clip, class_texts(backbone, ["cat", "dog"], ["a {}"])
 
 
 def test_a_tower_of_convolutions_needs_targets(tmp_path):

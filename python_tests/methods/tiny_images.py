@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from awpf_ext.clip import load_backbone, prompted_clip, text_bank
+from awpf_ext.clip import class_texts, load_backbone, prompted_clip
 from awpf_ext.data.features import FeatureSet
 from awpf_ext.data.prepared_images import PreparedImages
 from awpf_ext.data.stream import TaskStream, task_stream
@@ -55,7 +55,7 @@ def tiny_features() -> FeatureSet:
         train_y=train.labels,
         test_x=backbone.encode_images(test_images[everything]),
         test_y=test.labels,
-        text=text_bank(backbone, CLASSES, TEMPLATES),
+        text=class_texts(backbone, CLASSES, TEMPLATES),
         class_names=CLASSES,
         logit_scale=20.0,
         provenance={"dataset": "noise"},

@@ -56,7 +56,7 @@ class BufferedFineTuning(FineTuningMethod):
         samples = TaskSamples(task, self.buffer, self.inputs)
         if len(samples):
             with self.timed("train"):
-                self._bank = None
+                self._class_texts = None
                 self.train(task, samples, progress)
         self._latest = task.index
         self.after_task(task, samples)
@@ -84,7 +84,7 @@ class BufferedFineTuning(FineTuningMethod):
         self.trainable.load_state_dict(part_of_state(state, "trainable"))
         if buffer := part_of_state(state, "buffer"):
             self.buffer.load_state_dict(buffer)
-        self._bank = None
+        self._class_texts = None
 
     def _fill_buffer(self, task: Task, samples: TaskSamples) -> None:
         self.buffer.update(

@@ -59,7 +59,7 @@ class FineTuningMethod(Method):
     def __init__(self, config: FineTuningConfig, *, text: Tensor, **given: Any) -> None:
         super().__init__(config, text=text, **given)
         self.trainable = self.fresh()
-        self._bank: Tensor | None = None  # class texts of the current parameters
+        self._class_texts: Tensor | None = None  # of the current parameters
 
     @classmethod
     def trains_clip(cls, config: MethodConfig) -> bool:
@@ -132,9 +132,9 @@ class FineTuningMethod(Method):
 
     @torch.no_grad()
     def texts(self, classes: int) -> Tensor:
-        if self._bank is None or len(self._bank) < classes:
-            self._bank = self.trainable.texts(range(classes))
-        return self._bank[:classes]
+        if self._class_texts is None or len(self._class_texts) < classes:
+            self._class_texts = self.trainable.texts(range(classes))
+        return self._class_texts[:classes]
 
 
 def slice_of(span: range) -> slice:

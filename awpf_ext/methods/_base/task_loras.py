@@ -80,7 +80,7 @@ class TaskLoras(FineTuningMethod):
                 self.loras[task.index] = self._taken(self.config.adapters, task)
         with self.timed("fuse"):
             self.fused = self.fuse(task)
-        self._bank = None
+        self._class_texts = None
 
     def adapters(self) -> Mapping[str, AdapterFiles]:
         """The latest task's LoRA, unless it comes from another run."""
@@ -98,9 +98,9 @@ class TaskLoras(FineTuningMethod):
 
     @torch.no_grad()
     def texts(self, classes: int) -> Tensor:
-        if self._bank is None or len(self._bank) < classes:
-            self._bank = self.trainable.texts(range(classes), self.fused)
-        return self._bank[:classes]
+        if self._class_texts is None or len(self._class_texts) < classes:
+            self._class_texts = self.trainable.texts(range(classes), self.fused)
+        return self._class_texts[:classes]
 
     def learned_state(self) -> dict[str, Tensor]:
         parts = {"fused": self.fused}
@@ -117,7 +117,7 @@ class TaskLoras(FineTuningMethod):
         tasks = {name.split(".")[1] for name in state if name.startswith("lora.")}
         for task in sorted(tasks):
             self.loras[int(task)] = self._loaded(part_of_state(state, f"lora.{task}"))
-        self._bank = None
+        self._class_texts = None
 
     def _loaded(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: value.to(self.device, copy=True) for name, value in tensors.items()}
