@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "awpf_ext"
 
-# From the top down. A room is a folder or a module of awpf_ext; rooms of one floor do not import
+# From the top down. A part is a folder or a module of awpf_ext; parts of one floor do not import
 # each other.
 FLOORS = (
     ("cli",),
@@ -89,19 +89,19 @@ def all_imports() -> list[Import]:
 IMPORTS = all_imports()
 
 
-def room(module: str) -> str:
+def part(module: str) -> str:
     """The folder or root module of awpf_ext that a module belongs to; "" for awpf_ext itself."""
     return module.partition(".")[2].partition(".")[0]
 
 
 def floor(module: str) -> int:
     """0 is the top."""
-    return next(number for number, rooms in enumerate(FLOORS) if room(module) in rooms)
+    return next(number for number, parts in enumerate(FLOORS) if part(module) in parts)
 
 
-def test_every_room_has_its_floor():
-    rooms = {room(module) for module in MODULES} - {""}
-    assert rooms == {name for rooms in FLOORS for name in rooms}
+def test_every_part_has_its_floor():
+    parts = {part(module) for module in MODULES} - {""}
+    assert parts == {name for parts in FLOORS for name in parts}
     assert {path.stem for path in PACKAGE.glob("*.py")} <= ROOT_MODULES
 
 
@@ -109,8 +109,8 @@ def test_imports_go_down():
     upward = [
         f"{found.place}: {found.importer} imports {found.imported}"
         for found in IMPORTS
-        if room(found.importer) not in ("", room(found.imported))
-        and (not room(found.imported) or floor(found.imported) <= floor(found.importer))
+        if part(found.importer) not in ("", part(found.imported))
+        and (not part(found.imported) or floor(found.imported) <= floor(found.importer))
     ]
     assert not upward, "\n".join(upward)
 

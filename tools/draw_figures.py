@@ -3,7 +3,7 @@
     python tools/draw_figures.py
 
 writes them into docs/images/. They need no fonts and follow the reader's light or dark mode. A test
-compares the files with what this script draws, and the rooms and files in them with the tree.
+compares the files with what this script draws, and the names in them with the tree.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ IMAGES = ROOT / "docs" / "images"
 
 
 class Box(NamedTuple):
-    """One step or room: what it is called in the tree, and what it does."""
+    """A file or folder of the tree, and what it does."""
 
     name: str
     text: str
@@ -27,7 +27,7 @@ class Box(NamedTuple):
 
 Row = tuple[Box, ...]  # side by side
 
-# What each room is for, from the top down. Rooms of one row do not import each other.
+# From the top down; parts in the same row do not import each other.
 FLOORS: tuple[Row, ...] = (
     (Box("cli", "The command awpf: options, progress bars, tables in the terminal."),),
     (Box("report", "The HTML report of one run, or of several runs side by side."),),

@@ -5,7 +5,7 @@
     python tools/publish_demo.py --sheets docs/images          contact sheets
 
 Zero-shot accuracies are measured through the package itself: the shipped half-precision weights,
-the default prompt, every test picture of the data set demo.
+the default prompt, every test image of the data set demo.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def history(run: Path) -> str:
     count = last["steps"] * last["batch"]
     text = (
         f"- Training: `tools/train_demo.py`, seed {last['seed']}: {last['steps']:,} steps of "
-        f"{last['batch']} pictures, each\n  drawn once ({count:,} in all); AdamW, peak rate "
+        f"{last['batch']} images, each\n  drawn once ({count:,} in all); AdamW, peak rate "
         f"{last['peak']}, cosine; loss at the end {log[-1]['loss']:.3f}."
     )
     for before, after in pairwise(sessions):
@@ -120,13 +120,13 @@ def zero_shot_table(backbone: Backbone) -> str:
     seen = split.training[:: len(split.training) // 200][:200]
     rows = []
     for clutter in (0.5, 1.0):
-        for title, classes in (("trained on", seen), ("kept from training", split.watched)):
-            name = f"200 compositions {title}, new pictures, clutter {clutter}"
+        for title, classes in (("from training", seen), ("not in training", split.watched)):
+            name = f"200 combinations {title}, new images, clutter {clutter}"
             rows.append((name, probe(backbone, classes, clutter)))
     for style in demo.STYLES:
-        kind = "trained on" if style in demo.TRAINED else "never trained on"
+        kind = "in training" if style in demo.TRAINED else "not in training"
         title = "demo" if style == demo.DEFAULT_STYLE else f"demo:{style}"
-        rows.append((f"`{title}`, 5,000 test pictures (style {kind})", on_demo(backbone, style)))
+        rows.append((f"`{title}`, 5,000 test images (style {kind})", on_demo(backbone, style)))
     return "\n".join(f"| {name} | {value:.1%} |" for name, value in rows)
 
 
@@ -140,27 +140,27 @@ def card(run: Path, backbone: Backbone) -> str:
     flops, draw = gigaflops(backbone), milliseconds(2000)
     return f"""# The embedded demo model
 
-A small CLIP for the data set `demo`, and for trying things without a network. It knows drawn shapes
-and nothing else: it is of no use for photographs.
+A small CLIP for the data set `demo`, and for trials without a network. It knows only drawn shapes,
+so it is not useful for photographs.
 
 - Architecture: open_clip's ViT for {demo.SIZE} x {demo.SIZE} pixels, as in demo.json.
-  {millions:.2f} million parameters, {flops:.3f} GFLOP a picture,
+  {millions:.2f} million parameters, {flops:.3f} GFLOP per image,
   {megabytes:.2f} MB in half precision with its tokenizer.
   Weights hash {backbone.weights_hash}.
-- Data: pictures drawn by `awpf_ext.data.demo`, captions from tools/demo_captions.py. No foreign
-  data and no foreign weights. {len(training):,} of the {every:,} compositions of colour, pattern
-  and shape; the demo's {len(classes)} and {len(watched)} more never occur, neither as what a
-  caption names nor beside it. Styles: {", ".join(demo.TRAINED)}.
+- Data: images drawn by `awpf_ext.data.demo`, captions from tools/demo_captions.py. No other
+  data and no other weights. {len(training):,} of the {every:,} combinations of colour, pattern
+  and shape; the demo's {len(classes)} and {len(watched)} more never occur, neither in a
+  caption nor in the background. Styles: {", ".join(demo.TRAINED)}.
 {history(run)}
-- Drawing a picture of the demo took {draw:.2f} ms of processor time on the machine that wrote this.
+- Drawing an image of the demo took {draw:.2f} ms of CPU time on the machine that wrote this card.
 
-The difficulty of the demo, clutter {demo_data.CLUTTER}, was chosen on zero-shot accuracy alone and
-frozen before any method ran on it with these weights; the hash of its pictures is
+The difficulty of the demo, clutter {demo_data.CLUTTER}, was chosen by zero-shot accuracy only and
+fixed before any method ran on it with these weights. The hash of its images is
 {demo_data.FROZEN}.
 
 Zero-shot accuracy of these weights under "{DEFAULT_PROMPT}":
 
-| pictures | accuracy |
+| images | accuracy |
 | --- | --- |
 {zero_shot_table(backbone)}
 """

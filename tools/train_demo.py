@@ -1,11 +1,11 @@
 """Trains the demo's small CLIP from scratch, on images drawn by awpf_ext.data.demo.
 
-    python tools/train_demo.py --out FOLDER     trains, or goes on where it was stopped
-    python tools/publish_demo.py --run FOLDER   makes of it what the package ships
+    python tools/train_demo.py --out FOLDER     trains, or continues where it was stopped
+    python tools/publish_demo.py --run FOLDER   makes the files of the package
 
-Needs torch and the package with its `clip` extra (open_clip builds the model); an hour or so on two
-cores, where OMP_WAIT_POLICY=PASSIVE helps if they are shared. Every batch is drawn anew and no
-picture is seen twice.
+Needs torch and the package with its `clip` extra (open_clip builds the model); about an hour on two
+cores; OMP_WAIT_POLICY=PASSIVE helps if they are shared. Every batch is new, and no image is seen
+twice.
 """
 
 from __future__ import annotations
