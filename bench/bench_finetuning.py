@@ -102,12 +102,12 @@ def work() -> Work:
         return once
 
     contenders = {
-        who: Contender(
+        name: Contender(
             run(partial(_ours, settings, clip, text, images, labels)),
             compiles=True,  # its first call builds the model
-            approximate=who in LESS,
+            approximate=name in LESS,
         )
-        for who, settings in VARIANTS.items()
+        for name, settings in VARIANTS.items()
     }
     contenders["open_clip, plain loop"] = Contender(
         run(partial(_plain, clip, images, labels)), compiles=True

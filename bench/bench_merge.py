@@ -158,13 +158,13 @@ def test_merge(method: str, adapters: Path, record: Callable[[Outcome], Outcome]
     make = partial(work, adapters, method, options, peft)
     rows: list[Row] = []
     described = make()
-    for who, contender in described.contenders.items():
-        peak = memory.peak(make, who, warm_up=False)
+    for name, contender in described.contenders.items():
+        peak = memory.peak(make, name, warm_up=False)
         seconds = peak.seconds * contender.scale
         rows.append(
             Row(
                 work=described.name,
-                who=who,
+                name=name,
                 seconds=seconds,
                 ratio=seconds / rows[0].seconds if rows else 1.0,
                 extra_bytes=peak.extra_bytes,

@@ -66,7 +66,7 @@ def blocks_of_products(x: Tensor, y: Tensor) -> Callable[[], object]:
     return run
 
 
-def one_pair(n: int, everybody: bool) -> Work:
+def one_pair(n: int, all_baselines: bool) -> Work:
     """One MMD of n against n points."""
     x, y = eager.two_samples(n, D)
     sigma = eager.usual_sigma(x)
@@ -102,7 +102,7 @@ def one_pair(n: int, everybody: bool) -> Work:
         "eager": Contender(lambda: eager.mmd(x, y, gammas)),
         "torch.compile": Contender(lambda: compiled(x, y, gammas), compiles=True),
     }
-    if everybody:
+    if all_baselines:
         contenders["eager, cdist"] = Contender(lambda: eager.cdist_mmd(x, y, gammas))
         contenders["scikit-learn"] = Contender(with_sklearn, note="rbf_kernel")
         if importlib.util.find_spec("geomloss") is not None:
@@ -239,7 +239,7 @@ def class_matrix(classes: int, rows: int, sampled: int) -> Work:
 
 def test_mmd_large(compare: Callable[..., Outcome]) -> None:
     compare(
-        partial(one_pair, 4096, everybody=True),
+        partial(one_pair, 4096, all_baselines=True),
         faster("eager", 6),
         faster("torch.compile", 2),
         near_floor(1.3),
@@ -248,7 +248,7 @@ def test_mmd_large(compare: Callable[..., Outcome]) -> None:
 
 
 def test_mmd_small(compare: Callable[..., Outcome]) -> None:
-    compare(partial(one_pair, 512, everybody=False), faster("eager", 5), within_contract())
+    compare(partial(one_pair, 512, all_baselines=False), faster("eager", 5), within_contract())
 
 
 def test_mmd_batch(compare: Callable[..., Outcome]) -> None:
@@ -269,12 +269,12 @@ def test_mmd_gradient_memory(record: Callable[[Outcome], Outcome]) -> None:
         pytest.skip("peak memory is read through Linux's /proc")
     work = "mmd forward + backward, memory as n grows (one run each)"
     rows = []
-    for who, sizes in ((OURS, (1024, 2048, 4096, 8192)), ("eager autograd", (1024, 2048, 4096))):
+    for name, sizes in ((OURS, (1024, 2048, 4096, 8192)), ("eager autograd", (1024, 2048, 4096))):
         for n in sizes:
-            peak = memory.peak(partial(forward_backward, n), who, warm_up=False)
-            role = "ours" if who == OURS else "baseline"
+            peak = memory.peak(partial(forward_backward, n), name, warm_up=False)
+            role = "ours" if name == OURS else "baseline"
             rows.append(
-                Row(work, f"{who}, n=m={n}", peak.seconds, None, peak.extra_bytes, role=role)
+                Row(work, f"{name}, n=m={n}", peak.seconds, None, peak.extra_bytes, role=role)
             )
     outcome = Outcome(rows)
     small, large = rows[1].extra_bytes or 1, rows[3].extra_bytes or 1

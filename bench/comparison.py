@@ -58,7 +58,7 @@ class Row:
     """What was measured of one contender."""
 
     work: str
-    who: str
+    name: str
     seconds: float
     ratio: float | None  # its time / ours: median over rounds in which both ran
     extra_bytes: int | None = None
@@ -86,9 +86,9 @@ class Outcome:
     rows: list[Row]
     verdicts: list[Verdict] = field(default_factory=list)
 
-    def row(self, who: str) -> Row:
+    def row(self, name: str) -> Row:
         """The row of one contender."""
-        return next(row for row in self.rows if row.who == who)
+        return next(row for row in self.rows if row.name == name)
 
     @property
     def ours(self) -> Row:

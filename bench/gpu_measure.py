@@ -16,51 +16,51 @@ FLOOR = "cuBLAS floor"
 
 
 def compare(work: Work, goals: Sequence[Goal]) -> Outcome:
-    """Everybody warmed up, checked and timed; who fails is told in the note of its row."""
-    everyone = dict(work.contenders)
+    """Everybody warmed up, checked and timed; name fails is told in the note of its row."""
+    contenders = dict(work.contenders)
     if work.floor is not None:
-        everyone[FLOOR] = work.floor
+        contenders[FLOOR] = work.floor
     errors: dict[str, Error] = {}
     extra: dict[str, int] = {}
     failures: dict[str, str] = {}
     repeats: dict[str, int] = {}
-    for who, contender in everyone.items():
+    for name, contender in contenders.items():
         try:
-            checked = work.error is not None and contender.checked and who != FLOOR
+            checked = work.error is not None and contender.checked and name != FLOOR
             result = contender.run()
             if checked and not contender.stage:
-                errors[who] = work.error(result)  # type: ignore[misc]
+                errors[name] = work.error(result)  # type: ignore[misc]
             del result
             contender.run()
-            extra[who] = _extra_bytes(contender.run)
-            repeats[who] = max(1, int(SAMPLE / _seconds(contender.run, 1)))
+            extra[name] = _extra_bytes(contender.run)
+            repeats[name] = max(1, int(SAMPLE / _seconds(contender.run, 1)))
         except Exception as error:
-            failures[who] = f"failed: {type(error).__name__}: {str(error).splitlines()[0][:100]}"
-    times: dict[str, dict[int, float]] = {who: {} for who in repeats}
+            failures[name] = f"failed: {type(error).__name__}: {str(error).splitlines()[0][:100]}"
+    times: dict[str, dict[int, float]] = {name: {} for name in repeats}
     spent = dict.fromkeys(repeats, 0.0)
     for turn in range(ROUNDS):
-        for who in repeats:
-            if turn >= 3 and spent[who] > BUDGET:
+        for name in repeats:
+            if turn >= 3 and spent[name] > BUDGET:
                 continue
-            taken = _seconds(everyone[who].run, repeats[who])
-            spent[who] += taken * repeats[who]
-            times[who][turn] = taken * everyone[who].scale
+            taken = _seconds(contenders[name].run, repeats[name])
+            spent[name] += taken * repeats[name]
+            times[name][turn] = taken * contenders[name].scale
     rows = []
-    for who, contender in everyone.items():
-        found = times.get(who, {})
+    for name, contender in contenders.items():
+        found = times.get(name, {})
         both = OURS in times and bool(found)
         rows.append(
             Row(
                 work=work.name,
-                who=who,
+                name=name,
                 seconds=statistics.median(found.values()) if found else float("nan"),
                 ratio=paired_ratio(times[OURS], found) if both else None,
-                extra_bytes=extra.get(who),
-                error=errors.get(who),
+                extra_bytes=extra.get(name),
+                error=errors.get(name),
                 of_floor=paired_ratio(found, times[FLOOR]) if found and FLOOR in times else None,
                 rounds=len(found),
-                role=_role(who, contender.stage, contender.approximate),
-                note=failures.get(who, contender.note),
+                role=_role(name, contender.stage, contender.approximate),
+                note=failures.get(name, contender.note),
             )
         )
     outcome = Outcome(rows)
@@ -87,10 +87,10 @@ def _judged(goal: Goal, outcome: Outcome) -> Verdict:
         return Verdict(outcome.ours.work, "a goal", f"not to be judged: {error!r}", False)
 
 
-def _role(who: str, stage: bool, approximate: bool) -> str:
-    if who == OURS:
+def _role(name: str, stage: bool, approximate: bool) -> str:
+    if name == OURS:
         return "ours"
-    if who == FLOOR:
+    if name == FLOOR:
         return "floor"
     if approximate:
         return "approximate"

@@ -22,48 +22,48 @@ def compare(make: Callable[[], Work], goals: Sequence[Goal], benchmark: Any) -> 
     """Time, memory and error of everybody; pytest-benchmark times ours, the others run between."""
     torch.compiler.reset()  # what was compiled for other shapes is no burden here
     work = make()
-    everyone = dict(work.contenders)
+    contenders = dict(work.contenders)
     if work.floor is not None:
-        everyone[FLOOR] = work.floor
+        contenders[FLOOR] = work.floor
     errors: dict[str, Error] = {}
     rounds: dict[str, int] = {}
-    for who, contender in everyone.items():
+    for name, contender in contenders.items():
         if contender.once:
             continue
         start = time.perf_counter()
         result = contender.run()  # starts threads, fills caches
         seconds = time.perf_counter() - start
-        if work.error is not None and contender.checked and who != FLOOR and not contender.stage:
-            errors[who] = work.error(result)
+        if work.error is not None and contender.checked and name != FLOOR and not contender.stage:
+            errors[name] = work.error(result)
         del result
         if contender.compiles:
             seconds = _timed(contender.run)
-        rounds[who] = int(min(MOST, max(FEWEST, BUDGET / seconds)))
+        rounds[name] = int(min(MOST, max(FEWEST, BUDGET / seconds)))
 
-    times = _interleave(everyone, rounds, benchmark)
-    medians = {who: statistics.median(taken.values()) for who, taken in times.items()}
+    times = _interleave(contenders, rounds, benchmark)
+    medians = {name: statistics.median(taken.values()) for name, taken in times.items()}
     rows = []
-    for who, contender in everyone.items():
+    for name, contender in contenders.items():
         peak = None
-        if who != FLOOR and not contender.stage and memory.can_measure():
-            quick = not contender.once and medians[who] / contender.scale < QUICK
-            peak = memory.peak(make, who, warm_up=contender.compiles or quick)
+        if name != FLOOR and not contender.stage and memory.can_measure():
+            quick = not contender.once and medians[name] / contender.scale < QUICK
+            peak = memory.peak(make, name, warm_up=contender.compiles or quick)
         if contender.once:
             if peak is None:
                 continue
-            times[who] = dict.fromkeys(times[OURS], peak.seconds * contender.scale)
-            medians[who] = peak.seconds * contender.scale
+            times[name] = dict.fromkeys(times[OURS], peak.seconds * contender.scale)
+            medians[name] = peak.seconds * contender.scale
         rows.append(
             Row(
                 work=work.name,
-                who=who,
-                seconds=medians[who],
-                ratio=paired_ratio(times[OURS], times[who]),
+                name=name,
+                seconds=medians[name],
+                ratio=paired_ratio(times[OURS], times[name]),
                 extra_bytes=None if peak is None else peak.extra_bytes,
-                error=errors.get(who),
-                of_floor=paired_ratio(times[who], times[FLOOR]) if FLOOR in times else None,
-                rounds=1 if contender.once else len(times[who]),
-                role=_role(who, contender),
+                error=errors.get(name),
+                of_floor=paired_ratio(times[name], times[FLOOR]) if FLOOR in times else None,
+                rounds=1 if contender.once else len(times[name]),
+                role=_role(name, contender),
                 note=contender.note,
             )
         )
@@ -72,10 +72,10 @@ def compare(make: Callable[[], Work], goals: Sequence[Goal], benchmark: Any) -> 
     return outcome
 
 
-def _role(who: str, contender: Contender) -> str:
-    if who == OURS:
+def _role(name: str, contender: Contender) -> str:
+    if name == OURS:
         return "ours"
-    if who == FLOOR:
+    if name == FLOOR:
         return "floor"
     if contender.approximate:
         return "approximate"
@@ -89,23 +89,23 @@ def _timed(run: Callable[[], Any]) -> float:
 
 
 def _interleave(
-    everyone: dict[str, Contender], rounds: dict[str, int], benchmark: Any
+    contenders: dict[str, Contender], rounds: dict[str, int], benchmark: Any
 ) -> dict[str, dict[int, float]]:
     """Seconds of each by round. Every round ends with ours; the slow sit most of them out."""
     total = rounds[OURS]
-    turns = {who: set(spread(total, wanted)) for who, wanted in rounds.items() if who != OURS}
-    times: dict[str, dict[int, float]] = {who: {} for who in rounds}
+    turns = {name: set(spread(total, wanted)) for name, wanted in rounds.items() if name != OURS}
+    times: dict[str, dict[int, float]] = {name: {} for name in rounds}
     current = -1
 
     def others() -> None:
         nonlocal current
         current += 1
-        for who, mine in turns.items():
+        for name, mine in turns.items():
             if current in mine:
-                times[who][current] = _timed(everyone[who].run) * everyone[who].scale
+                times[name][current] = _timed(contenders[name].run) * contenders[name].scale
 
     def ours() -> None:
-        times[OURS][current] = _timed(everyone[OURS].run)
+        times[OURS][current] = _timed(contenders[OURS].run)
 
     benchmark.pedantic(ours, setup=others, rounds=total, iterations=1)
     return times

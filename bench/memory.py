@@ -34,17 +34,17 @@ def can_measure() -> bool:
     return sys.platform == "linux" and Path("/proc/self/clear_refs").exists()
 
 
-def peak(make: Callable[[], Work], who: str, warm_up: bool) -> Peak:
+def peak(make: Callable[[], Work], name: str, warm_up: bool) -> Peak:
     """Run one contender of `make()` in a fresh process."""
     context = multiprocessing.get_context("forkserver")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_measure, args=(make, who, warm_up, sender))
+    process = context.Process(target=_measure, args=(make, name, warm_up, sender))
     process.start()
     sender.close()
     try:
         return Peak(*receiver.recv())
     except EOFError:
-        raise RuntimeError(f"{who}: the process that measures memory died") from None
+        raise RuntimeError(f"{name}: the process that measures memory died") from None
     finally:
         process.join()
 
@@ -56,10 +56,10 @@ def _status(name: str) -> int:
     return int(found[1]) * 1024
 
 
-def _measure(make: Callable[[], Work], who: str, warm_up: bool, sender: object) -> None:
+def _measure(make: Callable[[], Work], name: str, warm_up: bool, sender: object) -> None:
     import torch
 
-    run = make().contenders[who].run
+    run = make().contenders[name].run
     small = torch.rand(256, 256)
     torch.linalg.qr((small @ small).exp())  # threads and the buffers of the BLAS are nobody's
     if warm_up:

@@ -14,7 +14,7 @@ import awpf_ext
 
 Outcomes = Mapping[str, Sequence[Outcome]]
 
-_HEAD = ("who", "time", "time / ours", "extra memory", "error vs fp64", "of floor", "runs")
+_HEAD = ("contender", "time", "time / ours", "extra memory", "error vs fp64", "of floor", "runs")
 _LEGEND = """\
 time: median of interleaved runs. time / ours: median over the runs of both; * marks the best
 baseline. extra memory: peak resident memory in addition to the inputs, in a fresh process. In
@@ -109,10 +109,10 @@ def _body(outcome: Outcome) -> list[tuple[str, ...]]:
 
 
 def _cells(row: Row, best: bool) -> tuple[str, ...]:
-    name = f"|- {row.who}" if row.role == "stage" else row.who
+    name = f"|- {row.name}" if row.role == "stage" else row.name
     if row.note:
         name = f"{name} ({row.note})"
-    ratio = "" if row.ratio is None or row.who == OURS else f"{row.ratio:.2f}{'*' if best else ''}"
+    ratio = "" if row.ratio is None or row.name == OURS else f"{row.ratio:.2f}{'*' if best else ''}"
     floor = "" if row.of_floor is None or row.role in ("floor", "stage") else f"{row.of_floor:.0%}"
     return (
         name,
@@ -130,7 +130,7 @@ def _verdicts(outcome: Outcome) -> list[str]:
     lines = []
     if best is not None and best.ratio is not None:
         outcome_word = "faster" if best.ratio > 1 else "SLOWER: we lose"
-        lines.append(f"best baseline: {best.who}; ours is {best.ratio:.2f}x ({outcome_word})")
+        lines.append(f"best baseline: {best.name}; ours is {best.ratio:.2f}x ({outcome_word})")
     for verdict in outcome.verdicts:
         word = "met" if verdict.met else "MISSED"
         lines.append(f"goal {verdict.goal}: {verdict.measured}, {word}")
