@@ -2,9 +2,9 @@
 
 One step of AdamW on the CLIP of the demo: 128 images of 48 x 48 and one prompt for each of 80
 classes, with the cross-entropy of images over texts, in float32 unless stated otherwise. Our row
-trains both towers with `joint_backward`. The others are a plain loop over open_clip's own model,
-and ours with checkpointing, micro-batches, bfloat16, LoRA and only the adapter. Memory is that of
-a step, in addition to the model and the state of its optimiser.
+trains both towers with `joint_backward`. The other rows are a plain loop over open_clip's own
+model, and ours with checkpointing, micro-batches, bfloat16, LoRA or only the adapter. Memory is
+that of one step, in addition to the model and the state of its optimiser.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "LoRA, micro-batches of 16": {"train": "lora", "micro_batch": 16},
     "adapter, from features": {"train": "adapter"},
 }
-LESS = ("bf16", "LoRA", "LoRA, micro-batches of 16", "adapter, from features")
+APPROXIMATE = ("bf16", "LoRA", "LoRA, micro-batches of 16", "adapter, from features")
 
 
 def _loss(labels: Tensor, images: Tensor, texts: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ def work() -> Work:
         name: Contender(
             run(partial(_ours, settings, clip, text, images, labels)),
             compiles=True,  # its first call builds the model
-            approximate=name in LESS,
+            approximate=name in APPROXIMATE,
         )
         for name, settings in VARIANTS.items()
     }

@@ -35,18 +35,18 @@ def random_terms(*batch_and_terms: int, d: int, rank: int) -> Terms:
 
 
 def stacked(u: Tensor, s: Tensor, v: Tensor, weights: Tensor) -> Tensor:
-    """Terms side by side, one product."""
+    """The factors of all terms side by side, multiplied once."""
     scaled = u * (s * weights.unsqueeze(-1)).unsqueeze(-2)
     return scaled.movedim(-3, -2).flatten(-2) @ v.movedim(-3, -2).flatten(-2).mT
 
 
 def einsum(u: Tensor, s: Tensor, v: Tensor, weights: Tensor) -> Tensor:
-    """The formula as it is written."""
+    """The formula as one einsum."""
     return torch.einsum("...tmr,...tr,...tnr->...mn", u, s * weights.unsqueeze(-1), v)
 
 
 def loop(u: Tensor, s: Tensor, v: Tensor, weights: Tensor) -> Tensor:
-    """A product and an addition a term."""
+    """One product and one addition per term."""
     total = u.new_zeros(*u.shape[:-3], u.shape[-2], v.shape[-2])
     for t in range(u.shape[-3]):
         delta = (u[..., t, :, :] * s[..., t, None, :]) @ v[..., t, :, :].mT

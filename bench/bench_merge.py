@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 
 from awpf_ext.lora import merge
 
-LAYERS, SOME, ADAPTERS, RANK = 32, 2, 8, 16
+LAYERS, SAMPLED_LAYERS, ADAPTERS, RANK = 32, 2, 8, 16
 WIDE, HIDDEN = 4096, 11008
 MODULES = {
     **{f"self_attn.{name}_proj": (WIDE, WIDE) for name in "qkvo"},
@@ -49,7 +49,7 @@ def adapters() -> Iterator[Path]:
     """Folders all/0 to all/7, and some/0 to some/7 with only the first two layers."""
     root = Path(tempfile.mkdtemp(prefix="awpf-merge-"))
     try:
-        for kind, layers in (("all", LAYERS), ("some", SOME)):
+        for kind, layers in (("all", LAYERS), ("some", SAMPLED_LAYERS)):
             for index in range(ADAPTERS):
                 _write_adapter(root / kind / str(index), layers, index)
         yield root
@@ -96,7 +96,7 @@ def _peft(root: Path, kind: str, options: dict[str, Any], modules: Modules) -> N
 def _base(modules: Modules) -> torch.nn.Module:
     """Two layers of linear modules whose weights are one number, expanded to a matrix."""
     model = torch.nn.Module()
-    model.layers = torch.nn.ModuleList(torch.nn.Module() for _ in range(SOME))
+    model.layers = torch.nn.ModuleList(torch.nn.Module() for _ in range(SAMPLED_LAYERS))
     for layer in model.layers:
         for name, (m, n) in modules.items():
             group, _, leaf = name.partition(".")
@@ -112,7 +112,8 @@ def _base(modules: Modules) -> torch.nn.Module:
 def work(root: Path, method: str, options: dict[str, Any], peft: str | None) -> Work:
     """One merge by awpf_ext and, if it has the same definition, by PEFT."""
     dense = "density" in options and method != "knots"
-    scaled = {"scale": LAYERS / SOME, "note": f"{SOME} of {LAYERS} layers, scaled"}
+    factor = LAYERS / SAMPLED_LAYERS
+    scaled = {"scale": factor, "note": f"{SAMPLED_LAYERS} of {LAYERS} layers, scaled"}
     contenders = {
         OURS: Contender(
             partial(_ours, root, "some" if dense else "all", method, options),
@@ -125,8 +126,8 @@ def work(root: Path, method: str, options: dict[str, Any], peft: str | None) -> 
         decomposed = peft.endswith("svd")
         contenders[f"PEFT, {peft}"] = Contender(
             partial(_peft, root, peft, their, QUERIES if decomposed else MODULES),
-            scale=LAYERS / SOME * (_cubes(MODULES) / _cubes(QUERIES) if decomposed else 1),
-            note=f"q_proj of {SOME} layers, scaled" if decomposed else scaled["note"],
+            scale=factor * (_cubes(MODULES) / _cubes(QUERIES) if decomposed else 1),
+            note=f"q_proj of {SAMPLED_LAYERS} layers, scaled" if decomposed else scaled["note"],
         )
     return Work(f"{method}, {ADAPTERS} adapters of a 7B model", contenders)
 

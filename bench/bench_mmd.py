@@ -24,7 +24,7 @@ from comparison import (
     Work,
     faster,
     near_floor,
-    within_contract,
+    within_bound,
 )
 from torch import Tensor
 
@@ -34,7 +34,7 @@ D = 512
 
 
 def error_of_mmd(x: Tensor, y: Tensor, gammas: list[float]) -> Callable[[Tensor], Error]:
-    """The largest error of MMDs of x (..., n, d) and y (..., m, d), and its share of the bound."""
+    """The largest error of the MMDs of x (..., n, d) and y (..., m, d), absolute and per bound."""
 
     @cache
     def reference() -> tuple[Tensor, Tensor]:
@@ -56,7 +56,7 @@ def error_of_mmd(x: Tensor, y: Tensor, gammas: list[float]) -> Callable[[Tensor]
 
 
 def blocks_of_products(x: Tensor, y: Tensor) -> Callable[[], object]:
-    """The three blocks of inner products into ready memory; of two of them half would do."""
+    """The three blocks of inner products into allocated memory; of xx and yy half is enough."""
     out = cache(lambda: x @ y.mT)
 
     def run() -> None:
@@ -67,7 +67,7 @@ def blocks_of_products(x: Tensor, y: Tensor) -> Callable[[], object]:
 
 
 def one_pair(n: int, all_baselines: bool) -> Work:
-    """One MMD of n against n points."""
+    """One MMD between two samples of n points."""
     x, y = eager.two_samples(n, D)
     sigma = eager.usual_sigma(x)
     gammas = eager.exponents(sigma)
@@ -243,12 +243,12 @@ def test_mmd_large(compare: Callable[..., Outcome]) -> None:
         faster("eager", 6),
         faster("torch.compile", 2),
         near_floor(1.3),
-        within_contract(),
+        within_bound(),
     )
 
 
 def test_mmd_small(compare: Callable[..., Outcome]) -> None:
-    compare(partial(one_pair, 512, all_baselines=False), faster("eager", 5), within_contract())
+    compare(partial(one_pair, 512, all_baselines=False), faster("eager", 5), within_bound())
 
 
 def test_mmd_batch(compare: Callable[..., Outcome]) -> None:
@@ -256,7 +256,7 @@ def test_mmd_batch(compare: Callable[..., Outcome]) -> None:
         partial(many_pairs, 45, 500),
         faster("eager, batched", 8),
         faster("eager, loop", 2),
-        within_contract(),
+        within_bound(),
     )
 
 
@@ -286,4 +286,4 @@ def test_mmd_gradient_memory(record: Callable[[Outcome], Outcome]) -> None:
 
 
 def test_mmd_matrix(compare: Callable[..., Outcome]) -> None:
-    compare(partial(class_matrix, 100, 500, sampled=100), near_floor(1.3), within_contract())
+    compare(partial(class_matrix, 100, 500, sampled=100), near_floor(1.3), within_bound())

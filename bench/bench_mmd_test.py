@@ -2,7 +2,7 @@
 
 All contenders use the same five kernels. The gather loop permutes rows and columns of the kernel
 matrix for every split, as alibi-detect and most other libraries do. The matrix form multiplies the
-kernel matrix once with the memberships of all splits.
+kernel matrix once with the 0-1 membership vectors of all splits.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from functools import cache, partial
 
 import eager
 import torch
-from comparison import OURS, Contender, Error, Outcome, Work, faster, within_contract
+from comparison import OURS, Contender, Error, Outcome, Work, faster, within_bound
 from torch import Tensor
 
 import awpf_ext
 
 D = 512
 LOOPED = 20
-"""Splits of the loop forms that are run; the time is scaled to all of them."""
+"""Number of splits that the loop forms run; their time is scaled to all splits."""
 
 
 def block_means(kernel: Tensor, n: int) -> Tensor:
@@ -31,7 +31,7 @@ def block_means(kernel: Tensor, n: int) -> Tensor:
 
 
 def gather_loop(z: Tensor, n: int, gammas: list[float], permutations: int) -> tuple[Tensor, Tensor]:
-    """Statistic and null: the kernel matrix once, two gathers a split."""
+    """Statistic and null: the kernel matrix once, two gathers per split."""
     kernel = eager.gram(z, z, gammas)
     null = []
     for _ in range(permutations):
@@ -41,7 +41,7 @@ def gather_loop(z: Tensor, n: int, gammas: list[float], permutations: int) -> tu
 
 
 def matrix_form(z: Tensor, n: int, gammas: list[float], permutations: int) -> tuple[Tensor, Tensor]:
-    """Statistic and null: one product of the kernel matrix with all memberships."""
+    """Statistic and null: one product of the kernel matrix with all membership vectors."""
     total, m = z.shape[0], z.shape[0] - n
     kernel = eager.gram(z, z, gammas)
     order = torch.rand(permutations, total).argsort(1)
@@ -55,7 +55,7 @@ def matrix_form(z: Tensor, n: int, gammas: list[float], permutations: int) -> tu
 
 
 def permutation_test(n: int, permutations: int) -> Work:
-    """A test of n against n points."""
+    """A test between two samples of n points."""
     x, y = eager.two_samples(n, D)
     sigma = eager.usual_sigma(x)
     gammas = eager.exponents(sigma)
@@ -124,4 +124,4 @@ def permutation_test(n: int, permutations: int) -> Work:
 
 
 def test_mmd_test(compare: Callable[..., Outcome]) -> None:
-    compare(partial(permutation_test, 1000, 500), faster("gather loop", 50), within_contract())
+    compare(partial(permutation_test, 1000, 500), faster("gather loop", 50), within_bound())

@@ -24,37 +24,37 @@ def class_means(x: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor
     return sums / counts.unsqueeze(1), counts
 
 
-def between(means: Tensor, counts: Tensor) -> Tensor:
+def between_scatter(means: Tensor, counts: Tensor) -> Tensor:
     """S_B from class means."""
     grand = (counts.unsqueeze(1) * means).sum(0) / counts.sum()
-    spread = (means - grand) * counts.sqrt().unsqueeze(1)
-    return spread.mT @ spread
+    weighted = (means - grand) * counts.sqrt().unsqueeze(1)
+    return weighted.mT @ weighted
 
 
 def indexed(x: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """S_W and S_B: means by index_add, a centred copy, one product."""
     means, counts = class_means(x, labels, classes)
     centred = x - means[labels]
-    return centred.mT @ centred, between(means, counts)
+    return centred.mT @ centred, between_scatter(means, counts)
 
 
 def by_moments(x: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """S_W = X'X - sum n_c mu_c mu_c': no centred copy, but cancellation."""
     means, counts = class_means(x, labels, classes)
-    return x.mT @ x - means.mT @ (counts.unsqueeze(1) * means), between(means, counts)
+    return x.mT @ x - means.mT @ (counts.unsqueeze(1) * means), between_scatter(means, counts)
 
 
 def loop(x: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """S_W and S_B, class by class."""
     within = x.new_zeros(x.shape[1], x.shape[1])
-    spread = torch.zeros_like(within)
+    between = torch.zeros_like(within)
     grand = x.mean(0)
     for c in range(classes):
         rows = x[labels == c]
         mean = rows.mean(0)
         within += (rows - mean).mT @ (rows - mean)
-        spread += rows.shape[0] * torch.outer(mean - grand, mean - grand)
-    return within, spread
+        between += rows.shape[0] * torch.outer(mean - grand, mean - grand)
+    return within, between
 
 
 def scatter(rows: int, d: int, classes: int) -> Work:

@@ -32,14 +32,14 @@ from awpf_ext.runs.trainer import train
 CLASSES, IMAGES, TESTS, DIM = 100, 500, 100, 512
 TASKS, EPOCHS, BATCH = 10, 15, 100
 REPLAYED_CLASSES, DRAWS, PAIR_DRAWS, THRESHOLD = 2, 20, 40, 0.55
-MIDDLE = 5  # the task on which the reference is timed
+MIDDLE = 5  # the task on which the loop form is timed
 SAMPLE = 8  # number of its batches
 GOAL = 30.0  # seconds per method
 
 
 @cache
 def protocol() -> TaskStream:
-    """Classes in groups of five with similar texts, as CIFAR-100 has them."""
+    """Classes in groups of five with similar texts, as in CIFAR-100."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
@@ -110,7 +110,7 @@ def loop_form(hinge: bool) -> Callable[[], float]:
 
 
 def products() -> float:
-    """Seconds of the matrix products that cross-entropy with replay cannot do without."""
+    """Seconds of the matrix products that cross-entropy with replay cannot avoid."""
     rows = BATCH + REPLAYED_CLASSES * DRAWS
     x, adapter, text = torch.randn(rows, DIM), torch.randn(DIM, DIM), torch.randn(55, DIM)
     draws, factor = torch.randn(rows - BATCH, IMAGES), torch.randn(IMAGES, DIM)

@@ -14,10 +14,10 @@ OURS = "awpf_ext"
 class Contender:
     """One way to do the work.
 
-    ``scale``: if only a sample of the work is run, the factor from its time to that of all of it.
+    ``scale``: if only a sample of the work is run, the factor that scales its time to all the work.
     ``stage``: a part of our own work, shown to explain the time; not a competitor.
     ``once``: too slow to repeat; timed in the process that measures its memory.
-    ``compiles``: the first call differs from the others.
+    ``compiles``: the first call also compiles or builds something, so it is not timed.
     ``checked``: whether the result is compared with the float64 result.
     ``approximate``: computes less than the work requires; not a competitor either.
     """
@@ -33,7 +33,7 @@ class Contender:
 
 
 class Error(NamedTuple):
-    """Distance from the float64 reference, and the same as a share of what the contract allows."""
+    """Distance from the float64 reference, and that distance as a fraction of the allowed error."""
 
     absolute: float
     of_bound: float | None = None
@@ -41,9 +41,9 @@ class Error(NamedTuple):
 
 @dataclass(frozen=True)
 class Work:
-    """A piece of work: what every contender makes of the same inputs; ours is named `OURS`.
+    """One benchmark: the same inputs for every contender; ours is named `OURS`.
 
-    ``floor`` runs the matrix products nobody can do without, with torch's own GEMM.
+    ``floor`` runs only the matrix products that cannot be avoided, with torch's own GEMM.
     ``error`` compares a contender's result with float64.
     """
 
@@ -55,7 +55,7 @@ class Work:
 
 @dataclass
 class Row:
-    """What was measured of one contender."""
+    """The measurements of one contender."""
 
     work: str
     name: str
@@ -71,7 +71,7 @@ class Row:
 
 @dataclass
 class Verdict:
-    """A goal beside what was measured."""
+    """A goal, the measured value, and whether it meets the goal."""
 
     work: str
     goal: str
@@ -81,7 +81,7 @@ class Verdict:
 
 @dataclass
 class Outcome:
-    """All that one comparison found."""
+    """The result of one comparison."""
 
     rows: list[Row]
     verdicts: list[Verdict] = field(default_factory=list)
@@ -97,7 +97,7 @@ class Outcome:
 
     @property
     def best_baseline(self) -> Row | None:
-        """The fastest that is not ours."""
+        """The fastest baseline."""
         others = [row for row in self.rows if row.role == "baseline"]
         return min(others, key=lambda row: row.ratio or row.seconds, default=None)
 
@@ -105,51 +105,51 @@ class Outcome:
 Goal = Callable[[Outcome], Verdict]
 
 
-def faster(than: str, times: float) -> Goal:
-    """Ours is at least so many times as fast as a baseline."""
+def faster(than: str, factor: float) -> Goal:
+    """Ours is at least `factor` times as fast as a baseline."""
 
     def judge(outcome: Outcome) -> Verdict:
         baseline = outcome.row(than)
         ratio = baseline.ratio or 0.0
         measured = f"{ratio:.2f}x"
-        if ratio < times and baseline.of_floor:
+        if ratio < factor and baseline.of_floor:
             measured += f" (the floor itself would be {1 / baseline.of_floor:.2f}x)"
-        return Verdict(outcome.ours.work, f"at least {times:g}x {than}", measured, ratio >= times)
+        return Verdict(outcome.ours.work, f"at least {factor:g}x {than}", measured, ratio >= factor)
 
     return judge
 
 
-def near_floor(times: float) -> Goal:
-    """Ours takes at most so many times its floor."""
+def near_floor(factor: float) -> Goal:
+    """Ours takes at most `factor` times the time of the floor."""
 
     def judge(outcome: Outcome) -> Verdict:
         taken = 1 / (outcome.ours.of_floor or 1e-9)
         return Verdict(
-            outcome.ours.work, f"at most {times:g}x its GEMMs", f"{taken:.2f}x", taken <= times
+            outcome.ours.work, f"at most {factor:g}x its GEMMs", f"{taken:.2f}x", taken <= factor
         )
 
     return judge
 
 
-def within_contract() -> Goal:
-    """Our error is within what the contract allows."""
+def within_bound() -> Goal:
+    """Our error is within the bound that the documentation promises."""
 
     def judge(outcome: Outcome) -> Verdict:
         error = outcome.ours.error
         share = error.of_bound if error is not None and error.of_bound is not None else float("inf")
         return Verdict(
-            outcome.ours.work, "error within the contract", f"{share:.2g} of the bound", share <= 1
+            outcome.ours.work, "error within the bound", f"{share:.2g} of the bound", share <= 1
         )
 
     return judge
 
 
 def paired_ratio(ours: Mapping[int, float], other: Mapping[int, float]) -> float:
-    """How many times the other's time is of ours: the median over the rounds in which both ran."""
+    """The other's time divided by ours: the median over the rounds in which both ran."""
     return statistics.median(other[r] / ours[r] for r in other if r in ours)
 
 
-def spread(rounds: int, wanted: int) -> Sequence[int]:
-    """`wanted` of `rounds` rounds, evenly spaced."""
+def evenly_spaced(rounds: int, wanted: int) -> Sequence[int]:
+    """The numbers of `wanted` out of `rounds` rounds, at equal distances."""
     wanted = min(wanted, rounds)
     return [k * rounds // wanted for k in range(wanted)]

@@ -20,7 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--save-table",
         action="store_true",
-        help="keep the tables: bench/results/cpu.json and cpu.md",
+        help="save the tables as bench/results/cpu.json and cpu.md",
     )
 
 
@@ -31,7 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def record(request: pytest.FixtureRequest) -> Callable[[Outcome], Outcome]:
-    """Put an outcome into the table of its file."""
+    """Add an outcome to the table of its benchmark file."""
 
     def keep(outcome: Outcome) -> Outcome:
         kernel = (request.module.__doc__ or request.module.__name__).splitlines()[0].rstrip(".")

@@ -1,4 +1,4 @@
-"""The forms people write in plain PyTorch, and the float64 references."""
+"""MMD in plain PyTorch, as it is usually written, and the float64 references."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 
 def two_samples(*shape: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Two samples that differ a little, (..., n, d) each."""
+    """Two samples with slightly different means, (..., n, d) each."""
     generator = torch.Generator().manual_seed(seed)
     x, y = torch.randn(2, *shape, generator=generator)
     return x, y + 0.05
@@ -57,7 +57,7 @@ def cdist_mmd(x: Tensor, y: Tensor, gammas: Sequence[float]) -> Tensor:
 
 
 def mean_kernel64(a: Tensor, b: Tensor, gammas: Sequence[float], panel: int = 512) -> Tensor:
-    """The mean kernel value of a (n, d) against b (m, d) in float64, a panel of rows at a time."""
+    """The mean kernel value of a (n, d) against b (m, d) in float64, computed by panels of rows."""
     a, b = a.double(), b.double()
     sums = [gram(part, b, gammas).sum() for part in a.split(panel)]
     return torch.stack(sums).sum() / (a.shape[0] * b.shape[0])

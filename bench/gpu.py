@@ -1,9 +1,9 @@
-"""The CUDA kernels beside what people use instead, by the GPU's clock.
+"""Compares the CUDA kernels with alternatives, timed with CUDA events.
 
     python bench/gpu.py FOLDER [--quick] [--only KERNEL]
 
-writes FOLDER/gpu.md and FOLDER/gpu.json after every piece of work, so that a run that is cut short
-leaves what it had. Needs torch, awpf_ext with CUDA kernels, and a GPU; nothing else.
+The results in FOLDER/gpu.md and FOLDER/gpu.json are saved after every item, so an interrupted run
+keeps them. Needs torch, awpf_ext with CUDA kernels, and a GPU; nothing else.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ import bench_scatter
 import eager
 import table
 import torch
-from comparison import OURS, Contender, Goal, Outcome, Work, faster, near_floor, within_contract
+from comparison import OURS, Contender, Goal, Outcome, Work, faster, near_floor, within_bound
 from gpu_measure import at_most, compare
 from torch import Tensor
 
 import awpf_ext
 
 LEGEND = """\
-time: median of interleaved samples, measured with events on the stream. time / ours: median over
+time: median of interleaved samples, measured with CUDA events. time / ours: median over
 the samples of both; * marks the best baseline. extra memory: peak of torch's allocator in addition
 to the inputs. In brackets after an error: the fraction of the error bound. of floor: time of the
 floor / this time. The floor is the time of cuBLAS, in the same run, for the matrix products that
@@ -47,7 +47,7 @@ def samples(*shape: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def captured(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """The same as a CUDA graph: what is left without the launches of Python."""
+    """The same call as a CUDA graph: its time is without the launch overhead of Python."""
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         run()
@@ -64,7 +64,7 @@ def captured(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
 
 
 def optional(make: Callable[[], Callable[[], object]]) -> Callable[[], object]:
-    """Made at the first call, so that one that cannot be made fails alone."""
+    """Calls `make` at the first call only, so that its failure is a failure of this contender."""
     made: list[Callable[[], object]] = []
 
     def run() -> object:
@@ -211,11 +211,11 @@ def items(quick: bool) -> Iterator[Item]:
     bf16, fp32 = torch.bfloat16, torch.float32
     tensor_core_share = near_floor(1 / 0.65)
     yield "MMD", lambda: pair(n, bf16), [tensor_core_share, faster("eager", 12)]
-    goals = [at_most(0.95), faster("eager", 12), faster("torch.compile", 6), within_contract()]
+    goals = [at_most(0.95), faster("eager", 12), faster("torch.compile", 6), within_bound()]
     yield "MMD", lambda: pair(n, fp32), goals
-    small = [at_most(0.04), faster("eager", 12), faster("torch.compile", 3), within_contract()]
+    small = [at_most(0.04), faster("eager", 12), faster("torch.compile", 3), within_bound()]
     yield "MMD", lambda: pair(512, fp32), small
-    many = [faster("eager", 15), faster("torch.compile", 6), within_contract()]
+    many = [faster("eager", 15), faster("torch.compile", 6), within_bound()]
     yield "MMD", lambda: pair(500, fp32, (4 if quick else 100,)), many
     yield "MMD gradient", lambda: gradient(n), [faster("eager", 10), faster("torch.compile", 5)]
     test = (256, 100) if quick else (2048, 1000)
@@ -240,17 +240,17 @@ def machine() -> str:
 def driver() -> str:
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return told[0] if told else "unknown"
+    return output[0] if output else "unknown"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--quick", action="store_true", help="small sizes: does it run at all")
-    parser.add_argument("--only", metavar="KERNEL", help="of the tables, such as MMD")
+    parser.add_argument("--quick", action="store_true", help="small sizes: does everything run")
+    parser.add_argument("--only", metavar="KERNEL", help="run one table only, for example MMD")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         print("bench/gpu.py needs a GPU", file=sys.stderr)
@@ -269,8 +269,8 @@ def main() -> int:
             print(failures[-1], file=sys.stderr)
         torch.cuda.empty_cache()
         found = {name: done for name, done in outcomes.items() if done}
-        told = "".join(f"\nfailed: {failure}\n" for failure in failures)
-        (options.folder / "gpu.md").write_text(table.as_markdown(found, machine(), LEGEND) + told)
+        notes = "".join(f"\nfailed: {failure}\n" for failure in failures)
+        (options.folder / "gpu.md").write_text(table.as_markdown(found, machine(), LEGEND) + notes)
         (options.folder / "gpu.json").write_text(table.as_json(found, machine()))
     print((options.folder / "gpu.md").read_text())
     return 1 if failures else 0

@@ -1,4 +1,4 @@
-"""Times contenders on a GPU by its own clock, in turns, with the memory and the error of each."""
+"""Times contenders in turn with CUDA events, and measures the memory and the error of each."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from comparison import OURS, Error, Goal, Outcome, Row, Verdict, Work, paired_ra
 
 ROUNDS = 15
 SAMPLE = 2e-3  # seconds of calls between two events
-BUDGET = 3.0  # seconds a contender
+BUDGET = 3.0  # seconds per contender
 FLOOR = "cuBLAS floor"
 
 
 def compare(work: Work, goals: Sequence[Goal]) -> Outcome:
-    """Everybody warmed up, checked and timed; name fails is told in the note of its row."""
+    """Warms up, checks and times every contender; a failure is recorded in the note of its row."""
     contenders = dict(work.contenders)
     if work.floor is not None:
         contenders[FLOOR] = work.floor
@@ -69,7 +69,7 @@ def compare(work: Work, goals: Sequence[Goal]) -> Outcome:
 
 
 def at_most(milliseconds: float) -> Goal:
-    """Ours takes no longer."""
+    """Ours takes at most `milliseconds`."""
 
     def judge(outcome: Outcome) -> Verdict:
         taken = outcome.ours.seconds * 1e3
@@ -80,11 +80,11 @@ def at_most(milliseconds: float) -> Goal:
 
 
 def _judged(goal: Goal, outcome: Outcome) -> Verdict:
-    """Who has failed has not met the goal, and judges may stumble over what is not there."""
+    """A failed contender does not meet its goal; the goal functions may raise on missing rows."""
     try:
         return goal(outcome)
     except Exception as error:
-        return Verdict(outcome.ours.work, "a goal", f"not to be judged: {error!r}", False)
+        return Verdict(outcome.ours.work, "a goal", f"cannot be judged: {error!r}", False)
 
 
 def _role(name: str, stage: bool, approximate: bool) -> str:
@@ -97,20 +97,20 @@ def _role(name: str, stage: bool, approximate: bool) -> str:
     return "stage" if stage else "baseline"
 
 
-def _seconds(run: Callable[[], Any], times: int) -> float:
-    """Seconds of one of so many calls, by events on the current stream."""
+def _seconds(run: Callable[[], Any], calls: int) -> float:
+    """Seconds per call over `calls` calls, measured with CUDA events on the current stream."""
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     begin.record()
-    for _ in range(times):
+    for _ in range(calls):
         run()
     end.record()
     end.synchronize()
-    return begin.elapsed_time(end) * 1e-3 / times
+    return begin.elapsed_time(end) * 1e-3 / calls
 
 
 def _extra_bytes(run: Callable[[], Any]) -> int:
-    """Peak of torch's allocator above what was allocated before."""
+    """Peak of torch's allocator, minus the bytes that were already allocated."""
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()

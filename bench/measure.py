@@ -9,18 +9,21 @@ from typing import Any
 
 import memory
 import torch
-from comparison import OURS, Contender, Error, Goal, Outcome, Row, Work, paired_ratio, spread
+from comparison import OURS, Contender, Error, Goal, Outcome, Row, Work, evenly_spaced, paired_ratio
 
-BUDGET = 1.0  # seconds a contender
+BUDGET = 1.0  # seconds per contender
 FEWEST, MOST = 3, 15  # rounds
-QUICK = 0.5  # seconds: worth a first call before the one whose memory is watched
+QUICK = 0.5  # seconds: below this, warm up once before measuring memory
 
 FLOOR = "GEMM floor"
 
 
 def compare(make: Callable[[], Work], goals: Sequence[Goal], benchmark: Any) -> Outcome:
-    """Time, memory and error of everybody; pytest-benchmark times ours, the others run between."""
-    torch.compiler.reset()  # what was compiled for other shapes is no burden here
+    """Time, memory and error of every contender.
+
+    pytest-benchmark times ours, and the others run between its rounds.
+    """
+    torch.compiler.reset()  # so that earlier compilations do not affect this work
     work = make()
     contenders = dict(work.contenders)
     if work.floor is not None:
@@ -91,9 +94,11 @@ def _timed(run: Callable[[], Any]) -> float:
 def _interleave(
     contenders: dict[str, Contender], rounds: dict[str, int], benchmark: Any
 ) -> dict[str, dict[int, float]]:
-    """Seconds of each by round. Every round ends with ours; the slow sit most of them out."""
+    """Seconds of each contender by round. Ours runs in every round, slow ones only in some."""
     total = rounds[OURS]
-    turns = {name: set(spread(total, wanted)) for name, wanted in rounds.items() if name != OURS}
+    turns = {
+        name: set(evenly_spaced(total, wanted)) for name, wanted in rounds.items() if name != OURS
+    }
     times: dict[str, dict[int, float]] = {name: {} for name in rounds}
     current = -1
 

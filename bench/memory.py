@@ -1,4 +1,4 @@
-"""Peak memory of one contender in a process of its own: resident bytes above the inputs'."""
+"""Peak memory of one contender in its own process: resident bytes in addition to the inputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PRELOADED = ["torch", "awpf_ext", "sklearn.discriminant_analysis", "sklearn.met
 
 
 class Peak(NamedTuple):
-    """Peak resident bytes above the inputs, and the seconds of the run that was watched."""
+    """Peak resident bytes in addition to the inputs, and the seconds of the measured run."""
 
     extra_bytes: int
     seconds: float
@@ -61,12 +61,12 @@ def _measure(make: Callable[[], Work], name: str, warm_up: bool, sender: object)
 
     run = make().contenders[name].run
     small = torch.rand(256, 256)
-    torch.linalg.qr((small @ small).exp())  # threads and the buffers of the BLAS are nobody's
+    torch.linalg.qr((small @ small).exp())  # starts threads, allocates BLAS buffers
     if warm_up:
         run()
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _status("VmRSS")
     start = time.perf_counter()
     result = run()

@@ -81,13 +81,14 @@ def as_data(outcome: Outcome) -> dict[str, Any]:
 
 
 def machine() -> str:
-    """Where the figures come from, in a line."""
+    """One line that describes the machine and the build."""
     build = _build()
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    busy = f"; BUSY: load {load:.1f} on {cores} cores, trust no figure" if load > cores + 1 else ""
+    busy = load > cores + 1
+    warning = f"; BUSY: load {load:.1f} on {cores} cores, times are unreliable" if busy else ""
     return (
         f"{_processor()}, {build['threads']} threads, torch {build['torch']}, "
-        f"awpf_ext {build['awpf_ext']} ({build.get('instruction_set', 'no kernels')}){busy}"
+        f"awpf_ext {build['awpf_ext']} ({build.get('instruction_set', 'no kernels')}){warning}"
     )
 
 

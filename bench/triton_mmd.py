@@ -1,4 +1,4 @@
-"""What one would write in an afternoon: block sums of a mixture of RBF kernels by Triton tiles."""
+"""A simple Triton baseline: block sums of a mixture of RBF kernels, one tile per program."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _tile_sums(
     gamma: tl.constexpr, kernels: tl.constexpr, precision: tl.constexpr,
     rows: tl.constexpr, columns: tl.constexpr, depth: tl.constexpr,
 ):  # fmt: skip
-    """gamma: the widest kernel's exponent times log2 e; each of `kernels` doubles the last."""
+    """gamma: the widest kernel's exponent times log2 e; each further kernel doubles it."""
     i = tl.program_id(0) * rows + tl.arange(0, rows)
     j = tl.program_id(1) * columns + tl.arange(0, columns)
     product = tl.zeros((rows, columns), tl.float32)
