@@ -42,11 +42,3 @@ def test_every_file_of_a_diagram_is_there(drawn):
         for function in re.findall(r"(\w+)\(", box.text):
             if box.name.startswith("awpf_ext"):
                 assert re.search(rf"\b{function}\b", (ROOT / box.name).read_text(encoding="utf-8"))
-
-
-def test_every_path_that_the_page_names_is_there():
-    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    paths = re.findall(r"`((?:awpf_ext|csrc|python_tests|tools)/[\w/.]+)`", page)
-    assert len(paths) > 15
-    for path in paths:
-        assert "NAME" in path or (ROOT / path).exists(), path

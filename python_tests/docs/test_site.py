@@ -75,3 +75,10 @@ def test_lines_of_the_page_fit_into_120_characters(page):
     lines = page.read_text(encoding="utf-8").splitlines()
     long = [number for number, line in enumerate(lines, 1) if len(line) > 120]
     assert not long, f"{page.name}, lines {long}"
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_paths_that_the_page_names_are_there(page):
+    folders = "awpf_ext|csrc|python_tests|bench|tools|examples|docs"
+    for path in re.findall(rf"`((?:{folders})/[\w./]+)`", page.read_text(encoding="utf-8")):
+        assert "NAME" in path or (ROOT / path).exists(), f"{page.name} names {path}"
