@@ -72,8 +72,8 @@ class CMakeBuild(build_ext):
         build_all = [build_tool("ninja"), f"-j{parallel_jobs()}"]
         subprocess.run(build_all, cwd=build, check=True)
         subprocess.run([*build_all, "install"], cwd=build, check=True, stdout=subprocess.DEVNULL)
-        said = shown.stdout.splitlines()
-        summary = [line[3:] for line in said if line.startswith("-- awpf_ext:")]
+        output = shown.stdout.splitlines()
+        summary = [line[3:] for line in output if line.startswith("-- awpf_ext:")]
         print("\n".join([*summary, f"awpf_ext: installed into {target.name}/"]), flush=True)
 
 

@@ -59,7 +59,7 @@ def test_a_killed_write_leaves_the_old_file_or_the_new_one(moment, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_full_disk_is_said_and_loses_nothing(tmp_path, monkeypatch):
+def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path, monkeypatch):
     path = tmp_path / "file"
     io.write_atomic(path, b"old")
     full = OSError(errno.ENOSPC, "No space left on device")
@@ -173,12 +173,12 @@ def test_a_lock_has_one_holder_and_names_it(tmp_path):
 
 def test_a_waiter_is_told_once_and_gets_the_lock(tmp_path):
     path = tmp_path / "lock"
-    told: list[str] = []
+    holders: list[str] = []
     order: list[str] = []
     waiting = threading.Event()
 
     def on_wait(holder: str) -> None:
-        told.append(holder)
+        holders.append(holder)
         waiting.set()
 
     def waiter() -> None:
@@ -192,7 +192,7 @@ def test_a_waiter_is_told_once_and_gets_the_lock(tmp_path):
         order.append("holder")
     thread.join(30)
     assert order == ["holder", "waiter"]
-    assert len(told) == 1
+    assert len(holders) == 1
 
 
 def test_a_lock_whose_holder_was_killed_is_free(tmp_path):

@@ -126,10 +126,10 @@ class ImageDataset:
             if (domain is not None) != bool(self.domain_names) or (
                 domain is not None and domain.shape != split.labels.shape
             ):
-                told = "none" if domain is None else str(len(domain))
+                found = "none" if domain is None else str(len(domain))
                 raise DataError(
                     f"{self.name} has {len(self.domain_names)} domains; expected one for each of "
-                    f"the {len(split.labels)} {title} images, got {told}"
+                    f"the {len(split.labels)} {title} images, got {found}"
                 )
 
 

@@ -32,7 +32,7 @@ def lock(
     except OSError as error:
         raise DataError(f"cannot lock {path}: {reason(error)}") from error
     try:
-        told = False
+        notified = False
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -41,9 +41,9 @@ def lock(
                 holder = os.pread(handle, 200, 0).decode(errors="replace") or "another process"
                 if not wait:
                     raise UserError(f"{path.parent} is in use by {holder}") from None
-                if on_wait is not None and not told:
+                if on_wait is not None and not notified:
                     on_wait(holder)
-                told = True
+                notified = True
                 time.sleep(0.1)
             except OSError as error:
                 raise DataError(f"cannot lock {path}: {reason(error)}") from error

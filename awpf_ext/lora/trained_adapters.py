@@ -77,16 +77,16 @@ class TrainedAdapters:
 def _check_training(folder: Path, expected: Mapping[str, Any]) -> None:
     path = folder / TRAINING
     if not path.exists():
-        raise UserError(f"{folder} has no {TRAINING}, so what it was trained on is not known")
+        raise UserError(f"{folder} has no {TRAINING}, so its training data is unknown")
     found = io.read_json(path)
     if not isinstance(found, dict):
         raise DataError(f"cannot read {path}: it holds a {type(found).__name__}, not an object")
     for key, value in expected.items():
         if not _alike(found.get(key), value):
-            told = "" if isinstance(value, list) else f" ({found.get(key)!r}, here {value!r})"
+            values = "" if isinstance(value, list) else f" ({found.get(key)!r}, here {value!r})"
             raise UserError(
-                f"{folder} was trained on something else: its {key} differs{told}; expected a run "
-                f"with the same {'seed' if key == 'start' else 'data, limits, order and increment'}"
+                f"{folder} was trained with different {key}{values}; expected a run with the "
+                f"same {'seed' if key == 'start' else 'data, limits, order and increment'}"
             )
 
 

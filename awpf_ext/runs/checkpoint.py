@@ -59,8 +59,8 @@ class Checkpoint:
             self.folder.set_identity(identity, environment)
             return SavedRun([], [], None)
         if not resume:
-            told = "holds a run already; resume it or choose another folder"
-            raise UserError(f"{self.folder} {told}")
+            advice = "resume it or choose another folder"
+            raise UserError(f"{self.folder} holds a run already; {advice}")
         differences = _differences(saved.identity, identity)
         if differences:
             raise self.folder.another_run(differences)
@@ -129,7 +129,7 @@ class Checkpoint:
             except DataError as error:
                 if file.exists():
                     damage.append(str(error))
-                elif not any(NO_STATE in told for told in damage):
+                elif not any(NO_STATE in line for line in damage):
                     damage.append(f"{NO_STATE} {file.name}")
                 results.pop()
                 del statistics[len(results) :]

@@ -221,8 +221,8 @@ class RunFolder:
 
     def another_run(self, differences: Iterable[tuple[str, Any, Any]]) -> CheckpointError:
         """The error for a folder whose run differs; differences: (key, value there, value here)."""
-        told = "; ".join(f"{key} is {there} there, {here} here" for key, there, here in differences)
-        return CheckpointError(f"{self.path} belongs to another run: {told}")
+        keys = "; ".join(f"{key} is {there} there, {here} here" for key, there, here in differences)
+        return CheckpointError(f"{self.path} belongs to another run: {keys}")
 
     def _check_config(self, config: RunConfig) -> None:
         """CheckpointError if the folder holds a run with another configuration."""

@@ -26,13 +26,13 @@ def test_run_prints_one_json_object_and_nothing_else(quick_arguments, tmp_path):
     assert done.returncode == 0
     assert done.stderr == b""  # nobody watches
     assert done.stdout.count(b"\n") == 1
-    told = json.loads(done.stdout)
-    assert {"average", "last", "forgetting", "seconds", "provenance"} <= set(told)
-    matrix = told["accuracy_matrix"]
+    report = json.loads(done.stdout)
+    assert {"average", "last", "forgetting", "seconds", "provenance"} <= set(report)
+    matrix = report["accuracy_matrix"]
     assert [len(row) for row in matrix] == [3, 3, 3]
     assert all(0 <= value <= 1 for row in matrix for value in row)
-    assert told["provenance"]["seed"] == 0
-    assert told["provenance"]["config"]["batch_size"] == 64
+    assert report["provenance"]["seed"] == 0
+    assert report["provenance"]["config"]["batch_size"] == 64
 
 
 def test_run_prints_a_table_and_again_without_work(quick_arguments, awpf, monkeypatch):
@@ -59,7 +59,7 @@ def test_settings_that_the_method_has_not_are_noted(quick_arguments, awpf):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (["run", "--dataset="], 2, "there is no data set: give --dataset"),
         (["run", "--dataset=demo:nite"], 2, "demo has no style 'nite'; expected one of plain"),
@@ -92,13 +92,15 @@ def test_settings_that_the_method_has_not_are_noted(quick_arguments, awpf):
         (["methods", "awfp"], 2, "did you mean 'awpf'?"),
     ],
 )
-def test_errors_are_one_sentence_and_a_code(awpf, features_file, tmp_path, arguments, code, said):
+def test_errors_are_one_sentence_and_a_code(
+    awpf, features_file, tmp_path, arguments, code, message
+):
     for name in ("damaged.npz", "damaged.safetensors"):
         (tmp_path / name).write_bytes(b"not this")
     done = awpf(*arguments)
     assert done.code == code
     assert done.out == ""
-    assert said in done.err
+    assert message in done.err
     assert "Traceback" not in done.err
 
 
@@ -164,9 +166,9 @@ def test_a_second_process_is_told_who_is_in_the_folder(quick_arguments, awpf, tm
 def test_features_fill_the_store_that_run_reads(image_arguments, awpf):
     own = ("--increment=2", "--no-report")
     arguments = [argument for argument in image_arguments if argument not in own]
-    told = awpf("features", *arguments, "--json").json
-    assert (told["train"], told["test"], told["classes"]) == ([16, 16], [8, 16], 4)
-    assert set(told["images_per_second"]) == {"train", "test"}
+    report = awpf("features", *arguments, "--json").json
+    assert (report["train"], report["test"], report["classes"]) == ([16, 16], [8, 16], 4)
+    assert set(report["images_per_second"]) == {"train", "test"}
     again = awpf("features", *arguments)
     assert again.code == 0
     lines = again.out.splitlines()
@@ -212,9 +214,9 @@ def test_doctor_says_that_the_cpu_works(awpf):
     done = awpf("doctor")
     assert done.code == 0
     assert done.out.splitlines()[-1] == "all operations work on the CPU"
-    told = awpf("doctor", "--json").json
-    assert told["works"]
-    assert told["build"]["instruction_set"] in ("baseline", "avx2", "avx512")
+    report = awpf("doctor", "--json").json
+    assert report["works"]
+    assert report["build"]["instruction_set"] in ("baseline", "avx2", "avx512")
 
 
 def test_doctor_says_what_is_broken(awpf, monkeypatch):

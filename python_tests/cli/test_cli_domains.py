@@ -21,9 +21,9 @@ def domains_file(write_features):
 
 def test_a_domain_is_a_task(domains_file, awpf, tmp_path):
     arguments = ["run", f"--dataset=features:{domains_file}", "--protocol=domain", "--no-report"]
-    told = awpf(*arguments, "--method=zero_shot", "--order=seed:0")
-    assert (told.code, told.err) == (0, "")
-    lines = told.out.splitlines()
+    done = awpf(*arguments, "--method=zero_shot", "--order=seed:0")
+    assert (done.code, done.err) == (0, "")
+    lines = done.out.splitlines()
     assert lines[0] == "zero_shot on features:two.npz: 3 domains, order seed:0, seed 0"
     assert [line.split()[0] for line in lines[2:6]] == ["domain", "x" * 60, "night", "day"]
     assert lines[-1].startswith("runs/two-zero_shot-domains-")
@@ -57,9 +57,9 @@ def test_data_without_domains_has_no_domain_protocol(image_arguments, features_f
 
 def test_limits_hold_before_anything_is_encoded(image_arguments, awpf):
     limits = ["--train-limit=3", "--test-limit=1"]
-    told = awpf("features", *image_arguments[:1], *image_arguments[3:], *limits, "--json").json
-    assert (told["train"][0], told["test"][0]) == (12, 4)
-    assert told["provenance"]["train_limit"] == 3
+    done = awpf("features", *image_arguments[:1], *image_arguments[3:], *limits, "--json").json
+    assert (done["train"][0], done["test"][0]) == (12, 4)
+    assert done["provenance"]["train_limit"] == 3
     run = ["run", *image_arguments, "--method=zero_shot", *limits, "--set", "imbalance=0.3"]
     facts = awpf(*run, "--json", "--out=run").json["provenance"]
     assert facts["train_images"] == 3 + 2 + 1 + 1  # floor(3 * 0.3 ** (k / 3)), at least one

@@ -42,8 +42,8 @@ def test_a_comparison_and_several_runs(with_report, awpf, tmp_path):
         for path in (tmp_path / "grid").iterdir()
         if (path / "class_texts.safetensors").exists()
     )
-    told = awpf("report", *runs, "--json").json
-    assert told == {"report": "runs/report/report.html"}
+    done = awpf("report", *runs, "--json").json
+    assert done == {"report": "runs/report/report.html"}
     assert awpf("report", *runs, "--out=both").out == "both/report.html\n"
 
 
@@ -55,20 +55,20 @@ def test_what_has_no_report(awpf, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (ModuleNotFoundError("No module", name="jinja2"), "jinja2 is not installed; get it with"),
         (ZeroDivisionError("oops"), "(ZeroDivisionError: oops); `awpf report run` shows"),
     ],
 )
-def test_a_report_that_fails_leaves_a_finished_run(with_report, awpf, monkeypatch, error, said):
+def test_a_report_that_fails_leaves_a_finished_run(with_report, awpf, monkeypatch, error, message):
     def fail(*_: object) -> None:
         raise error
 
     monkeypatch.setattr(sys.modules["awpf_ext.cli.report"], "write_report", fail)
     done = awpf("run", *with_report, "--out=run")
     assert done.code == 0
-    assert said in done.err
+    assert message in done.err
     assert done.out.splitlines()[-1] == "run"
 
 

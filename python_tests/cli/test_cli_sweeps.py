@@ -13,14 +13,14 @@ from awpf_ext.cli.compare import LAMBDAS
 def test_compare(quick_arguments, awpf, tmp_path, monkeypatch):
     options = ["--methods=zero_shot,rapf", "--orders=seed:0,natural", "--seeds=0,1", "--out=all"]
     arguments = ["compare", *(a for a in quick_arguments if "order" not in a), *options]
-    told = awpf(*arguments, "--json").json
-    assert len(told["runs"]) == 8
-    assert told == io.read_json(tmp_path / "all" / "sweep.json")
+    report = awpf(*arguments, "--json").json
+    assert len(report["runs"]) == 8
+    assert report == io.read_json(tmp_path / "all" / "sweep.json")
     last = {
-        variant: [r["last"] for r in told["runs"] if r["variant"] == variant]
+        variant: [r["last"] for r in report["runs"] if r["variant"] == variant]
         for variant in ("zero_shot", "rapf")
     }
-    rapf = told["variants"][1]
+    rapf = report["variants"][1]
     assert rapf["last"]["mean"] == pytest.approx(statistics.mean(last["rapf"]))
     assert rapf["last"]["std"] == pytest.approx(statistics.stdev(last["rapf"]))
     differences = [a - b for a, b in zip(last["rapf"], last["zero_shot"], strict=True)]
@@ -77,12 +77,12 @@ def test_an_interrupted_comparison_goes_on(quick_arguments, awpf, monkeypatch):
 
 def test_sweep_varies_lambda_by_default_and_any_key(quick_arguments, awpf):
     arguments = [a for a in quick_arguments if "order" not in a]
-    told = awpf("sweep", *arguments, "--orders=seed:0", "--set", "epochs=1", "--json").json
-    assert [axis["key"] for axis in told["axes"]] == ["balance_scale"]
-    assert [variant["variant"] for variant in told["variants"]] == LAMBDAS.split(",")
-    weights = [run["records"][-1]["weight"] for run in told["runs"]]
-    taus = [run["records"][-1]["tau"] for run in told["runs"]]
-    scales = [float(run["variant"]) for run in told["runs"]]
+    report = awpf("sweep", *arguments, "--orders=seed:0", "--set", "epochs=1", "--json").json
+    assert [axis["key"] for axis in report["axes"]] == ["balance_scale"]
+    assert [variant["variant"] for variant in report["variants"]] == LAMBDAS.split(",")
+    weights = [run["records"][-1]["weight"] for run in report["runs"]]
+    taus = [run["records"][-1]["tau"] for run in report["runs"]]
+    scales = [float(run["variant"]) for run in report["runs"]]
     assert weights == pytest.approx(
         [min(1, scale * tau) for scale, tau in zip(scales, taus, strict=True)]
     )
@@ -105,22 +105,22 @@ def test_sweep_over_several_keys_runs_them_all(quick_arguments, awpf, tmp_path, 
         "--out=all",
         "--no-report",
     ]
-    told = awpf(*arguments, "--json").json
+    report = awpf(*arguments, "--json").json
     labels = [f"method={m} epochs={e}" for m in ("finetune", "awpf") for e in (1, 2)]
-    assert [variant["variant"] for variant in told["variants"]] == labels
-    assert [axis["key"] for axis in told["axes"]] == ["method", "epochs"]
-    assert told["axes"][1] == {"key": "epochs", "values": ["1", "2"]}
+    assert [variant["variant"] for variant in report["variants"]] == labels
+    assert [axis["key"] for axis in report["axes"]] == ["method", "epochs"]
+    assert report["axes"][1] == {"key": "epochs", "values": ["1", "2"]}
     made = io.read_json(tmp_path / "all" / "method=awpf-epochs=2_order-1_seed-0" / "result.json")
     assert made["provenance"]["method"] == "awpf"
     assert made["provenance"]["config"]["epochs"] == 2
-    of_run = next(r for r in told["runs"] if r["variant"] == labels[3] and r["order"] == "seed:1")
+    of_run = next(r for r in report["runs"] if r["variant"] == labels[3] and r["order"] == "seed:1")
     assert of_run["worst_class"] == made["worst_class"]
 
     monkeypatch.setattr("awpf_ext.runs.run.train", lambda *_, **__: pytest.fail("it was run again"))
     table = awpf(*arguments).out.splitlines()
     assert table[2] == "average"
     assert table[3].split() == ["method", "epochs", "1", "2"]
-    by_label = {variant["variant"]: variant for variant in told["variants"]}
+    by_label = {variant["variant"]: variant for variant in report["variants"]}
     for line, method in zip(table[4:6], ("finetune", "awpf"), strict=True):
         spreads = [by_label[f"method={method} epochs={e}"]["average"] for e in (1, 2)]
         cells = [f"{100 * s['mean']:.1f} ± {100 * s['std']:.1f}" for s in spreads]
@@ -138,8 +138,8 @@ def test_a_table_that_is_too_wide_to_go_across_goes_down(quick_arguments, awpf, 
         "--parameter=increment",
         f"--values={values}",
     ]
-    told = awpf("sweep", dataset, *keys, "--orders=seed:0,seed:1", "--no-report", "--out=wide")
-    lines = told.out.splitlines()
+    report = awpf("sweep", dataset, *keys, "--orders=seed:0,seed:1", "--no-report", "--out=wide")
+    lines = report.out.splitlines()
     assert lines[2].split()[:4] == ["method", "increment", "average", "last"]
     assert [line.split()[:2] for line in lines[3:23]] == [
         ["zero_shot", value] for value in values.split(",")

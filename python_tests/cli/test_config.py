@@ -1,4 +1,4 @@
-"""Layers of keys, and what is said of keys that are wrong."""
+"""Layers of configuration keys, and the errors for wrong keys and values."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_methods_own_settings_are_for_it_alone():
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"incremnt": 3}, "test: there is no key 'incremnt'; did you mean 'increment'?"),
         ({"epocs": 3}, "test: there is no key 'epocs'; did you mean 'epochs'?"),
@@ -91,10 +91,10 @@ def test_a_methods_own_settings_are_for_it_alone():
         ({"dataset": None}, "there is no data set: give --dataset"),
     ],
 )
-def test_bad_values_are_named(values, said):
+def test_bad_values_are_named(values, message):
     with pytest.raises(UserError) as error:
         of(**values)
-    assert str(error.value).startswith(said)
+    assert str(error.value).startswith(message)
 
 
 @pytest.mark.parametrize(

@@ -129,8 +129,8 @@ def test_predict_says_the_same_of_a_run_and_of_its_export(image_run, images, awp
 
 def test_predict_agrees_with_the_accuracy_of_the_run(image_run, awpf, tmp_path):
     images = sorted((tmp_path / "images" / "test").glob("*/*.png"))
-    told = awpf("predict", image_run, *images, "--top=1", "--json").json["predictions"]
-    names = [prediction["classes"][0]["name"].replace(" ", "_") for prediction in told]
+    predictions = awpf("predict", image_run, *images, "--top=1", "--json").json["predictions"]
+    names = [prediction["classes"][0]["name"].replace(" ", "_") for prediction in predictions]
     right = [name == image.parent.name for name, image in zip(names, images, strict=True)]
     assert np.mean(right) == io.read_json(image_run / "result.json")["last"]
 

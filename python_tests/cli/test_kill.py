@@ -34,9 +34,9 @@ class Driver:
         request = {"arguments": [str(a) for a in arguments], "after": after, "at": at}
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        told = json.loads(self._process.stdout.readline())
-        assert told["status"] in (0, KILLED), told["errors"]
-        return told["status"], told["seconds"]
+        answer = json.loads(self._process.stdout.readline())
+        assert answer["status"] in (0, KILLED), answer["errors"]
+        return answer["status"], answer["seconds"]
 
     def close(self) -> None:
         self._process.stdin.close()

@@ -23,8 +23,8 @@ from awpf_ext.runs.trainer import train
 
 def numbers(result):
     """All of a result but its times."""
-    told = result.to_json()
-    return {key: told[key] for key in told if key != "seconds"}
+    described = result.to_json()
+    return {key: described[key] for key in described if key != "seconds"}
 
 
 def test_it_equals_the_parts_put_together_by_hand(quick, features_file, tmp_path, monkeypatch):

@@ -131,7 +131,7 @@ def test_a_pickle_that_runs_code_is_refused_unrun(tmp_path):
         (("tiny", "random:many"), "random:SEED"),
     ],
 )
-def test_unknown_names_are_said_with_the_nearest(arguments, message):
+def test_unknown_names_are_errors_with_the_nearest(arguments, message):
     with pytest.raises(UserError, match=message):
         load_backbone(*arguments)
 
@@ -148,7 +148,7 @@ def test_a_cached_file_that_cannot_be_renewed_is_an_offline_error(tmp_path, monk
         load_backbone("tiny", "old", cache_dir=tmp_path)
 
 
-def test_a_model_that_cannot_be_built_is_said(monkeypatch):
+def test_a_model_that_cannot_be_built_is_an_error(monkeypatch):
     def refuse(*args, **kwargs):
         raise RuntimeError("needs transformers")
 
@@ -165,10 +165,10 @@ def test_an_unknown_precision_is_refused():
 @pytest.mark.parametrize("tag", ["openai", "laion2b_s34b_b88k"])
 def test_offline_says_tag_cache_and_ways_out(tag, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(OfflineError) as told:
+    with pytest.raises(OfflineError) as error:
         load_backbone("ViT-B-16", tag, cache_dir=tmp_path)
     for part in (tag, str(tmp_path), "pretrained=PATH", "features:FILE.npz"):
-        assert part in str(told.value)
+        assert part in str(error.value)
 
 
 def test_no_connection_is_found_out_at_once(tmp_path, monkeypatch):

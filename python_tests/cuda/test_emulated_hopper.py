@@ -19,16 +19,16 @@ def run(probe):
     def call(name):
         out = np.zeros((64, 128), np.float32)
         operands = (np.ascontiguousarray(m).view(np.uint16) for m in (a, b))
-        said = probe.on_hopper(name.encode(), *map(pointer, operands), pointer(out)).decode()
-        return said, out, a[:64].astype(np.float32) @ b.astype(np.float32).T
+        message = probe.on_hopper(name.encode(), *map(pointer, operands), pointer(out)).decode()
+        return message, out, a[:64].astype(np.float32) @ b.astype(np.float32).T
 
     return call
 
 
 def test_a_warpgroup_multiplies_swizzled_operands(run):
     """Sums of small integers are exact."""
-    said, found, expected = run("product")
-    assert said == ""
+    message, found, expected = run("product")
+    assert message == ""
     np.testing.assert_array_equal(found, expected)
 
 
@@ -41,20 +41,20 @@ def test_a_warpgroup_multiplies_swizzled_operands(run):
     ],
 )
 def test_what_is_not_waited_for_is_nan(run, name):
-    said, found, _ = run(name)
-    assert said == ""
+    message, found, _ = run(name)
+    assert message == ""
     assert np.isnan(found).all()
 
 
 def test_operands_that_are_overwritten_too_early_are_nan(run):
     """Other warps still need the operands."""
-    said, found, _ = run("overwrites_operands_in_use")
-    assert said == ""
+    message, found, _ = run("overwrites_operands_in_use")
+    assert message == ""
     assert np.isnan(found).any()
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("expects_too_few_bytes", "mbarrier_wait"),
         ("waits_twice_for_one_phase", "mbarrier_wait"),
@@ -66,8 +66,8 @@ def test_operands_that_are_overwritten_too_early_are_nan(run):
         ("reaches_beyond_shared_memory", "outside of shared memory"),
     ],
 )
-def test_mistakes_are_errors(run, name, said):
-    assert said in run(name)[0]
+def test_mistakes_are_errors(run, name, message):
+    assert message in run(name)[0]
 
 
 SIZES = [*range(0, 66), *range(120, 135), 191, 192, 193, 255, 256, 257, 300, 4095, 4096, 4097]

@@ -20,7 +20,7 @@ def mistake(probe, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("some_never_arrive", "left before a barrier"),
         ("lanes_disagree", "different instructions"),
@@ -32,8 +32,8 @@ def mistake(probe, name):
         ("counts_too_few", "deadlock"),
     ],
 )
-def test_mistakes_are_errors(probe, name, said):
-    assert said in mistake(probe, name)[0]
+def test_mistakes_are_errors(probe, name, message):
+    assert message in mistake(probe, name)[0]
 
 
 def test_blocks_of_a_cooperative_launch_wait_for_each_other(probe):

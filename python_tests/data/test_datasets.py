@@ -1,4 +1,4 @@
-"""Data sets in their usual layouts, and what is said where something is wrong with one."""
+"""Data sets in their usual layouts, and the errors for broken ones."""
 
 from __future__ import annotations
 
@@ -235,10 +235,10 @@ def test_cifar100_offline_names_the_ways_out(tmp_path, monkeypatch):
         raise OSError("Name or service not known")
 
     monkeypatch.setattr("torchvision.datasets.CIFAR100", no_network)
-    with pytest.raises(OfflineError) as told:
+    with pytest.raises(OfflineError) as error:
         load_dataset(f"cifar100:{tmp_path}")
     for part in (str(tmp_path), "Name or service", "cifar-100-python.tar.gz", "features:FILE.npz"):
-        assert part in str(told.value)
+        assert part in str(error.value)
 
 
 def test_a_data_set_is_one_function(image_folder):

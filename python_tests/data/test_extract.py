@@ -131,11 +131,11 @@ def test_unreadable_images_stop_the_run_and_are_all_named(
     broken = break_images(root)
     dataset = load_dataset(f"folder:{root}")
     kept = FeatureStore(tmp_path / "store")
-    with pytest.raises(DataError, match="3 images cannot be read") as told:
+    with pytest.raises(DataError, match="3 images cannot be read") as error:
         extract_features(dataset, counted, kept, batch_size=2)
     for path in broken:
-        assert str(path) in str(told.value)
-    assert "on_unreadable=skip" in str(told.value)
+        assert str(path) in str(error.value)
+    assert "on_unreadable=skip" in str(error.value)
     lists = list((tmp_path / "store").glob("*/*/unreadable.txt"))
     assert [line.split("\t")[0] for line in lists[0].read_text().splitlines()] == list(
         map(str, broken)

@@ -136,10 +136,10 @@ def test_the_processes_of_torchrun_share_the_shards(
     folder = image_folder({"a": (22, 5), "b": (21, 4)})
     root = tmp_path / "store"
     processes = start_extractors(root, folder, 2, killed=1)
-    told = ended(processes)
+    outputs = ended(processes)
     assert processes[1].returncode == -9
     assert processes[0].returncode == 1
-    assert "another process of this torchrun ended early" in told[0][1]
+    assert "another process of this torchrun ended early" in outputs[0][1]
 
     finished = len(list(root.rglob("shard-*.safetensors")))
     assert finished == 6 + 2  # of 11 of training images: all of one process, two of the other

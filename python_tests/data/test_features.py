@@ -96,9 +96,9 @@ def test_domains_in_the_file_make_a_domain_stream(tmp_path):
 def test_a_wrong_file_is_refused_in_one_sentence(tmp_path, change, message):
     content = {**arrays(), **change}
     path = saved(tmp_path, {name: value for name, value in content.items() if value is not None})
-    with pytest.raises(DataError, match=message) as told:
+    with pytest.raises(DataError, match=message) as error:
         read_features(path)
-    assert "f.npz" in str(told.value)
+    assert "f.npz" in str(error.value)
 
 
 def test_a_file_that_is_no_npz_is_refused(tmp_path):

@@ -56,7 +56,7 @@ def test_its_tokenizer_has_a_token_a_word(backbone):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("demo", "openai"), "neither a file nor a tag of demo; expected one of embedded"),
         (("demo", "embeded"), "did you mean 'embedded'"),
@@ -64,6 +64,6 @@ def test_its_tokenizer_has_a_token_a_word(backbone):
         (("dmo", "embedded"), "did you mean 'demo'"),
     ],
 )
-def test_other_weights_are_refused(arguments, said):
-    with pytest.raises(UserError, match=said):
+def test_other_weights_are_refused(arguments, message):
+    with pytest.raises(UserError, match=message):
         load_backbone(*arguments)

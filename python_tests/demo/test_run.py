@@ -1,4 +1,4 @@
-"""`awpf run` on the demo: what it takes where nothing is said, and a small run from end to end."""
+"""`awpf run` on the demo: its defaults, and a small run from end to end."""
 
 from __future__ import annotations
 

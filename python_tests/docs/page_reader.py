@@ -57,8 +57,8 @@ class Reader:
         shown = ""
         for words in block.commands:
             ended = CliRunner().invoke(app, words[1:])
-            told = f"{block.place}: {' '.join(words)} ended with {ended.exit_code}: {ended.output}"
-            assert ended.exit_code == expected, told
+            seen = f"{block.place}: {' '.join(words)} ended with {ended.exit_code}: {ended.output}"
+            assert ended.exit_code == expected, seen
             shown += ended.output
         return shown
 

@@ -37,7 +37,7 @@ def test_blocks_are_found_with_their_comments(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (fence("python", "1 / 0"), "division by zero"),
         (fence("python", "print(1)") + fence("text", "2", "output"), "this was printed"),
@@ -52,7 +52,7 @@ def test_blocks_are_found_with_their_comments(tmp_path, monkeypatch):
         (fence("text", "certainly not", "said by page.md: a word"), "is not in"),
     ],
 )
-def test_what_is_wrong_is_found(tmp_path, page_folder, monkeypatch, text, said):
+def test_what_is_wrong_is_found(tmp_path, page_folder, monkeypatch, text, message):
     blocks = page(tmp_path, monkeypatch, text)
-    with pytest.raises(Exception, match=said):
+    with pytest.raises(Exception, match=message):
         Reader(page_folder, monkeypatch, root=tmp_path).follow(blocks)

@@ -43,12 +43,12 @@ def test_options_reach_the_merge(awpf, write, tmp_path):
     done = awpf("a", "b", "-m", "ties", "--weights", "-0.5,2", "--density", "0.4", "--rank", "3",
                 "--dtype", "float16", "-o", "out", "--json")  # fmt: skip
     assert done.exit_code == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["settings"] == {"rank": 3, "density": 0.4, "merge_space": "delta"}
-    assert told["weights"] == [-0.5, 2]
-    assert {layer["rank"] for layer in told["layers"]} == {3}
-    assert 0 < told["energy_kept"] < 1
-    assert {"seconds", "peak_memory", "sources"} <= told.keys()
+    report = json.loads(done.stdout)
+    assert report["settings"] == {"rank": 3, "density": 0.4, "merge_space": "delta"}
+    assert report["weights"] == [-0.5, 2]
+    assert {layer["rank"] for layer in report["layers"]} == {3}
+    assert 0 < report["energy_kept"] < 1
+    assert {"seconds", "peak_memory", "sources"} <= report.keys()
     again = merge(folders, tmp_path / "again", method="ties", weights=[-0.5, 2], density=0.4,
                   rank=3, dtype="float16")  # fmt: skip
     assert distance(deltas(tmp_path / "out"), deltas(again.out)) == 0
@@ -57,7 +57,7 @@ def test_options_reach_the_merge(awpf, write, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (["a", "b"], 2, "Missing option '--out'"),
         (["a", "none", "-o", "out"], 2, "error: there is no folder none; expected an adapter's"),
@@ -70,10 +70,10 @@ def test_options_reach_the_merge(awpf, write, tmp_path):
         (["damaged", "-o", "out"], 3, "error: cannot read damaged/adapter_model.safetensors"),
     ],
 )
-def test_errors_are_one_sentence_and_an_exit_code(arguments, code, said, awpf, write):
+def test_errors_are_one_sentence_and_an_exit_code(arguments, code, message, awpf, write):
     write("a")
     (write("damaged") / "adapter_model.safetensors").write_bytes(b"no")
     done = awpf(*arguments)
     assert done.exit_code == code
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr

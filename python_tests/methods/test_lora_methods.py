@@ -248,11 +248,11 @@ class TestAdapters:
         x = stream.test_images(1)[:]
         assert torch.equal(fresh.logits(x), method.logits(x))
 
-    def test_what_training_changed_is_told_from_the_start_it_had(self, features, copy):
+    def test_loras_of_another_start_are_refused(self, features, copy):
         settings = {"adapters": str(copy), "task_vector": "weights"}
         run("icm_fusion", tiny_stream(features), settings)
         with pytest.raises(
-            UserError, match=r"its start differs .*expected a run with the same seed"
+            UserError, match=r"different start \(.*expected a run with the same seed"
         ):
             run("icm_fusion", tiny_stream(features), settings, seed=4)
 
@@ -293,18 +293,18 @@ class TestAdapters:
         self.refused(
             features,
             copy,
-            "was trained on something else: its classes differs",
+            "was trained with different classes; expected a run with the same data",
             stream=tiny_stream(features, "domain"),
         )
 
     def test_loras_of_other_images(self, features, copy):
         path = copy / "adapters" / "task_0001" / "training.json"
-        told = json.loads(path.read_text())
-        told["mean_features"][3] += 0.01
-        path.write_text(json.dumps(told))
-        self.refused(features, copy, "its mean_features differs; expected a run with the same data")
-        path.write_text(json.dumps({**told, "mean_features": ["x"] * len(told["mean_features"])}))
-        self.refused(features, copy, "its mean_features differs")
+        facts = json.loads(path.read_text())
+        facts["mean_features"][3] += 0.01
+        path.write_text(json.dumps(facts))
+        self.refused(features, copy, "different mean_features; expected a run with the same data")
+        path.write_text(json.dumps({**facts, "mean_features": ["x"] * len(facts["mean_features"])}))
+        self.refused(features, copy, "with different mean_features")
         path.write_text("[]")
         self.refused(features, copy, "holds a list", DataError)
         path.unlink()

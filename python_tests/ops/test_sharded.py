@@ -45,11 +45,11 @@ def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     ]
     processes = [subprocess.Popen(command, stderr=subprocess.PIPE) for command in commands]
     try:
-        told = [process.communicate(timeout=240)[1].decode() for process in processes]
+        errors = [process.communicate(timeout=240)[1].decode() for process in processes]
     finally:
         for process in processes:
             process.kill()
-    assert not any(process.returncode for process in processes), "\n".join(told)
+    assert not any(process.returncode for process in processes), "\n".join(errors)
     return [torch.load(out) for out in outs]
 
 
@@ -102,9 +102,9 @@ def test_a_mistake_on_one_rank_is_an_error_on_all(found: list[Any]) -> None:
         "empty": ("y must have at least one row (n >= 1) over all ranks",) * 2,
     }
     for name, (elsewhere, on_rank_one) in expected.items():
-        for rank, told in enumerate(found):
+        for rank, result in enumerate(found):
             wanted = on_rank_one if rank == 1 else elsewhere
-            assert wanted in told["refused"][name], (name, rank)
+            assert wanted in result["refused"][name], (name, rank)
 
 
 def test_group_needs_torch_distributed() -> None:

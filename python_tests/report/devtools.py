@@ -38,13 +38,13 @@ class Page:
         self.events = events
 
     def evaluate(self, expression: str):
-        told = self._browser.call(
+        answer = self._browser.call(
             "Runtime.evaluate",
             {"expression": expression, "returnByValue": True},
             self._session,
         )
-        assert "exceptionDetails" not in told, told
-        return told["result"].get("value")
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
 
     @property
     def complaints(self) -> list[dict]:
@@ -126,10 +126,10 @@ class Browser:
                 raise TimeoutError("the browser does not answer")
             self._unread += part
         message, self._unread = self._unread.split(b"\0", 1)
-        told = json.loads(message)
-        if "method" in told:
-            self._events.append(told)
-        return told
+        answer = json.loads(message)
+        if "method" in answer:
+            self._events.append(answer)
+        return answer
 
 
 def _out_of_the_way(ends: tuple[int, int]) -> tuple[int, int]:

@@ -56,16 +56,16 @@ def test_a_run_from_its_folder_alone(own, strict, caplog):
     caplog.set_level(logging.DEBUG)
     page = write_report(own)
     assert page == own / "report.html"
-    told = outline(page)
+    content = outline(page)
     for title in ("Summary", "Accuracy matrix", "Feature map", "Confusions"):
-        assert title in told.text
-    assert f"{100 * result.last:.1f}" in told.text
-    assert result.provenance["order_hash"] in told.text
-    assert f"{result.records[-1]['tau']:.4f}" in told.text
+        assert title in content.text
+    assert f"{100 * result.last:.1f}" in content.text
+    assert result.provenance["order_hash"] in content.text
+    assert f"{result.records[-1]['tau']:.4f}" in content.text
     figures = {path.stem for path in (own / "figures").glob("*.svg")}
     assert figures == {path.stem for path in (own / "figures").glob("*.png")}
     assert {"accuracy", "accuracy_matrix", "forgetting", "weights", "mmd", "map_after"} <= figures
-    assert {f"figure-{name}" for name in figures} <= set(told.ids)
+    assert {f"figure-{name}" for name in figures} <= set(content.ids)
     assert not [record for record in caplog.records if record.name.startswith("matplotlib")]
 
 
@@ -75,11 +75,11 @@ def page(finished, tmp_path_factory):
 
 
 def test_the_page_stands_alone_and_is_well_formed(page):
-    told = outline(page)
-    assert not {"script", "link", "iframe", "object"} & (set(told.tags) - {"link"})
-    assert told.tags.count("link") == 1  # the empty icon that keeps browsers from asking for one
-    assert all(source.startswith(("data:", "#")) for source in told.sources)
-    assert len(told.ids) == len(set(told.ids))
+    content = outline(page)
+    assert not {"script", "link", "iframe", "object"} & (set(content.tags) - {"link"})
+    assert content.tags.count("link") == 1  # the empty icon that keeps browsers from asking for one
+    assert all(source.startswith(("data:", "#")) for source in content.sources)
+    assert len(content.ids) == len(set(content.ids))
     assert page.stat().st_size < 3_000_000
 
 
@@ -88,9 +88,9 @@ def test_names_are_text_wherever_they_stand(page):
     assert "<script" not in text
     assert "b_<i>" not in text
     assert html.escape("features:b_<i>$a_1$.npz") in text
-    told = outline(page)
+    content = outline(page)
     for name in NASTY:
-        assert name in told.text
+        assert name in content.text
     drawn = (page.parent / "figures" / "confused_pairs.svg").read_text(encoding="utf-8")
     assert "$x_1$" in drawn  # as it is, not as a formula
     assert "x" * 300 not in drawn
@@ -146,18 +146,18 @@ def test_matplotlib_is_as_it_was_and_shows_nothing(finished, tmp_path):
 
 def test_a_run_without_diagnostics(own):
     (own / "diagnostics.safetensors").unlink()
-    told = outline(write_report(own))
-    assert "folder has no diagnostics.safetensors" in told.text
-    assert "Feature map" not in told.text
-    assert "Accuracy matrix" in told.text
+    content = outline(write_report(own))
+    assert "folder has no diagnostics.safetensors" in content.text
+    assert "Feature map" not in content.text
+    assert "Accuracy matrix" in content.text
 
 
 def test_pictures_are_in_the_page_and_the_data_is_not_needed(finished_with_images, tmp_path):
     copy = Path(shutil.copytree(finished_with_images / "run", tmp_path / "run"))
-    told = outline(write_report(copy))
-    pictures = [source for source in told.sources if source.startswith("data:image/png")]
+    content = outline(write_report(copy))
+    pictures = [source for source in content.sources if source.startswith("data:image/png")]
     assert len(pictures) == len(read_run(copy).diagnostics.images) > 0
-    assert "predicted" in told.text
+    assert "predicted" in content.text
 
 
 def test_features_have_no_pictures_and_the_page_says_why(finished, tmp_path):
@@ -183,10 +183,10 @@ def test_any_number_of_classes_and_tasks(tmp_path, strict, classes, options, abs
         keys = {**settings, **options}
         run(dataset=f"features:{data}", out=tmp_path / "run", **keys)
     page = write_report(tmp_path / "run")
-    told = outline(page)
-    assert absent not in told.text
-    assert "Provenance" in told.text
-    assert not re.search(r"\bnan\b", told.text)
+    content = outline(page)
+    assert absent not in content.text
+    assert "Provenance" in content.text
+    assert not re.search(r"\bnan\b", content.text)
     assert page.stat().st_size < 3_000_000
 
 
@@ -196,9 +196,9 @@ def test_a_task_without_test_images(tmp_path, strict, labels):
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         run(dataset=f"features:{data}", increment=2, order="natural", out=tmp_path / "r", **QUICK)
-    told = outline(write_report(tmp_path / "r"))
-    assert "1 task without test images" in told.text
-    assert not re.search(r"\bnan\b", told.text)
+    content = outline(write_report(tmp_path / "r"))
+    assert "1 task without test images" in content.text
+    assert not re.search(r"\bnan\b", content.text)
 
 
 def test_letters_that_no_font_has_are_named_by_number_in_image_files(monkeypatch):
@@ -239,8 +239,8 @@ def test_names_become_one_clean_line():
 def test_several_runs_side_by_side(finished_sweep, tmp_path, strict):
     runs = [finished_sweep / f"{value}_order-0_seed-0" for value in ("0.5", "2")]
     page = write_report(runs, out=tmp_path)
-    told = outline(page)
-    assert "2 values of balance_scale" in told.text
+    content = outline(page)
+    assert "2 values of balance_scale" in content.text
     table = (tmp_path / "table.csv").read_text(encoding="utf-8")
     rows = list(csv.DictReader(table.splitlines()))
     assert [row["balance_scale"] for row in rows] == ["0.5", "2.0"]
@@ -250,31 +250,31 @@ def test_several_runs_side_by_side(finished_sweep, tmp_path, strict):
 
 def test_a_sweep(finished_sweep, tmp_path, strict):
     sweep = Path(shutil.copytree(finished_sweep, tmp_path / "moved"))
-    told = outline(write_report(sweep))
+    content = outline(write_report(sweep))
     saved = json.loads((sweep / "sweep.json").read_text())
     for variant in saved["variants"]:
         spread = f"{100 * variant['last']['mean']:.1f} ± {100 * variant['last']['std']:.1f}"
-        assert spread in told.text
+        assert spread in content.text
         assert spread in (sweep / "table.md").read_text(encoding="utf-8")
-    assert "seed:0, natural" in told.text
-    assert {"figure-sweep_last", "figure-above_first", "figure-accuracy"} <= set(told.ids)
-    assert len(told.ids) == len(set(told.ids))
+    assert "seed:0, natural" in content.text
+    assert {"figure-sweep_last", "figure-above_first", "figure-accuracy"} <= set(content.ids)
+    assert len(content.ids) == len(set(content.ids))
 
 
 def test_an_unfinished_sweep_is_reported_as_far_as_it_is(finished_sweep, tmp_path):
     sweep = Path(shutil.copytree(finished_sweep, tmp_path / "moved"))
     (sweep / "sweep.json").unlink()
     (sweep / "2_order-0_seed-0" / "result.json").unlink()
-    told = outline(write_report(sweep))
-    assert "Left out because unfinished: 1 run." in told.text
+    content = outline(write_report(sweep))
+    assert "Left out because unfinished: 1 run." in content.text
 
 
 def test_methods_on_other_data_are_told_apart(finished, tmp_path):
     data = features_file(tmp_path / "other.npz")
     run(dataset=f"features:{data}", increment=3, method="zero_shot", out=tmp_path / "z")
-    told = outline(write_report([finished, tmp_path / "z"], out=tmp_path / "both"))
-    assert "not all on the same data" in told.text
-    assert "zero_shot" in told.text
+    content = outline(write_report([finished, tmp_path / "z"], out=tmp_path / "both"))
+    assert "not all on the same data" in content.text
+    assert "zero_shot" in content.text
 
 
 def test_what_cannot_be_reported(finished, own, tmp_path):

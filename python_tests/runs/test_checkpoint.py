@@ -284,9 +284,9 @@ def test_of_large_states_the_last_two_are_kept(make_stream, tmp_path):
     assert_same(run_large(make_stream(), tmp_path, resume="intact"), whole)
     for path in tmp_path.glob("task_*.safetensors"):
         path.write_bytes(b"damaged")
-    with pytest.raises(CheckpointError, match=r"there is no task_0001\.safe") as told:
+    with pytest.raises(CheckpointError, match=r"there is no task_0001\.safe") as error:
         run_large(make_stream(), tmp_path, resume=True)
-    assert str(told.value).count("there is no") == 1  # nor a word of others let go long ago
+    assert str(error.value).count("there is no") == 1  # nor a word of others let go long ago
     assert_same(run_large(make_stream(), tmp_path, resume="intact"), whole)
 
 

@@ -35,11 +35,11 @@ def section(run: FinishedRun) -> Section:
             (f"earlier {kind}", result.old, series(1), "-"),
             (f"new {kind if kind == 'classes' else 'domain'}", result.new, series(2), "-"),
         ]
-        told = {
+        groups = {
             "classes": "on classes of earlier tasks and on those just learned",
             "domains": "on earlier domains and on the one just learned",
         }
-        caption = f"Accuracy (%) after each {run.noun}, {told[kind]}."
+        caption = f"Accuracy (%) after each {run.noun}, {groups[kind]}."
         blocks.append(Drawing("earlier_and_new", caption, _lines(run, split)))
     if run.diagnostics is None:
         blocks.append(

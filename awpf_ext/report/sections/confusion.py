@@ -37,13 +37,13 @@ def section(run: FinishedRun) -> Section | None:
     if not pairs:
         return Section("Confusions", [Text("No test image was misclassified.")])
     wrong = int((diagnostics.labels != diagnostics.predictions).sum())
-    told = (
+    text = (
         f"{pluralize(wrong, 'test image')} of {len(diagnostics.labels):,} "
         f"{'was' if wrong == 1 else 'were'} misclassified after the last {run.noun}."
     )
     if diagnostics.fraction < 1:
-        told += " The counts are over an evenly spaced subset of the test images."
-    blocks: list[Block] = [Text(told)]
+        text += " The counts are over an evenly spaced subset of the test images."
+    blocks: list[Block] = [Text(text)]
     caption = f"Test images of either class predicted as the other, after the last {run.noun}"
     if run.method != "zero_shot":
         caption += " (dot) and by zero-shot CLIP (ring)"

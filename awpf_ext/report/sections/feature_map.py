@@ -38,9 +38,9 @@ def section(run: FinishedRun) -> Section | None:
     blocks: list[Block] = [Text(_explanation(run, diagnostics, classes, len(sides), drawn_at))]
     for side, places in spots.items():
         right = _nearest(sides[side], diagnostics.embedding_labels, text, classes)
-        told = f"{captions[side]}; the nearest text is the right one for {percent(right)}%."
+        caption = f"{captions[side]}; the nearest text is the right one for {percent(right)}%."
         figure = _scatter(run, places, texts, diagnostics.embedding_labels, classes, limits)
-        blocks.append(Drawing(f"map_{side}", told, figure))
+        blocks.append(Drawing(f"map_{side}", caption, figure))
     return Section("Feature map", blocks)
 
 
@@ -53,15 +53,15 @@ def _explanation(
         f"the most often confused after the last {run.noun}"
         f"{'' if set(classes) <= hard else ', and some others'}"
     )
-    told = (
+    text = (
         f"Test images of {len(classes)} classes ({chosen}). Stars mark the text embeddings of the "
         "classes. The plane is spanned by the first two principal components of these texts, so "
         "it does not depend on the images. Images and texts are each centred on their mean."
     )
     if drawn_at < 1:
-        told += f" Stars are drawn at {percent(drawn_at)}% of their distance from the centre."
+        text += f" Stars are drawn at {percent(drawn_at)}% of their distance from the centre."
     same = "" if sides == 2 else f" {run.method} does not change CLIP's features."
-    return told + same
+    return text + same
 
 
 def _plane(text: Tensor) -> Tensor:

@@ -31,27 +31,29 @@ def section(run: FinishedRun) -> Section:
 def _in_words(run: FinishedRun) -> str:
     result, diagnostics = run.result, run.diagnostics
     images = sum(result.test_images)
-    told = [
+    sentences = [
         f"{run.method} learned {pluralize(len(run.class_names), 'class')} of {run.dataset} in "
         f"{pluralize(len(result.tasks), run.noun)}. After the last {run.noun} its accuracy on the "
         f"{images:,} test images of all classes is {percent(result.last)}%."
     ]
     if diagnostics is not None and run.method != "zero_shot":
         before = diagnostics.zero_shot_accuracy[-1]
-        told.append(_against_zero_shot(result.last - before, before))
+        sentences.append(_against_zero_shot(result.last - before, before))
     if len(result.tasks) > 1 and run.method != "zero_shot":
-        told.append(_forgotten(result.forgetting, run))
+        sentences.append(_forgotten(result.forgetting, run))
     elif run.method == "zero_shot":
         brings = "test images" if run.domains else "class names"
-        told.append(f"Nothing is learned: each {run.noun} only brings its {brings}.")
+        sentences.append(f"Nothing is learned: each {run.noun} only brings its {brings}.")
     if any(math.isnan(value) for value in result.per_task):
         without = sum(math.isnan(value) for value in result.per_task)
-        told.append(
+        sentences.append(
             f"{pluralize(without, 'task')} without test images: left out of the means, and a gap "
             "in the figures."
         )
-    told.append("All accuracies are in percent, on test images that are not used for training.")
-    return " ".join(told)
+    sentences.append(
+        "All accuracies are in percent, on test images that are not used for training."
+    )
+    return " ".join(sentences)
 
 
 def _against_zero_shot(gain: float, before: float) -> str:
@@ -67,12 +69,12 @@ def _forgotten(value: float, run: FinishedRun) -> str:
             f"Nothing was forgotten: on average the final accuracy of a {run.noun} is not below "
             "its earlier best."
         )
-    told = (
+    text = (
         f"On average the accuracy on an earlier {run.noun} fell by {percent(value)} points from "
         "its best value"
     )
     more = "; part of this is due to the growing number of classes to choose from"
-    return f"{told}{'' if run.domains else more}."
+    return f"{text}{'' if run.domains else more}."
 
 
 def _worst(run: FinishedRun) -> str:

@@ -15,7 +15,7 @@ def section(run: FinishedRun) -> Section:
     stages = sorted(result.seconds.items(), key=lambda stage: -stage[1])
     total = sum(seconds for _, seconds in stages)
     facts = result.provenance
-    told = (
+    text = (
         f"{_seconds(total)} in total, on {plain(facts['device'])} with "
         f"{plain(facts['threads'])} {'thread' if facts['threads'] == 1 else 'threads'}. "
         'The stage "features" reads the data set and encodes images that were not in the store.'
@@ -28,7 +28,7 @@ def section(run: FinishedRun) -> Section:
     return Section(
         "Time",
         [
-            Text(told),
+            Text(text),
             Drawing("time", f"Seconds by stage, over all {run.noun}s.", _bars(stages)),
             Table(columns, rows, title=f"Seconds by {run.noun}", beside=len(rows) <= 12),
         ],

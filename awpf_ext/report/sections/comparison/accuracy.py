@@ -46,17 +46,18 @@ def section(comparison: Comparison) -> Section:
         )
     ]
     reference = _zero_shot(comparison)
-    told = "; dashed line: zero-shot CLIP" if reference else ""
+    reference_note = "; dashed line: zero-shot CLIP" if reference else ""
     across, noun = comparison.runs[0].across, comparison.noun
     figure, band = mean_lines([*curves, *reference], across)
-    caption = f"Accuracy (%) over all {across}, after each {noun}: means over runs{band}{told}."
+    means = f"means over runs{band}{reference_note}"
+    caption = f"Accuracy (%) over all {across}, after each {noun}: {means}."
     blocks.append(Drawing("accuracy", caption, figure))
     compared = _above_first(comparison, variants)
     if compared:
         figure, band = mean_lines(compared, across)
         figure.axes[0].axhline(0, color=MUTED.light, linewidth=1)
-        told = f"Difference from {variants[0]} on the same order and seed, in points{band}."
-        blocks.append(Drawing("above_first", told, figure))
+        caption = f"Difference from {variants[0]} on the same order and seed, in points{band}."
+        blocks.append(Drawing("above_first", caption, figure))
     return Section(f"Accuracy after each {noun}", blocks)
 
 

@@ -32,10 +32,10 @@ def section(comparison: Comparison) -> Section | None:
             )
     if not drawings:
         return None
-    told = (
+    text = (
         "The fraction of each task's change that was kept. The report on a single run explains it."
     )
-    return Section("Task weights", [Text(told), *drawings])
+    return Section("Task weights", [Text(text), *drawings])
 
 
 def _recorded(run: FinishedRun, key: str) -> tuple[tuple[int, ...], list[float]]:

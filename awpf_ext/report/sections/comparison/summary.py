@@ -38,8 +38,8 @@ def section(comparison: Comparison) -> Section:
         seconds = [sum(run.result.seconds.values()) for run in comparison.of(variant)]
         row.append(f"{sum(seconds) / len(seconds):,.1f}")
         for metric in differing:
-            told = _difference(sweep.difference(variant, metric)) if variant in compared else "-"
-            row.append(told)
+            differs = variant in compared
+            row.append(_difference(sweep.difference(variant, metric)) if differs else "-")
         rows.append(row)
     blocks: list[Block] = [
         Text(_made_of(comparison)),
@@ -83,26 +83,26 @@ def _made_of(comparison: Comparison) -> str:
     images = {sum(run.result.test_images) for run in comparison.runs}
     datasets = list(dict.fromkeys(run.dataset for run in comparison.runs))
     contents = {run.result.provenance.get("content_hash") for run in comparison.runs}
-    told = (
+    text = (
         f"Values in percent: mean ± sample standard deviation over the runs of a setting. "
         f"Data: {', '.join(datasets)}, {' or '.join(f'{n:,}' for n in sorted(images))} test "
         f"images. Orders: {', '.join(orders)}. Seeds: {', '.join(map(str, seeds))}."
     )
     if len(contents) > 1:
-        told += (
+        text += (
             " These runs are not all on the same data. Numbers from different data sets, backbones "
             "or prompts cannot be used to compare methods."
         )
     shapes = {(len(run.class_names), _shape(run)) for run in comparison.runs}
     if len(shapes) > 1:
-        told += (
+        text += (
             " They do not have the same tasks either."
             if len(contents) > 1
             else (" The runs do not all have the same tasks.")
         )
     if comparison.unfinished:
-        told += f" Left out because unfinished: {pluralize(len(comparison.unfinished), 'run')}."
-    return told
+        text += f" Left out because unfinished: {pluralize(len(comparison.unfinished), 'run')}."
+    return text
 
 
 def _dots(comparison: Comparison, metric: str) -> Drawing:

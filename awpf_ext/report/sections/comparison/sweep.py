@@ -32,11 +32,11 @@ def section(comparison: Comparison) -> Section | None:
     mean = {variant: sweep.mean_std(variant, "last").mean for variant in sweep.variants}
     best = max(mean, key=lambda variant: mean[variant])
     gap = 100 * (max(mean.values()) - min(mean.values()))
-    told = (
+    text = (
         f"Last accuracy is highest at {best}; over all values it varies by {gap:.1f} points. "
         "A value that is chosen on these test images will look better than it is."
     )
-    return Section("Sweep", [Text(told), *blocks])
+    return Section("Sweep", [Text(text), *blocks])
 
 
 def swept_values(variants: Sequence[str]) -> list[float] | None:
