@@ -30,21 +30,21 @@ ANY = -1  # an attribute that a caption does not state
 
 def caption(scene: Scene, numbers: Numbers) -> tuple[str, Composition]:
     """A caption, and the target attributes that it states; ANY for the others."""
-    said = scene.target
+    stated = scene.target
     if numbers.uniform() < 0.1:  # "a star", "a striped star": true of many images
-        said = said._replace(color=ANY, pattern=numbers.choice((ANY, said.pattern)))
+        stated = stated._replace(color=ANY, pattern=numbers.choice((ANY, stated.pattern)))
     template = numbers.choice(numbers.choice((PROMPTED, WRITTEN)))
-    text = template.replace("{}", _phrase(said, numbers))
+    text = template.replace("{}", _phrase(stated, numbers))
     if numbers.uniform() < 0.35:
         text = text.rstrip(".!") + numbers.choice((_backdrop, _beside))(scene)
-    return text.replace("a orange", "an orange"), said
+    return text.replace("a orange", "an orange"), stated
 
 
-def _phrase(said: Composition, numbers: Numbers) -> str:
-    words = [] if said.color == ANY else [COLORS[said.color]]
-    if said.pattern != ANY and not (said.pattern == 0 and words and numbers.uniform() < 0.3):
-        words.insert(0 if numbers.uniform() < 0.15 else len(words), PATTERNS[said.pattern])
-    return " ".join((*words, SHAPES[said.shape]))
+def _phrase(stated: Composition, numbers: Numbers) -> str:
+    words = [] if stated.color == ANY else [COLORS[stated.color]]
+    if stated.pattern != ANY and not (stated.pattern == 0 and words and numbers.uniform() < 0.3):
+        words.insert(0 if numbers.uniform() < 0.15 else len(words), PATTERNS[stated.pattern])
+    return " ".join((*words, SHAPES[stated.shape]))
 
 
 def _backdrop(scene: Scene) -> str:
@@ -57,9 +57,10 @@ def _beside(scene: Scene) -> str:
 
 
 def write_merges(path: Path) -> int:
-    """A merge file of open_clip's SimpleTokenizer in which every word above is one token.
+    """Write a merge file of open_clip's SimpleTokenizer in which every word above is one token.
 
-    Returns the size of the vocabulary: 256 bytes, the same ending a word, merges, two marks.
+    Returns the size of the vocabulary: 256 bytes, 256 bytes that end a word, the merges, and the
+    start and end tokens.
     """
     texts = [*PROMPTED, *WRITTEN, *SHAPES, *PATTERNS, *COLORS, *GROUNDS]
     texts += ["on background next to small an orange"]

@@ -37,7 +37,7 @@ PROBE_KEY = (2024, 2)  # images that are neither in training nor in the demo
 
 
 def publish(run: Path, folder: Path) -> None:
-    """Configuration, merges and half-precision weights, from the last checkpoint."""
+    """Write the configuration, the merges and the half-precision weights of the last checkpoint."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in (f"{demo_model.MODEL}.json", "merges.txt.gz"):
         shutil.copyfile(run / name, folder / name)
@@ -87,10 +87,10 @@ def milliseconds(count: int) -> float:
 
 def gigaflops(backbone: Backbone) -> float:
     """Floating-point operations to encode one image; a multiply-add counts as two."""
-    picture = torch.zeros(1, demo.SIZE, demo.SIZE, 3, dtype=torch.uint8)
+    image = torch.zeros(1, demo.SIZE, demo.SIZE, 3, dtype=torch.uint8)
     backbone.model.train()  # evaluation fuses attention into one call, which is not counted
     with FlopCounterMode(display=False) as counter:
-        backbone.encode_images(picture)
+        backbone.encode_images(image)
     backbone.model.eval()
     return counter.get_total_flops() / 1e9
 
@@ -103,14 +103,14 @@ def history(run: Path) -> str:
     count = last["steps"] * last["batch"]
     text = (
         f"- Training: `tools/train_demo.py`, seed {last['seed']}: {last['steps']:,} steps of "
-        f"{last['batch']} images, each\n  drawn once ({count:,} in all); AdamW, peak rate "
-        f"{last['peak']}, cosine; loss at the end {log[-1]['loss']:.3f}."
+        f"{last['batch']} images, each\n  drawn once ({count:,} in all); AdamW, peak learning rate "
+        f"{last['peak']}, cosine schedule; final\n  loss {log[-1]['loss']:.3f}."
     )
     for before, after in pairwise(sessions):
         if before["steps"] != after["steps"]:
             text += (
-                f"\n  Begun with `--steps {before['steps']}`; from step {after['from']} on with "
-                f"`--steps {after['steps']}`, which shortens the schedule."
+                f" Training started with `--steps {before['steps']}` and continued from step\n"
+                f"  {after['from']:,} with `--steps {after['steps']}`, which shortens the schedule."
             )
     return text
 
@@ -120,18 +120,18 @@ def zero_shot_table(backbone: Backbone) -> str:
     seen = split.training[:: len(split.training) // 200][:200]
     rows = []
     for clutter in (0.5, 1.0):
-        for title, classes in (("from training", seen), ("not in training", split.watched)):
-            name = f"200 combinations {title}, new images, clutter {clutter}"
+        for kind, classes in (("training", seen), ("held-out", split.watched)):
+            name = f"200 {kind} combinations, new images, clutter {clutter}"
             rows.append((name, probe(backbone, classes, clutter)))
     for style in demo.STYLES:
         kind = "in training" if style in demo.TRAINED else "not in training"
-        title = "demo" if style == demo.DEFAULT_STYLE else f"demo:{style}"
-        rows.append((f"`{title}`, 5,000 test images (style {kind})", on_demo(backbone, style)))
+        name = "demo" if style == demo.DEFAULT_STYLE else f"demo:{style}"
+        rows.append((f"`{name}`, 5,000 test images (style {kind})", on_demo(backbone, style)))
     return "\n".join(f"| {name} | {value:.1%} |" for name, value in rows)
 
 
 def card(run: Path, backbone: Backbone) -> str:
-    """MODEL_CARD.md: everything in it is measured here or read from the run."""
+    """The text of MODEL_CARD.md; all numbers are measured here or read from the run."""
     training, watched, classes = demo.compositions()
     every = len(training) + len(watched) + len(classes)
     millions = sum(part.numel() for part in backbone.model.parameters()) / 1e6
@@ -140,25 +140,26 @@ def card(run: Path, backbone: Backbone) -> str:
     flops, draw = gigaflops(backbone), milliseconds(2000)
     return f"""# The embedded demo model
 
-A small CLIP for the data set `demo`, and for trials without a network. It knows only drawn shapes,
-so it is not useful for photographs.
+A small CLIP for the data set `demo`, and for trying the package without a network. It is trained on
+drawn shapes only and is not usable for photographs.
 
-- Architecture: open_clip's ViT for {demo.SIZE} x {demo.SIZE} pixels, as in demo.json.
-  {millions:.2f} million parameters, {flops:.3f} GFLOP per image,
-  {megabytes:.2f} MB in half precision with its tokenizer.
-  Weights hash {backbone.weights_hash}.
-- Data: images drawn by `awpf_ext.data.demo`, captions from tools/demo_captions.py. No other
-  data and no other weights. {len(training):,} of the {every:,} combinations of colour, pattern
-  and shape; the demo's {len(classes)} and {len(watched)} more never occur, neither in a
-  caption nor in the background. Styles: {", ".join(demo.TRAINED)}.
+- Architecture: open_clip's ViT for {demo.SIZE} x {demo.SIZE} pixels; demo.json has its sizes.
+  {millions:.2f} million parameters, {flops:.3f} GFLOPs per image,
+  {megabytes:.2f} MB in half precision, including the tokenizer. Weights hash
+  {backbone.weights_hash}.
+- Data: images drawn by `awpf_ext.data.demo`, captions from tools/demo_captions.py. No external
+  data or weights were used. {len(training):,} of the {every:,} combinations of colour, pattern and
+  shape. The demo's {len(classes)} combinations and {len(watched)} others were held out: they appear
+  neither as the main object of an image nor as the second object.
+  Styles: {", ".join(demo.TRAINED)}.
 {history(run)}
 - Drawing an image of the demo took {draw:.2f} ms of CPU time on the machine that wrote this card.
 
-The difficulty of the demo, clutter {demo_data.CLUTTER}, was chosen by zero-shot accuracy only and
-fixed before any method ran on it with these weights. The hash of its images is
+The difficulty of the demo, clutter {demo_data.CLUTTER}, was chosen using zero-shot accuracy only,
+and fixed before any method was run on it with these weights. The hash of its images is
 {demo_data.FROZEN}.
 
-Zero-shot accuracy of these weights under "{DEFAULT_PROMPT}":
+Zero-shot accuracy of these weights with the prompt "{DEFAULT_PROMPT}":
 
 | images | accuracy |
 | --- | --- |
@@ -176,11 +177,11 @@ def write_sheets(folder: Path) -> None:
             numbers = Numbers(PROBE_KEY, (1, label, 0))
             scene = sample_scene(numbers, split.demo[label], split.training, demo_data.CLUTTER)
             styles.append(Image.fromarray(paint(scene, numbers, demo_data.CLUTTER, style)))
-    for name, pictures in (("classes", classes), ("styles", styles)):
+    for name, images in (("classes", classes), ("styles", styles)):
         step = demo.SIZE + 2
-        sheet = Image.new("RGB", (10 * step - 2, len(pictures) // 10 * step - 2), "white")
-        for place, picture in enumerate(pictures):
-            sheet.paste(picture, (place % 10 * step, place // 10 * step))
+        sheet = Image.new("RGB", (10 * step - 2, len(images) // 10 * step - 2), "white")
+        for index, image in enumerate(images):
+            sheet.paste(image, (index % 10 * step, index // 10 * step))
         doubled = sheet.resize((2 * sheet.width, 2 * sheet.height), Image.Resampling.NEAREST)
         doubled.quantize(256).save(folder / f"demo_{name}.png", optimize=True)
 

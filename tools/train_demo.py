@@ -1,11 +1,11 @@
 """Trains the demo's small CLIP from scratch, on images drawn by awpf_ext.data.demo.
 
-    python tools/train_demo.py --out FOLDER     trains, or continues where it was stopped
-    python tools/publish_demo.py --run FOLDER   makes the files of the package
+    python tools/train_demo.py --out FOLDER     trains, or continues an interrupted training
+    python tools/publish_demo.py --run FOLDER   converts the result to the files of the package
 
-Needs torch and the package with its `clip` extra (open_clip builds the model); about an hour on two
-cores; OMP_WAIT_POLICY=PASSIVE helps if they are shared. Every batch is new, and no image is seen
-twice.
+Needs torch and the package with its `clip` extra (open_clip builds the model). Training takes about
+an hour on two cores; OMP_WAIT_POLICY=PASSIVE helps if they are shared. Every batch is drawn anew,
+so no image is used twice.
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ def architecture(vocabulary: int, patch: int, width: int, layers: int) -> dict[s
 
 
 class Batches(torch.utils.data.Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """Batch i: images, tokens and caption attributes, each from its own random numbers."""
+    """Batch i: images, tokens and attributes, each from its own random numbers.
+
+    The attributes of a row are those that the caption states and then those of the object.
+    """
 
     def __init__(self, size: int, steps: int, merges: Path) -> None:
         self.size, self.steps = size, steps
@@ -62,33 +65,33 @@ class Batches(torch.utils.data.Dataset[tuple[Tensor, Tensor, Tensor]]):
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         training = compositions().training
         worst = min(1.0, 0.3 + 3.5 * step / self.steps)  # easy images first
-        pictures, tokens, said = [], [], []
+        images, tokens, attributes = [], [], []
         for row in range(self.size):
             numbers = Numbers(TRAINING_KEY, (0, step, row))
             clutter = numbers.uniform(0, worst)
             style = TRAINED[max(numbers.below(10) - 7, 0)]  # eight in ten are plain
             scene = sample_scene(numbers, numbers.choice(training), training, clutter)
-            text, attributes = caption(scene, numbers)
-            pictures.append(paint(scene, numbers, clutter, style))
+            text, stated = caption(scene, numbers)
+            images.append(paint(scene, numbers, clutter, style))
             tokens.append(self.encode(text))
-            said.append((*attributes, *scene.target))
-        return torch.from_numpy(np.stack(pictures)), torch.stack(tokens), torch.tensor(said)
+            attributes.append((*stated, *scene.target))
+        return torch.from_numpy(np.stack(images)), torch.stack(tokens), torch.tensor(attributes)
 
 
-def pixels(pictures: Tensor) -> Tensor:
-    scaled = pictures.permute(0, 3, 1, 2).float().div(255)
+def pixels(images: Tensor) -> Tensor:
+    scaled = images.permute(0, 3, 1, 2).float().div(255)
     mean, std = MEAN.to(scaled.device), STD.to(scaled.device)
     return scaled.sub(mean.view(3, 1, 1)).div(std.view(3, 1, 1)).contiguous()
 
 
-def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, said: Tensor) -> Tensor:
-    """CLIP's loss, in which a caption that is also true of another image is not its negative."""
-    attributes, targets = said[:, None, :3], said[None, :, 3:]
-    also_true = ((attributes == ANY) | (attributes == targets)).all(-1)  # caption i, picture j
+def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, attributes: Tensor) -> Tensor:
+    """CLIP's loss without false negatives: pairs of an image and another image's true caption."""
+    stated, targets = attributes[:, None, :3], attributes[None, :, 3:]
+    also_true = ((stated == ANY) | (stated == targets)).all(-1)  # caption i, image j
     also_true.fill_diagonal_(False)
     logits = scale * text @ image.T
     logits = logits.masked_fill(also_true, -torch.inf)
-    own = torch.arange(len(said), device=said.device)
+    own = torch.arange(len(attributes), device=attributes.device)
     return (cross_entropy(logits, own) + cross_entropy(logits.T, own)) / 2
 
 
@@ -176,19 +179,18 @@ def main() -> None:
     )  # fmt: skip
     began, log = time.monotonic(), (options.out / "log.jsonl").open("a")
     running = 0.0
-    for step, (pictures, tokens, said) in enumerate(loader, start):
+    for step, (images, tokens, attributes) in enumerate(loader, start):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, options.steps, options.peak)
         with (
             torch.autocast(device.type, torch.bfloat16, enabled=not options.fp32),
-            sdpa_kernel(
-                SDPBackend.MATH
-            ),  # the backward of fused attention takes half the step on a CPU
+            # on a CPU the backward of fused attention takes half of a step
+            sdpa_kernel(SDPBackend.MATH),
         ):
-            image = model.encode_image(pixels(pictures.to(device)))
+            image = model.encode_image(pixels(images.to(device)))
             text = model.encode_text(tokens.to(device))
         image, text = (normalize(features.float(), dim=-1) for features in (image, text))
-        loss = contrastive_loss(image, text, model.logit_scale.exp(), said.to(device))
+        loss = contrastive_loss(image, text, model.logit_scale.exp(), attributes.to(device))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -20,7 +20,7 @@ from awpf_ext.errors import UserError
 DEFAULT_STYLE = "plain"
 ALL_STYLES = "all"
 TRAIN_EACH, TEST_EACH = 200, 50
-CLUTTER = 1.1  # chosen on zero-shot accuracy alone, before any method ran
+CLUTTER = 1.1  # chosen using zero-shot accuracy only, before any method was run
 SEED = 503
 FROZEN = "4e200b232fdaf76e"  # the value of frozen_hash() at that time
 
@@ -41,8 +41,8 @@ class DemoSplit:
     @property
     def domains(self) -> Tensor:
         """The index of each image's style."""
-        pictures = len(compositions().demo) * self.each
-        return torch.arange(len(self.styles)).repeat_interleave(pictures)
+        images = len(compositions().demo) * self.each
+        return torch.arange(len(self.styles)).repeat_interleave(images)
 
     def read(self, index: int) -> Image.Image:
         style, label, nth = self._place(index)

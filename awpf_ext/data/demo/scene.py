@@ -1,6 +1,6 @@
-"""A scene, and its picture: an object before a background, among whatever may disturb it.
+"""Scenes and how they are drawn: an object on a background, with distracting elements.
 
-Pictures are planes of float32 (3, SIZE, SIZE) between 0 and 1 until the last step.
+Until the last step an image is a float32 array (3, SIZE, SIZE) with values between 0 and 1.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ GROUNDS = (
     "striped",
     "dotted",
 )  # quiet ones are twice as likely
-NEAREST = 0.35  # minimum squared RGB distance between an object and its background
+MIN_CONTRAST = 0.35  # minimum squared RGB distance between an object and its background
 
 _cells = np.arange(SIZE, dtype=np.float32) + np.float32(0.5)
 COLUMN: Field = np.ascontiguousarray(np.broadcast_to(_cells, (SIZE, SIZE)))
@@ -54,13 +54,13 @@ def sample_scene(
 ) -> Scene:
     """A scene around `target`; a second object is chosen from `others`.
 
-    clutter: how much disturbs, from 0 (nothing) to 1.
+    clutter: the strength of all distractions, usually from 0 (none) to 1.
     """
     own = TONES[COLORS[target.color]]
     while True:
         backdrop = numbers.below(len(COLORS))
         tone = TONES[COLORS[backdrop]]
-        if sum((a - b) * (a - b) for a, b in zip(own, tone, strict=True)) > NEAREST:
+        if sum((a - b) * (a - b) for a, b in zip(own, tone, strict=True)) > MIN_CONTRAST:
             break
     beside = numbers.choice(others) if numbers.uniform() < 0.6 * clutter else None
     return Scene(target, backdrop, numbers.choice(GROUNDS), beside)
@@ -70,7 +70,7 @@ def paint(
     scene: Scene, numbers: Numbers, clutter: float, style: str = "plain"
 ) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """The image, uint8 (SIZE, SIZE, 3)."""
-    picture = _background(scene, numbers, clutter)
+    image = _background(scene, numbers, clutter)
     radius = numbers.uniform(15 - 3.5 * clutter, 18 - 3 * clutter)
     free = 3.0 + 4.0 * clutter
     x, y = (SIZE / 2 + numbers.uniform(-free, free) for _ in "xy")
@@ -78,7 +78,7 @@ def paint(
         small = radius * numbers.uniform(0.4, 0.55)
         corner = numbers.below(4)
         _object(
-            picture,
+            image,
             scene.beside,
             numbers,
             clutter,
@@ -86,15 +86,15 @@ def paint(
             y + (radius * 1.1 if corner & 2 else -radius * 1.1),
             small,
         )
-    _object(picture, scene.target, numbers, clutter, x, y, radius)
+    _object(image, scene.target, numbers, clutter, x, y, radius)
     if numbers.uniform() < 0.7 * clutter:
-        _stroke(picture, numbers)
+        _stroke(image, numbers)
     steps = [STYLES[style], lambda drawn, numbers: _camera(drawn, numbers, clutter)]
     for step in steps if style in DRAWINGS else reversed(steps):
-        picture = step(picture, numbers)
-    picture *= 255.0
-    picture += 0.5
-    levels = np.minimum(np.maximum(picture, 0.0), 255.0).astype(np.uint8)
+        image = step(image, numbers)
+    image *= 255.0
+    image += 0.5
+    levels = np.minimum(np.maximum(image, 0.0), 255.0).astype(np.uint8)
     return np.ascontiguousarray(levels.transpose(1, 2, 0))
 
 
@@ -115,11 +115,11 @@ def _tint(tone: Rgb, numbers: Numbers) -> Rgb:
 
 def _background(scene: Scene, numbers: Numbers, clutter: float) -> Field:
     tone = _tone(scene.backdrop, numbers, clutter)
-    picture = np.empty((3, SIZE, SIZE), np.float32)
-    for plane, level in zip(picture, tone, strict=True):
+    image = np.empty((3, SIZE, SIZE), np.float32)
+    for plane, level in zip(image, tone, strict=True):
         plane.fill(level)
     if scene.ground == "plain":
-        return picture
+        return image
     turn = numbers.below(DEGREES)
     depth = numbers.uniform(0.07, 0.13 + 0.10 * clutter)
     along = COLUMN * COS[turn] + ROW * SIN[turn]
@@ -130,8 +130,8 @@ def _background(scene: Scene, numbers: Numbers, clutter: float) -> Field:
     else:
         across = ROW * COS[turn] - COLUMN * SIN[turn]
         relief = DRAWN[scene.ground](along, across, along, numbers) * 2.0 - 1.0
-    picture += relief * depth
-    return picture
+    image += relief * depth
+    return image
 
 
 def _clouds(numbers: Numbers) -> Field:
@@ -148,7 +148,7 @@ def _clouds(numbers: Numbers) -> Field:
 
 
 def _object(
-    picture: Field,
+    image: Field,
     what: Composition,
     numbers: Numbers,
     clutter: float,
@@ -182,23 +182,23 @@ def _object(
     tone = _tone(what.color, numbers, clutter)
     tint = _tint(tone, numbers)
     light = numbers.uniform(0.0, 0.16) * (1 / radius)  # from above
-    for plane, first, second in zip(picture, tone, tint, strict=True):
+    for plane, first, second in zip(image, tone, tint, strict=True):
         window = plane[top:bottom, left:right]
         paint = own * (first - second) + (second - q * light)
         window += cover * (paint - window)
 
 
-def _stroke(picture: Field, numbers: Numbers) -> None:
+def _stroke(image: Field, numbers: Numbers) -> None:
     """A straight line across the image, like a wire or a blade of grass."""
     turn = numbers.below(DEGREES)
     x, y = numbers.uniform(0.2, 0.8) * SIZE, numbers.uniform(0.2, 0.8) * SIZE
     across = np.abs((COLUMN - x) * COS[turn] + (ROW - y) * SIN[turn])
     cover = np.minimum(np.maximum(numbers.uniform(1.2, 2.4) - across, 0.0), 1.0)
-    for plane, level in zip(picture, TONES[numbers.choice(COLORS)], strict=True):
+    for plane, level in zip(image, TONES[numbers.choice(COLORS)], strict=True):
         plane += cover * (level - plane)
 
 
-def _camera(picture: Field, numbers: Numbers, clutter: float) -> Field:
+def _camera(image: Field, numbers: Numbers, clutter: float) -> Field:
     """Uneven light, a colour cast, loss of contrast, blur and noise."""
     turn = numbers.below(DEGREES)
     slope = numbers.uniform(0.0, 0.6) * clutter * (1 / SIZE)
@@ -207,16 +207,16 @@ def _camera(picture: Field, numbers: Numbers, clutter: float) -> Field:
     light += gain
     haze = numbers.uniform(0.0, 0.3) * clutter
     light *= 1 - haze
-    for plane in picture:
+    for plane in image:
         plane *= light * (1 + numbers.uniform(-0.12, 0.12) * clutter)
         plane += 0.5 * haze
     blur = numbers.uniform(-0.15, 0.3) * clutter
     if blur > 0:
-        sharp = picture.copy()
-        picture[:, :, 1:-1] += (sharp[:, :, 2:] + sharp[:, :, :-2] - 2.0 * sharp[:, :, 1:-1]) * blur
-        sharp = picture.copy()
-        picture[:, 1:-1] += (sharp[:, 2:] + sharp[:, :-2] - 2.0 * sharp[:, 1:-1]) * blur
+        sharp = image.copy()
+        image[:, :, 1:-1] += (sharp[:, :, 2:] + sharp[:, :, :-2] - 2.0 * sharp[:, :, 1:-1]) * blur
+        sharp = image.copy()
+        image[:, 1:-1] += (sharp[:, 2:] + sharp[:, :-2] - 2.0 * sharp[:, 1:-1]) * blur
     grain = 0.02 + numbers.uniform(0.0, 0.22) * clutter
-    noise = numbers.bytes(picture.size).astype(np.float32).reshape(picture.shape)
-    picture += (noise - 127.5) * (grain * (1 / 127.5))
-    return picture
+    noise = numbers.bytes(image.size).astype(np.float32).reshape(image.shape)
+    image += (noise - 127.5) * (grain * (1 / 127.5))
+    return image

@@ -1,6 +1,6 @@
 """The outlines, as tables of signed distance: negative inside, in units of the shape's radius.
 
-Only exactly rounded arithmetic (+ - * / sqrt and comparisons), so that tables and pictures are the
+Only exactly rounded arithmetic (+ - * / sqrt and comparisons), so that tables and images are the
 same bits everywhere; sines and cosines are rounded to six places for the same reason.
 """
 
@@ -26,7 +26,7 @@ _centers = ((np.arange(CELLS, dtype=np.float32) + 0.5) * (2 * REACH / CELLS) - R
     np.float32
 )
 X: Field = np.ascontiguousarray(np.broadcast_to(_centers, (CELLS, CELLS)))
-Y: Field = np.ascontiguousarray(X.T)  # downwards, as in the picture
+Y: Field = np.ascontiguousarray(X.T)  # downwards, as in the image
 
 
 @cache
