@@ -1,11 +1,12 @@
-"""Shows that one binary serves every torch.
+"""Checks that one binary works with every torch release.
 
-Builds a wheel against the oldest torch and one against the newest, and runs the operation tests of
-each on several releases:
+Builds a wheel against the oldest torch and one against the newest, and runs the operation tests
+with each wheel on several releases:
 
     python tools/abi_check.py --folder SCRATCH [--torch 2.10 2.11 newest] [--build 2.10 newest]
 
-Needs a package index and 20 GB in SCRATCH: a virtual environment a release, kept for the next time.
+Needs a package index and 20 GB in SCRATCH: one virtual environment per release, reused on the next
+call.
 """
 
 from __future__ import annotations
@@ -59,11 +60,11 @@ def build(folder: Path, release: str) -> Path:
 
 
 def check(folder: Path, release: str, wheel: Path, tests: Path) -> str:
-    """The last line of the operation tests of that wheel under that release."""
+    """The last line of pytest for the operation tests with that wheel under that release."""
     python = environment(folder, release)
     install = ("-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall")
     run(python, *install, wheel)
-    shown = subprocess.run(
+    done = subprocess.run(
         [
             str(python),
             "-m",
@@ -79,9 +80,9 @@ def check(folder: Path, release: str, wheel: Path, tests: Path) -> str:
         text=True,
         stdout=subprocess.PIPE,
     )
-    if shown.returncode:
-        print(shown.stdout)
-    return (shown.stdout.strip() or "error: pytest said nothing").splitlines()[-1]
+    if done.returncode:
+        print(done.stdout)
+    return (done.stdout.strip() or "error: pytest printed no output").splitlines()[-1]
 
 
 def main() -> int:
@@ -95,7 +96,7 @@ def main() -> int:
     rows = []
     for built in options.build:
         wheel = build(folder, built)
-        # The tests of the clone, away from its package folder: what is imported is the wheel.
+        # The tests are copied away from the clone's package folder, so that they import the wheel.
         tests = folder / f"tests-{built}"
         shutil.rmtree(tests, ignore_errors=True)
         shutil.copytree(folder / f"source-{built}" / "python_tests" / "ops", tests)

@@ -175,13 +175,13 @@ def diagram(rows: tuple[Row, ...], title: str, *, arrows: bool, left: int = MARG
         width = (WIDTH - left - MARGIN - GAP * (len(row) - 1)) / len(row)
         lines = [textwrap.wrap(box.text, int((width - 2 * PAD) / 7)) for box in row]
         height = 2 * PAD + LINE * (1 + max(map(len, lines)))
-        for place, (box, text) in enumerate(zip(row, lines, strict=True)):
-            parts += _box(left + place * (width + GAP), top, width, height, box.name, text)
+        for column, (box, text) in enumerate(zip(row, lines, strict=True)):
+            parts += _box(left + column * (width + GAP), top, width, height, box.name, text)
         top += height
         if number + 1 < len(rows):
-            places = max(len(row), len(rows[number + 1])) if arrows else 0
-            for place in range(places):
-                x = left + (WIDTH - left - MARGIN) * (2 * place + 1) / (2 * places)
+            columns = max(len(row), len(rows[number + 1])) if arrows else 0
+            for column in range(columns):
+                x = left + (WIDTH - left - MARGIN) * (2 * column + 1) / (2 * columns)
                 parts.append(_arrow(x, top + 3, top + STEP - 3))
             top += STEP if arrows else STEP // 3
     if not arrows:  # one long arrow at the side
@@ -225,7 +225,7 @@ def _arrow(x: float, start: float, end: float) -> str:
 
 
 def badge(label: str, value: str, colour: str) -> str:
-    """A small label with a value, as README badges look."""
+    """A badge for the README: a label and its value."""
     left, right = (round(12 + 6.6 * len(text)) for text in (label, value))
     text = '<text x="{:g}" y="14">{}</text>'
     return "\n".join(
@@ -247,7 +247,7 @@ def badge(label: str, value: str, colour: str) -> str:
 
 
 def figures() -> dict[str, str]:
-    """The text of every SVG by the name of its file."""
+    """Maps every file name to the text of its SVG."""
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
     def found(pattern: str) -> str:

@@ -1,13 +1,17 @@
 #!/usr/bin/env bash
-# The CUDA kernels on a machine with a GPU, in one call of at most nine minutes:
+# Builds, tests and measures the CUDA kernels on a machine with a GPU, in at most nine minutes:
 #
 #     tools/gpu_check.sh OUT [STAGE...]
 #
-# Builds, runs every kernel, the benchmarks, the tests on the GPU and compute-sanitizer, each stage under a limit; what
-# fails or runs out of time is recorded and the rest goes on. After an illegal access nothing works any more in the
-# process that made it, so kernels, tables and files of tests have processes of their own. Needs python3 with torch, numpy and pytest, nvcc, cmake and
-# ninja; no network, and nothing is installed. Leaves OUT/gpu_check.md and .json (stages and benchmarks), and
-# OUT/log.txt, all that was said. On Hopper MMD is timed again without what only Hopper has: OUT/portable/.
+# The stages run every kernel, the benchmarks, the tests on the GPU and compute-sanitizer, each with a time limit. A
+# failed or timed-out stage is recorded and the next one starts. An illegal access breaks its whole process, so every
+# kernel, every benchmark table and every test file runs in its own process. On Hopper, MMD is also timed without the
+# Hopper-only kernels. The script needs python3 with torch, numpy and pytest, and nvcc, cmake and ninja. It needs no
+# network and installs nothing. It writes
+#
+#     OUT/gpu_check.md and .json   the result of every stage, and the benchmark tables
+#     OUT/log.txt                  the full output
+#     OUT/portable/                MMD without the Hopper-only kernels
 set -uo pipefail
 
 [ $# -ge 1 ] || { sed -n '4p' "$0" | sed 's/^# *//'; exit 2; }
@@ -22,7 +26,7 @@ deadline=$((SECONDS + 530))
 : > "$work/stages"
 failed=0
 
-# stage NAME SECONDS COMMAND...: runs it, keeps what it says, notes how it ended.
+# stage NAME SECONDS COMMAND...: runs the command and saves its output and exit status.
 stage() {
   local name=$1 limit=$2 left=$((deadline - SECONDS)) begin=$SECONDS status result
   shift 2
@@ -32,10 +36,10 @@ stage() {
   if [ "$limit" -lt 5 ]; then
     result="not run: no time left" status=1
   else
-    (cd "$work" && timeout --kill-after=5 "$limit" "$@") > "$work/said" 2>&1
+    (cd "$work" && timeout --kill-after=5 "$limit" "$@") > "$work/output" 2>&1
     status=$?
-    cat "$work/said" >> "$out/log.txt"
-    result=$(grep -v '^[[:space:]]*$' "$work/said" | tail -n 1)
+    cat "$work/output" >> "$out/log.txt"
+    result=$(grep -v '^[[:space:]]*$' "$work/output" | tail -n 1)
     case $status in
       0) result="ok: $result" ;;
       77) result="not run: $result" ;;
@@ -80,29 +84,29 @@ load() {
 assert awpf_ext.build_info()["cuda_kernels"].startswith("ready")'
 }
 
-# The kernels for every GPU, built for Hopper without the instructions that it alone has (9.0, not 9.0a).
+# MMD on Hopper with the kernels for every GPU: built for 9.0, which lacks the Hopper-only instructions of 9.0a.
 portable() {
   set -e
   [ "$(python3 -c 'import torch; print(*torch.cuda.get_device_capability())')" = "9 0" ] ||
-    { echo "this device has the portable kernels only"; exit 77; }
+    { echo "only Hopper has other kernels"; exit 77; }
   TORCH_CUDA_ARCH_LIST=9.0 build_into site_portable build_portable
   PYTHONPATH="$work/site_portable" python3 bench/gpu.py "$out/portable" --only MMD
 }
 
-# alone SECONDS NAME COMMAND...: in a process of its own; `report` tells at the end who failed. A file of tests of which
-# none is meant for this run (5) did not.
+# alone SECONDS NAME COMMAND...: runs the command in its own process, with a time limit. `report` lists the failures.
+# Exit status 5 (no test selected) is not a failure.
 alone() {
   local limit=$1 name=$2 status
   shift 2
-  timeout --foreground --kill-after=5 "$limit" "$@"  # in the group of the stage, which may be stopped
+  timeout --foreground --kill-after=5 "$limit" "$@"  # so that a timeout of the stage stops it too
   status=$?
   tried=$((${tried:-0} + 1))
   [ "$status" -eq 0 ] || [ "$status" -eq 5 ] || bad="${bad:-} $name ($status)"
 }
 
 report() {
-  [ -z "${bad:-}" ] || { echo "of $tried failed:$bad"; exit 1; }
-  echo "all $tried"
+  [ -z "${bad:-}" ] || { echo "failed:$bad (of $tried)"; exit 1; }
+  echo "none of $tried failed"
 }
 
 kernels() {
@@ -112,7 +116,7 @@ kernels() {
   report
 }
 
-# Folders of tests away from the checkout, so that what is imported is what was built.
+# Test folders are copied away from the checkout, so that tests import the package built here.
 run_tests() {
   local folder=$1 file
   shift
@@ -133,7 +137,7 @@ bench() {
 }
 
 sanitize() {
-  command -v compute-sanitizer > /dev/null || { echo "compute-sanitizer is not here"; exit 77; }
+  command -v compute-sanitizer > /dev/null || { echo "compute-sanitizer was not found"; exit 77; }
   compute-sanitizer --tool "$1" --error-exitcode 9 python3 tools/gpu_sample.py
 }
 

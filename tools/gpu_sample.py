@@ -1,8 +1,9 @@
-"""Every CUDA kernel once, on small and odd sizes: what compute-sanitizer watches.
+"""Runs every CUDA kernel once on small and odd sizes, for compute-sanitizer.
 
     compute-sanitizer --tool memcheck python tools/gpu_sample.py [PART...]
 
-Shapes end within tiles, slabs and pieces; groups and classes are empty. --list names the parts.
+No size is a multiple of a tile, slab or piece, and some groups and classes are empty. --list prints
+the names of the parts.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 
 def points(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """x (2, 150, 67), y (2, 43, 67), and labels (150,) of eight classes, the odd ones empty."""
+    """x (2, 150, 67), y (2, 43, 67), and labels (150,) of eight classes; odd classes are empty."""
     torch.manual_seed(0)
     x, y = (torch.randn(2, n, 67, device="cuda", dtype=dtype) for n in (150, 43))
     return x, y, torch.randint(0, 4, (150,), device="cuda") * 2
@@ -30,7 +31,7 @@ def small_mmd(dtype: torch.dtype) -> None:
     awpf_ext.mmd(x, y, bandwidth=3.0, estimator="unbiased")
     ends = torch.tensor([0, 7, 150], device="cuda"), torch.tensor([0, 42, 43], device="cuda")
     awpf_ext.mmd(x[0], y[0], x_offsets=ends[0], y_offsets=ends[1], bandwidth=3.0)
-    many = torch.randn(2, 3, 300, 67, device="cuda", dtype=dtype)  # enough for products of halves
+    many = torch.randn(2, 3, 300, 67, device="cuda", dtype=dtype)  # enough for split fp16 products
     awpf_ext.mmd(many[0], many[1], bandwidth=20.0, scales=SCALES)
 
 
@@ -68,7 +69,7 @@ def scatter(dtype: torch.dtype) -> None:
     odd = labels.clone()
     odd[::10] = 2**40
     awpf_ext.scatter(x[0], odd, 8)
-    awpf_ext.scatter(1e6 * labels[:, None].to(dtype) + x[0], labels, 8)  # in double
+    awpf_ext.scatter(1e6 * labels[:, None].to(dtype) + x[0], labels, 8)  # needs float64
 
 
 def low_rank(dtype: torch.dtype) -> None:
@@ -77,7 +78,7 @@ def low_rank(dtype: torch.dtype) -> None:
 
 
 def in_a_graph(dtype: torch.dtype) -> None:
-    """Captured on a stream of its own, after a call there outside of the graph."""
+    """A call captured in a CUDA graph on its own stream, after a warm-up call on that stream."""
     x, y, _ = points(dtype)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())

@@ -1,7 +1,7 @@
-"""MkDocs hook: formulas become MathML when the site is built.
+"""MkDocs hook that converts formulas to MathML when the site is built.
 
-Pages write $...$ and $$...$$, which GitHub shows by itself; arithmatex marks them, and browsers
-show MathML without a script, so the built site needs no network.
+Pages write $...$ and $$...$$, which GitHub renders and the extension arithmatex marks. Browsers
+render MathML without a script, so the built site needs no network.
 """
 
 from __future__ import annotations
