@@ -108,8 +108,8 @@ def cifar100(where: Path | None) -> ImageDataset:
         ) from error
     keys = tuple(splits[0].classes)
     train, test = (
-        ArraySplit(f"CIFAR-100 {title}", split.data, torch.tensor(split.targets))
-        for title, split in zip(("train", "test"), splits, strict=True)
+        ArraySplit(f"CIFAR-100 {split}", images.data, torch.tensor(images.targets))
+        for split, images in zip(("train", "test"), splits, strict=True)
     )
     return ImageDataset("cifar100", keys, train, test)
 

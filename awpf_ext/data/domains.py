@@ -84,7 +84,7 @@ def domains(where: Path | None) -> ImageDataset:
 
 
 def _with_domains(
-    title: str,
+    name: str,
     root: Path,
     keys: tuple[str, ...],
     names: tuple[str, ...],
@@ -96,7 +96,7 @@ def _with_domains(
         if 0 in counts:
             raise DataError(f"{root}: domain {names[counts.index(0)]} has no {split} images")
     return ImageDataset(
-        title,
+        name,
         keys,
         train.images,
         test.images,

@@ -72,21 +72,21 @@ def extract_features(
     tell = progress or (lambda _: None)
     encoder = _Encoder(backbone, batch_size, workers or default_workers(), tell)
     splits = {"train": dataset.train, "test": dataset.test}
-    entries = {title: store.split(backbone, images) for title, images in splits.items()}
+    entries = {split: store.split(backbone, images) for split, images in splits.items()}
     stored = {
-        title: _fill(
-            title, entry, splits[title], encoder, dataset.name, on_unreadable == "stop", world
+        split: _fill(
+            split, entry, splits[split], encoder, dataset.name, on_unreadable == "stop", world
         )
-        for title, entry in entries.items()
+        for split, entry in entries.items()
     }
     skipped = _check_unreadable(entries, stored, on_unreadable)
-    rows = {title: _readable_rows(splits[title], stored[title]) for title in splits}
+    rows = {split: _readable_rows(splits[split], stored[split]) for split in splits}
     memory = MEMORY // local_world_size()
     pixels = {
-        title: PreparedImages(
-            splits[title], backbone.prepare, rows[title], workers=workers, memory=memory
+        split: PreparedImages(
+            splits[split], backbone.prepare, rows[split], workers=workers, memory=memory
         )
-        for title in splits
+        for split in splits
     }
     return FeatureSet(
         train_x=stored["train"].x,
@@ -117,7 +117,7 @@ def extract_features(
 
 
 def _fill(
-    title: str,
+    split: str,
     entry: SplitEntry,
     images: ImageSplit,
     encoder: _Encoder,
@@ -129,7 +129,7 @@ def _fill(
     total = len(images.labels)
 
     def waiting(holder: str) -> None:
-        encoder.tell(ExtractProgress(title, 0, total, waiting_for=holder))
+        encoder.tell(ExtractProgress(split, 0, total, waiting_for=holder))
 
     stored = entry.read(retry_unreadable)
     if not world.broadcast(stored is not None):
@@ -143,14 +143,14 @@ def _fill(
                 world.barrier()
                 shards = entry.read_shards(retry_unreadable)
                 world.barrier()  # all processes have seen the same missing shards
-                encoder.complete(title, images, entry, shards, world)
+                encoder.complete(split, images, entry, shards, world)
                 world.barrier()
                 if world.is_main:
                     whole = entry.completed(shards)
-                    entry.merge(whole, {"dataset": dataset, "split": title})
+                    entry.merge(whole, {"dataset": dataset, "split": split})
                 world.barrier()
                 stored = None
-    encoder.tell(ExtractProgress(title, total, total))
+    encoder.tell(ExtractProgress(split, total, total))
     return entry.whole() if stored is None else stored
 
 
@@ -179,7 +179,7 @@ class _Encoder:
 
     def complete(
         self,
-        title: str,
+        split: str,
         images: ImageSplit,
         entry: SplitEntry,
         shards: list[FeatureShard | None],
@@ -210,7 +210,7 @@ class _Encoder:
                     entry.write_shard(index, parts)
                     parts = []
                 rate = (done - resumed) / max(time.monotonic() - started, 1e-9)
-                self.tell(ExtractProgress(title, done, total, rate))
+                self.tell(ExtractProgress(split, done, total, rate))
 
     def _encode(self, images: ImageSplit, batch: range, pixels: list[Pixels | str]) -> FeatureShard:
         pairs = list(zip(batch, pixels, strict=True))
@@ -274,7 +274,7 @@ def _check_unreadable(
     unreadable = [image for split in stored.values() for image in split.unreadable]
     if not unreadable:
         return 0
-    files = [str(entries[title].unreadable_list) for title in stored if stored[title].unreadable]
+    files = [str(entries[split].unreadable_list) for split in stored if stored[split].unreadable]
     lines = [f"{name}: {reason}" for name, reason in unreadable[:LISTED]]
     if len(unreadable) > LISTED:
         lines.append(f"and {len(unreadable) - LISTED} more, listed in {' and '.join(files)}")
@@ -285,8 +285,8 @@ def _check_unreadable(
             f"{count} cannot be read; repair or remove them, or skip them with "
             f"on_unreadable=skip (the features of the other images are kept):\n  {listing}"
         )
-    for title, split in stored.items():
-        if not len(split.y):
-            raise DataError(f"no {title} image can be read:\n  {listing}")
+    for split, features in stored.items():
+        if not len(features.y):
+            raise DataError(f"no {split} image can be read:\n  {listing}")
     warnings.warn(f"{count} cannot be read and will be skipped:\n  {listing}", stacklevel=3)
     return len(unreadable)

@@ -24,7 +24,7 @@ def subfolders(root: Path) -> tuple[str, ...]:
 def train_and_test(root: Path) -> tuple[Path, Path]:
     """train/ and test/ (or else val/) below `root`; DataError if one is missing."""
     train = root / "train"
-    test = next((root / title for title in ("test", "val") if (root / title).is_dir()), None)
+    test = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
     if test is None or not train.is_dir():
         raise DataError(
             f"{root}: expected folders train/ and test/ (or val/), with one folder per class"

@@ -83,7 +83,7 @@ class FileSplit:
 class ArraySplit:
     """Images in memory, uint8 of shape (n, height, width, 3)."""
 
-    title: str
+    split: str  # with the data set's name
     pixels: np.ndarray[Any, np.dtype[np.uint8]]
     labels: Tensor
 
@@ -91,7 +91,7 @@ class ArraySplit:
         return Image.fromarray(self.pixels[index])
 
     def name(self, index: int) -> str:
-        return f"{self.title} image {index}"
+        return f"{self.split} image {index}"
 
     def fingerprint(self, start: int, stop: int) -> str:
         chunk = np.ascontiguousarray(self.pixels[start:stop])
@@ -117,19 +117,19 @@ class ImageDataset:
     test_domain: Tensor | None = None
 
     def __post_init__(self) -> None:
-        for title, split, domain in (
+        for split, images, domain in (
             ("training", self.train, self.train_domain),
             ("test", self.test, self.test_domain),
         ):
-            if not len(split.labels):
-                raise DataError(f"{self.name} has no {title} images")
+            if not len(images.labels):
+                raise DataError(f"{self.name} has no {split} images")
             if (domain is not None) != bool(self.domain_names) or (
-                domain is not None and domain.shape != split.labels.shape
+                domain is not None and domain.shape != images.labels.shape
             ):
                 found = "none" if domain is None else str(len(domain))
                 raise DataError(
                     f"{self.name} has {len(self.domain_names)} domains; expected one for each of "
-                    f"the {len(split.labels)} {title} images, got {found}"
+                    f"the {len(images.labels)} {split} images, got {found}"
                 )
 
 

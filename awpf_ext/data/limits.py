@@ -120,18 +120,18 @@ def _fewer(data: ImageDataset, limits: Limits) -> ImageDataset:
 def _fewer_features(data: FeatureSet, limits: Limits) -> FeatureSet:
     facts = {**data.provenance, **limits.notes}
     changed: dict[str, Any] = {"provenance": facts}
-    for title in ("train", "test"):
+    for split in ("train", "test"):
         x, y, domain, images = (
-            getattr(data, f"{title}_{part}") for part in ("x", "y", "domain", "images")
+            getattr(data, f"{split}_{part}") for part in ("x", "y", "domain", "images")
         )
-        rows = limits.rows(y, domain, data.num_classes, training=title == "train")
-        facts[f"{title}_images"] = len(y) if rows is None else len(rows)
+        rows = limits.rows(y, domain, data.num_classes, training=split == "train")
+        facts[f"{split}_images"] = len(y) if rows is None else len(rows)
         if rows is None:
             continue
-        changed |= {f"{title}_x": x[rows], f"{title}_y": y[rows]}
-        changed[f"{title}_domain"] = None if domain is None else domain[rows]
-        changed[f"{title}_images"] = None if images is None else images.at(rows)
-        if title == "test" and data.read_test_image is not None:
+        changed |= {f"{split}_x": x[rows], f"{split}_y": y[rows]}
+        changed[f"{split}_domain"] = None if domain is None else domain[rows]
+        changed[f"{split}_images"] = None if images is None else images.at(rows)
+        if split == "test" and data.read_test_image is not None:
             changed["read_test_image"] = _renumbered(data.read_test_image, rows)
     return replace(data, **changed)
 

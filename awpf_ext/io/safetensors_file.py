@@ -113,11 +113,11 @@ class TensorWriter:
 
     _ENTRY = 200
 
-    def __init__(self, file: BinaryIO, names: list[str], title: str) -> None:
-        """title: the file's final name, for `fault_point`."""
+    def __init__(self, file: BinaryIO, names: list[str], name: str) -> None:
+        """name: the file's final name, for `fault_point`."""
         reserved = 100 + sum(len(json.dumps(name)) + self._ENTRY for name in names)
         self._file = file
-        self._title = title
+        self._name = name
         self._reserved = reserved + -reserved % 8
         self._header: dict[str, object] = {"__metadata__": {"format": "pt"}}
         self._end = 0
@@ -128,7 +128,7 @@ class TensorWriter:
         start, self._end = self._end, self._end + tensor.nbytes
         self._header[name] = _described(tensor.dtype, list(tensor.shape), start, self._end)
         self._file.write(_bytes_of(tensor))
-        fault_point(f"writing {self._title}")
+        fault_point(f"writing {self._name}")
 
     def finish(self) -> None:
         """Write the header; the rest of its space stays blank, as the format allows."""

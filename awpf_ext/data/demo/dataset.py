@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from PIL import Image
@@ -24,12 +25,15 @@ CLUTTER = 1.1  # chosen using zero-shot accuracy only, before any method was run
 SEED = 503
 FROZEN = "4e200b232fdaf76e"  # the value of frozen_hash() at that time
 
+Split = Literal["train", "test"]
+_EACH: tuple[tuple[Split, int], ...] = (("train", TRAIN_EACH), ("test", TEST_EACH))
+
 
 @dataclass(frozen=True)
 class DemoSplit:
     """Images drawn on access, `each` per class, ordered by style and class."""
 
-    title: str  # train or test
+    split: Split
     styles: tuple[str, ...]
     each: int
 
@@ -46,17 +50,17 @@ class DemoSplit:
 
     def read(self, index: int) -> Image.Image:
         style, label, nth = self._place(index)
-        split = compositions()
+        classes = compositions()
         numbers = Numbers(
-            (SEED, ("train", "test").index(self.title)),
+            (SEED, ("train", "test").index(self.split)),
             (tuple(STYLES).index(style), label, nth),
         )
-        scene = sample_scene(numbers, split.demo[label], split.training, CLUTTER)
+        scene = sample_scene(numbers, classes.demo[label], classes.training, CLUTTER)
         return Image.fromarray(paint(scene, numbers, CLUTTER, style))
 
     def name(self, index: int) -> str:
         style, label, nth = self._place(index)
-        return f"demo {style} {self.title} {compositions().demo[label].name} {nth}"
+        return f"demo {style} {self.split} {compositions().demo[label].name} {nth}"
 
     def _place(self, index: int) -> tuple[str, int, int]:
         """The style, the class and the number within both of an image."""
@@ -67,7 +71,7 @@ class DemoSplit:
     def fingerprint(self, start: int, stop: int) -> str:
         """A hash of the frozen specification, so that no image has to be drawn for it."""
         styles = "+".join(self.styles)
-        described = f"{FROZEN} {self.title} {styles} {self.each} {start}:{stop}"
+        described = f"{FROZEN} {self.split} {styles} {self.each} {start}:{stop}"
         return hashlib.sha256(described.encode()).hexdigest()
 
 
@@ -81,10 +85,7 @@ def demo_dataset(style: str = DEFAULT_STYLE) -> ImageDataset:
             f"demo has no style {style!r}; expected one of {', '.join(STYLES)}, or {ALL_STYLES}"
         )
     domains = tuple(STYLES) if style == ALL_STYLES else ()
-    train, test = (
-        DemoSplit(title, domains or (style,), each)
-        for title, each in (("train", TRAIN_EACH), ("test", TEST_EACH))
-    )
+    train, test = (DemoSplit(split, domains or (style,), each) for split, each in _EACH)
     return ImageDataset(
         "demo" if style == DEFAULT_STYLE else f"demo:{style}",
         tuple(composition.name for composition in compositions().demo),
@@ -105,8 +106,8 @@ def frozen_hash() -> str:
     }
     digest = hashlib.sha256(json.dumps(drawn).encode())
     for style in STYLES:
-        for title, each in (("train", TRAIN_EACH), ("test", TEST_EACH)):
-            split = DemoSplit(title, (style,), each)
+        for split, each in _EACH:
+            images = DemoSplit(split, (style,), each)
             for index in range(0, each * len(compositions().demo), 7 * each + 3):
-                digest.update(split.read(index).tobytes())
+                digest.update(images.read(index).tobytes())
     return digest.hexdigest()[:16]
