@@ -26,7 +26,6 @@ SEED = 503
 FROZEN = "4e200b232fdaf76e"  # the value of frozen_hash() at that time
 
 Split = Literal["train", "test"]
-_EACH: tuple[tuple[Split, int], ...] = (("train", TRAIN_EACH), ("test", TEST_EACH))
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def demo_dataset(style: str = DEFAULT_STYLE) -> ImageDataset:
             f"demo has no style {style!r}; expected one of {', '.join(STYLES)}, or {ALL_STYLES}"
         )
     domains = tuple(STYLES) if style == ALL_STYLES else ()
-    train, test = (DemoSplit(split, domains or (style,), each) for split, each in _EACH)
+    train, test = (DemoSplit(split, domains or (style,), each) for split, each in _images_each())
     return ImageDataset(
         "demo" if style == DEFAULT_STYLE else f"demo:{style}",
         tuple(composition.name for composition in compositions().demo),
@@ -98,6 +97,11 @@ def demo_dataset(style: str = DEFAULT_STYLE) -> ImageDataset:
     )
 
 
+def _images_each() -> tuple[tuple[Split, int], ...]:
+    """The splits, and the number of images per class and style in each."""
+    return ("train", TRAIN_EACH), ("test", TEST_EACH)
+
+
 def frozen_hash() -> str:
     """A hash of everything that determines the images, and of sample images in every style."""
     drawn = {
@@ -106,7 +110,7 @@ def frozen_hash() -> str:
     }
     digest = hashlib.sha256(json.dumps(drawn).encode())
     for style in STYLES:
-        for split, each in _EACH:
+        for split, each in _images_each():
             images = DemoSplit(split, (style,), each)
             for index in range(0, each * len(compositions().demo), 7 * each + 3):
                 digest.update(images.read(index).tobytes())
