@@ -22,7 +22,7 @@ from awpf_ext.runs.sweep import Axis, SweepRun, plan_sweep, run_sweep, variants_
 from awpf_ext.runs.sweep_file import write_sweep
 from awpf_ext.runs.wording import pluralize
 
-RUNS = "Runs"  # section of the help: options that say which runs are made
+RUNS = "Runs"  # panel of the help: options that determine which runs are made
 LAMBDA = "balance_scale"
 # The values of lambda in the paper's Figure 4.
 LAMBDAS = "0.25,0.5,0.75,1,1.25,1.5,1.75,2"

@@ -25,8 +25,8 @@ from awpf_ext.runs.config import (
 
 OUTPUT = "Output"
 CONFIGURATION = "Configuration"
-# The sections of a command's help, in order; a command's own come before them.
-SECTIONS = (*(panel.value for panel in Panel), CONFIGURATION, OUTPUT)
+# The panels of a command's help, in order; a command's own come before them.
+PANELS = (*(panel.value for panel in Panel), CONFIGURATION, OUTPUT)
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 
 Json = Annotated[
@@ -39,27 +39,27 @@ Quiet = Annotated[
 ]
 
 
-class SectionedCommand(TyperCommand):
+class PanelCommand(TyperCommand):
     """A command whose help lists its options by panel, as plain text in every terminal."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        sections: dict[str, list[tuple[str, str]]] = {}
+        panels: dict[str, list[tuple[str, str]]] = {}
         parameters = self.get_params(ctx)
-        panels = [getattr(parameter, "rich_help_panel", None) for parameter in parameters]
-        without_panel = OUTPUT if Panel.DATA.value in panels else "Options"
-        for parameter, panel in zip(parameters, panels, strict=True):
+        given = [getattr(parameter, "rich_help_panel", None) for parameter in parameters]
+        without_panel = OUTPUT if Panel.DATA.value in given else "Options"
+        for parameter, own_panel in zip(parameters, given, strict=True):
             record = parameter.get_help_record(ctx)
             if parameter.param_type_name == "argument" and record is not None:
                 name = parameter.metavar or str(parameter.name).upper()
-                sections.setdefault("Arguments", []).append((name, record[1]))
+                panels.setdefault("Arguments", []).append((name, record[1]))
             elif record is not None:
-                section = panel if without_panel == OUTPUT and panel else without_panel
-                sections.setdefault(section, []).append(record)
-        width = max(len(name) for records in sections.values() for name, _ in records)
-        own = [section for section in sections if section not in SECTIONS]
-        for section in (*own, *(section for section in SECTIONS if section in sections)):
-            rows = [(name.ljust(width), _unbroken(text)) for name, text in sections[section]]
-            with formatter.section(section):
+                panel = own_panel if without_panel == OUTPUT and own_panel else without_panel
+                panels.setdefault(panel, []).append(record)
+        width = max(len(name) for records in panels.values() for name, _ in records)
+        own = [panel for panel in panels if panel not in PANELS]
+        for panel in (*own, *(panel for panel in PANELS if panel in panels)):
+            rows = [(name.ljust(width), _unbroken(text)) for name, text in panels[panel]]
+            with formatter.section(panel):
                 formatter.write_dl(rows)
         formatter.buffer[:] = [text.replace(_NO_BREAK, " ") for text in formatter.buffer]
 

@@ -9,7 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from awpf_ext.cli.commands import app
-from awpf_ext.cli.options import SectionedCommand, takes_config
+from awpf_ext.cli.options import PanelCommand, takes_config
 from awpf_ext.runs.config import RUN_KEYS, RunConfig
 
 COMMANDS = typer.main.get_command(app).commands
@@ -42,11 +42,11 @@ def test_help_fits_a_terminal(awpf, monkeypatch, command):
     assert all(line.isascii() for line in lines)
 
 
-def test_help_shows_each_key_in_its_section_with_its_default(awpf):
-    sections = re.split(r"^(\w+):$", awpf("run", "--help").out, flags=re.MULTILINE)
-    text = dict(zip(sections[1::2], sections[2::2], strict=True))
+def test_help_shows_each_key_in_its_panel_with_its_default(awpf):
+    panels = re.split(r"^(\w+):$", awpf("run", "--help").out, flags=re.MULTILINE)
+    text = dict(zip(panels[1::2], panels[2::2], strict=True))
     assert list(text) == ["Data", "Method", "Model", "Machine", "Configuration", "Output"]
-    for section, option in (
+    for panel, option in (
         ("Data", "increment N"),
         ("Method", "batch-size N"),
         ("Model", "precision fp32|bf16|fp16"),
@@ -54,11 +54,11 @@ def test_help_shows_each_key_in_its_section_with_its_default(awpf):
         ("Configuration", "set KEY=VALUE"),
         ("Output", "resume"),
     ):
-        assert f"  --{option} " in text[section]
-    for section, key in (("Data", "order"), ("Model", "prompt"), ("Machine", "store")):
+        assert f"  --{option} " in text[panel]
+    for panel, key in (("Data", "order"), ("Model", "prompt"), ("Machine", "store")):
         field = RunConfig.model_fields[key]
         shown = f"{field.description}  [default: {field.default}]"
-        assert " ".join(shown.split()) in " ".join(text[section].split())
+        assert " ".join(shown.split()) in " ".join(text[panel].split())
 
 
 def test_a_new_key_is_an_option_of_every_command(monkeypatch):
@@ -77,7 +77,7 @@ def test_a_new_key_is_an_option_of_every_command(monkeypatch):
         given.extend(layers)
 
     app = typer.Typer(rich_markup_mode=None)
-    app.command(cls=SectionedCommand)(command)
+    app.command(cls=PanelCommand)(command)
     assert re.search(r"--sharpen X +\[default: 0\.5\]", CliRunner().invoke(app, ["--help"]).output)
     arguments = ["--sharpen=2", "--mirror", "--prompt=a {}", "--prompt=b {}", "--set", "epochs=3"]
     assert CliRunner().invoke(app, arguments).exit_code == 0
