@@ -72,8 +72,8 @@ class World:
         """All `count` rows, of which each process passes those of its share."""
         if self.size == 1:
             return own
-        shares = [len(World(rank, self.size).share(count)) for rank in range(self.size)]
-        return self._padded_all_gather(own, shares)
+        counts = [len(World(rank, self.size).share(count)) for rank in range(self.size)]
+        return self._padded_all_gather(own, counts)
 
     def all_gather_ragged(self, own: Tensor) -> tuple[Tensor, range]:
         """The rows of all processes in the order of their ranks, however many rows each has, and

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from awpf_ext.clip import demo_model
-from awpf_ext.clip.weights import PREPROCESSING, Weights, resolve_weights
+from awpf_ext.clip.weights import PREPROCESSING, WeightSource, resolve_weights
 from awpf_ext.errors import DataError, OfflineError, UserError
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def load_backbone(
     )
 
 
-def _build(model: str, weights: Weights) -> Any:
+def _build(model: str, weights: WeightSource) -> Any:
     import open_clip
 
     with torch.random.fork_rng(devices=[]), _quiet_root_logger():

@@ -17,7 +17,7 @@ PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 
 
 @dataclass(frozen=True)
-class Weights:
+class WeightSource:
     """Resolved weights: a file, or a seed for random weights, and the settings of their tag."""
 
     label: str  # for provenance: tag, file name or random:SEED
@@ -27,7 +27,7 @@ class Weights:
     preprocessing: Mapping[str, Any] | None = None
 
 
-def resolve_weights(model: str, pretrained: str | None, cache_dir: Path | None) -> Weights:
+def resolve_weights(model: str, pretrained: str | None, cache_dir: Path | None) -> WeightSource:
     """Find the weights `pretrained` of an open_clip model, and download them if necessary.
 
     None or "random:SEED": seeded random weights; an open_clip tag ("embedded" for the model
@@ -42,10 +42,10 @@ def resolve_weights(model: str, pretrained: str | None, cache_dir: Path | None) 
     if pretrained is None or pretrained.startswith("random:"):
         return _random_weights(pretrained or "random:0")
     if (model, pretrained) == (demo_model.MODEL, demo_model.TAG):
-        return Weights(label=pretrained, file=demo_model.WEIGHTS)
+        return WeightSource(label=pretrained, file=demo_model.WEIGHTS)
     tag = open_clip.get_pretrained_cfg(model, pretrained)
     if tag:
-        return Weights(
+        return WeightSource(
             label=pretrained,
             file=_tagged_file(model, pretrained, tag, cache_dir),
             quick_gelu=bool(tag.get("quick_gelu", False)),
@@ -53,7 +53,7 @@ def resolve_weights(model: str, pretrained: str | None, cache_dir: Path | None) 
         )
     path = Path(pretrained).expanduser()
     if path.is_file():
-        return Weights(label=path.name, file=path)
+        return WeightSource(label=path.name, file=path)
     tags = open_clip.list_pretrained_tags_by_model(model)
     if model == demo_model.MODEL:
         tags = [demo_model.TAG]
@@ -63,11 +63,11 @@ def resolve_weights(model: str, pretrained: str | None, cache_dir: Path | None) 
     )
 
 
-def _random_weights(label: str) -> Weights:
+def _random_weights(label: str) -> WeightSource:
     seed = label.removeprefix("random:")
     if not (seed.isascii() and seed.isdigit() and int(seed) < 2**63):
         raise UserError(f"pretrained {label!r}; expected random:SEED with a whole number")
-    return Weights(label=label, seed=int(seed))
+    return WeightSource(label=label, seed=int(seed))
 
 
 def _tagged_file(model: str, tag_name: str, tag: Mapping[str, Any], cache_dir: Path | None) -> Path:

@@ -24,11 +24,11 @@ def section(run: FinishedRun) -> Section | None:
     def line(key: str, label: str, colour: Colour) -> tuple[str, Sequence[float], Colour]:
         return label, [record[key] for record in records], colour
 
-    shares = [line("separability", "J", series(2))]
+    lines = [line("separability", "J", series(2))]
     if all(record["tau"] == record["weight"] for record in records):
-        shares.append(line("weight", "τ = weight", series(0)))
+        lines.append(line("weight", "τ = weight", series(0)))
     else:
-        shares += [line("tau", "τ", series(0)), line("weight", "weight", series(1))]
+        lines += [line("tau", "τ", series(0)), line("weight", "weight", series(1))]
     columns = ["task", "MMD²", "J", "M", "τ", "weight"]
     rows = [[str(record["task"] + 1), *map(_shown, _values(record))] for record in records]
     return Section(
@@ -44,7 +44,7 @@ def section(run: FinishedRun) -> Section | None:
             Drawing(
                 "weights",
                 "J, τ and the weight at each fusion step.",
-                _lines(tasks, shares, 0.0),
+                _lines(tasks, lines, 0.0),
             ),
             Drawing(
                 "mmd",

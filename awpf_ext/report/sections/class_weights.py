@@ -22,14 +22,14 @@ LEAST = 1e-3  # smaller multiples of the mean are drawn as this
 LONGEST = 60  # characters of a name outside figures
 
 
-class Weights(NamedTuple):
+class RecordedClassWeights(NamedTuple):
     """The weights of all classes seen after one task, as multiples of their mean.
 
     A class without samples has weight 0 and does not count in the mean.
     """
 
     task: int
-    shares: list[float]
+    weights: list[float]
 
 
 def section(run: FinishedRun) -> Section | None:
@@ -40,7 +40,7 @@ def section(run: FinishedRun) -> Section | None:
     ]
     if not recorded:
         return None
-    last = recorded[-1].shares
+    last = recorded[-1].weights
     accuracies = run.result.tasks[-1].class_accuracies
     known = [label for label in range(len(last)) if label < len(accuracies)]
     heaviest = sorted(known, key=lambda label: -last[label])[:HEAVIEST]
@@ -54,7 +54,7 @@ def section(run: FinishedRun) -> Section | None:
             "class_weights",
             f"Class weights after each {run.noun}: all classes are in the light band, half of them "
             "in the dark band; the line is the median.",
-            _spread(run, recorded),
+            _bands(run, recorded),
         ),
     ]
     if len(last) == len(accuracies):
@@ -74,15 +74,15 @@ def section(run: FinishedRun) -> Section | None:
     return Section("Class weights", blocks)
 
 
-def _weights(task: int, weights: Sequence[float]) -> Weights:
+def _weights(task: int, weights: Sequence[float]) -> RecordedClassWeights:
     mean = sum(weights) / sum(weight > 0 for weight in weights)
-    return Weights(task, [weight / mean for weight in weights])
+    return RecordedClassWeights(task, [weight / mean for weight in weights])
 
 
-def _spread(run: FinishedRun, recorded: Sequence[Weights]) -> Figure:
+def _bands(run: FinishedRun, recorded: Sequence[RecordedClassWeights]) -> Figure:
     figure, axes = new_figure()
-    places = [run.places[weights.task] for weights in recorded]
-    logs = [_quantiles([_log(w) for w in weights.shares if w > 0]) for weights in recorded]
+    places = [run.places[after.task] for after in recorded]
+    logs = [_quantiles([_log(w) for w in after.weights if w > 0]) for after in recorded]
     lows, quarters, medians, upper, highs = zip(*logs, strict=True)
     colour = series(0)
     axes.fill_between(places, lows, highs, color=colour.light, alpha=0.12, linewidth=0)

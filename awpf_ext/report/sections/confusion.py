@@ -90,12 +90,12 @@ def _weakest(run: FinishedRun, diagnostics: RunDiagnostics) -> Table:
     """The classes with the lowest accuracy, and their zero-shot accuracy."""
     count = len(run.labels)
     images = torch.bincount(diagnostics.labels, minlength=count)
-    shares = []
+    accuracies = []
     for predictions in (diagnostics.predictions, diagnostics.zero_shot_predictions):
         right = diagnostics.labels[predictions == diagnostics.labels]
-        shares.append(torch.bincount(right, minlength=count) / images)
+        accuracies.append(torch.bincount(right, minlength=count) / images)
     known = [label for label in range(count) if images[label]]
-    weakest = sorted(known, key=lambda label: float(shares[0][label]))[:CLASSES]
+    weakest = sorted(known, key=lambda label: float(accuracies[0][label]))[:CLASSES]
     rows = []
     for label in weakest:
         wrong = diagnostics.predictions[(diagnostics.labels == label)]
@@ -104,7 +104,8 @@ def _weakest(run: FinishedRun, diagnostics: RunDiagnostics) -> Table:
         row = [short(run.labels[label], LONGEST), short(other, LONGEST)]
         if not run.domains:
             row.append(next(str(i) for i, end in enumerate(run.seen, 1) if label < end))
-        row += [f"{int(images[label]):,}", *(percent(float(share[label])) for share in shares)]
+        shown = (percent(float(accuracy[label])) for accuracy in accuracies)
+        row += [f"{int(images[label]):,}", *shown]
         rows.append(row)
     task = [] if run.domains else ["task"]
     columns = ["class", "predicted as", *task, "images", "accuracy", "zero-shot"]
