@@ -13,7 +13,7 @@ from typing import Any
 
 from awpf_ext.errors import DataError, UserError, reason
 
-FILE = "adapter_config.json"
+CONFIG = "adapter_config.json"
 _LARGEST = 1 << 20  # bytes; real ones have a few thousand
 
 # If one of these is set, the adapter does not simply add B A to its layer.
@@ -60,7 +60,7 @@ class LoraConfig:
 
 def read_config(folder: Path) -> LoraConfig:
     """The configuration in an adapter's folder; DataError or UserError if it cannot be merged."""
-    path = folder / FILE
+    path = folder / CONFIG
     try:
         size = path.stat().st_size
         if size > _LARGEST:

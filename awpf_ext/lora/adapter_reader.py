@@ -16,10 +16,9 @@ from torch import Tensor
 
 from awpf_ext.errors import DataError, UserError
 from awpf_ext.io.safetensors_file import TORCH_DTYPES, TensorEntry, TensorFile, open_tensors
-from awpf_ext.lora.adapter_config import FILE as CONFIG
-from awpf_ext.lora.adapter_config import LoraConfig, read_config
+from awpf_ext.lora.adapter_config import CONFIG, LoraConfig, read_config
 
-WEIGHTS = "adapter_model.safetensors"
+ADAPTER_TENSORS = "adapter_model.safetensors"
 PREFIX = "base_model.model."  # PEFT's, before a module's name in the base model
 
 _FACTOR = re.compile(
@@ -110,9 +109,10 @@ def open_adapter(folder: str | Path) -> Iterator[LoraAdapter]:
 def _weights_file(folder: Path) -> Path:
     if not folder.is_dir():
         raise UserError(
-            f"there is no folder {folder}; expected an adapter's folder with {CONFIG} and {WEIGHTS}"
+            f"there is no folder {folder}; expected an adapter's folder with {CONFIG} and "
+            f"{ADAPTER_TENSORS}"
         )
-    path = folder / WEIGHTS
+    path = folder / ADAPTER_TENSORS
     if not path.is_file() and (folder / "adapter_model.bin").exists():
         raise UserError(
             f"{folder} has adapter_model.bin, a pickle, which is not opened here; load the "

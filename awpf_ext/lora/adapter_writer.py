@@ -13,11 +13,11 @@ from torch import Tensor
 
 from awpf_ext import io
 from awpf_ext.errors import DataError, UserError, reason
-from awpf_ext.lora.adapter_config import FILE as CONFIG
-from awpf_ext.lora.adapter_reader import WEIGHTS
+from awpf_ext.lora.adapter_config import CONFIG
+from awpf_ext.lora.adapter_reader import ADAPTER_TENSORS
 
 ADAPTERS = "adapters"  # the folder below a run's that its LoRAs are kept in
-RECORD = "merge.json"
+MERGE_REPORT = "merge.json"
 TRAINING = "training.json"
 _LOCK = ".lock"
 _OLD = ".old.tmp"  # ends the name of a folder that is being replaced
@@ -38,7 +38,7 @@ def write_adapter(out: Path, adapter: AdapterFiles) -> None:
         io.write_json(folder / CONFIG, dict(adapter.config))
         if adapter.training is not None:
             io.write_json(folder / TRAINING, dict(adapter.training))
-        io.save_tensors(folder / WEIGHTS, adapter.tensors, {"format": "pt"})
+        io.save_tensors(folder / ADAPTER_TENSORS, adapter.tensors, {"format": "pt"})
 
 
 @contextmanager
@@ -76,8 +76,8 @@ def _check_free(out: Path, replace: bool) -> None:
         return
     if not replace:
         raise UserError(f"{out} exists; choose another name, or replace it with force (--force)")
-    strange = sorted(found - {CONFIG, WEIGHTS, RECORD, TRAINING})
-    if strange or not {CONFIG, WEIGHTS} <= found:
+    strange = sorted(found - {CONFIG, ADAPTER_TENSORS, MERGE_REPORT, TRAINING})
+    if strange or not {CONFIG, ADAPTER_TENSORS} <= found:
         what = f"it holds {strange[0]}" if strange else "it is no adapter"
         raise UserError(f"{out} is not replaced: {what}; choose another name")
 

@@ -11,10 +11,15 @@ import torch
 
 from awpf_ext import io
 from awpf_ext.errors import DataError, UserError
-from awpf_ext.lora.adapter_config import FILE as CONFIG
-from awpf_ext.lora.adapter_config import merged_config, renamed
-from awpf_ext.lora.adapter_reader import PREFIX, WEIGHTS, LoraAdapter, LoraLayer, open_adapter
-from awpf_ext.lora.adapter_writer import RECORD, new_folder
+from awpf_ext.lora.adapter_config import CONFIG, merged_config, renamed
+from awpf_ext.lora.adapter_reader import (
+    ADAPTER_TENSORS,
+    PREFIX,
+    LoraAdapter,
+    LoraLayer,
+    open_adapter,
+)
+from awpf_ext.lora.adapter_writer import MERGE_REPORT, new_folder
 from awpf_ext.lora.checks import (
     check_alike,
     checked_folders,
@@ -100,8 +105,8 @@ def merge(
             return _merged(chosen, name, _terms(opened, checked, name), settings)
 
         folder = stack.enter_context(new_folder(out, force))
-        with io.open_atomic(folder / WEIGHTS) as file:
-            writer = io.TensorWriter(file, _names(opened[0]), WEIGHTS)
+        with io.open_atomic(folder / ADAPTER_TENSORS) as file:
+            writer = io.TensorWriter(file, _names(opened[0]), ADAPTER_TENSORS)
             if one and dtype is None:
                 layers, energy_kept = _copy_tensors(writer, opened[0]), 1.0
             else:
@@ -129,7 +134,7 @@ def merge(
             seconds=time.perf_counter() - start,
             peak_memory=peak_memory(),
         )
-        io.write_json(folder / RECORD, report.record())
+        io.write_json(folder / MERGE_REPORT, report.record())
         io.write_json(folder / CONFIG, config)
     return report
 

@@ -10,7 +10,7 @@ from awpf_ext import io
 from awpf_ext.errors import AwpfError, CheckpointError
 from awpf_ext.runs.sweep import Axis, SweepResult
 
-FILE = "sweep.json"
+SWEEP_FILE = "sweep.json"
 
 
 class SavedSweep(NamedTuple):
@@ -32,16 +32,16 @@ def write_sweep(folder: Path, axes: Sequence[Axis], result: SweepResult) -> dict
         "folder": str(folder),
         **result.to_json(),
     }
-    io.write_json(folder / FILE, content)
+    io.write_json(folder / SWEEP_FILE, content)
     return content
 
 
 def read_sweep(folder: Path) -> SavedSweep | None:
     """The content of `sweep.json`; None if there is none, as in an unfinished sweep."""
-    if not (folder / FILE).exists():
+    if not (folder / SWEEP_FILE).exists():
         return None
     try:
-        saved = io.read_json(folder / FILE)
+        saved = io.read_json(folder / SWEEP_FILE)
         return SavedSweep(
             tuple(
                 Axis(str(axis["key"]), tuple(map(str, axis["values"]))) for axis in saved["axes"]
@@ -49,4 +49,4 @@ def read_sweep(folder: Path) -> SavedSweep | None:
             {Path(run["folder"]).name: str(run["variant"]) for run in saved["runs"]},
         )
     except (AwpfError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder / FILE} is damaged ({error})") from None
+        raise CheckpointError(f"{folder / SWEEP_FILE} is damaged ({error})") from None

@@ -21,7 +21,7 @@ from awpf_ext.lora.icm import (
 from awpf_ext.lora.merge_methods.base import Merged, MergeSettings, Term, signed_root
 
 STEPS = 100
-BATCH = 2  # adapters per step: their activations take most of the memory
+ADAPTERS_PER_STEP = 2  # adapters per step: their activations take most of the memory
 TASK_VECTOR = 256  # length of a task vector
 
 
@@ -54,7 +54,7 @@ def icm_layers(layers: Mapping[str, Sequence[Term]], settings: MergeSettings) ->
     vae = FusionVae(layout.size, TASK_VECTOR, seed=settings.seed)
     data = TrainingSet(layout, flats, torch.arange(len(weights)), vectors)
     generator = torch.Generator().manual_seed(settings.seed)
-    meta_train(vae, data, MetaSettings(steps=STEPS, batch=BATCH), generator)
+    meta_train(vae, data, MetaSettings(steps=STEPS, batch=ADAPTERS_PER_STEP), generator)
     result = fuse_loras(vae, layout, flats, vectors, weights)
     return {name: Merged(result[f"{name}.b"], result[f"{name}.a"]) for name in layers}
 

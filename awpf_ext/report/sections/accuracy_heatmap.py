@@ -27,8 +27,8 @@ from awpf_ext.report.style import (
     slanted,
 )
 
-NUMBERED = 14  # up to so many tasks the cells show their values
-DRAWN = 32  # up to so many tasks the heat map is a vector graphic, above that it is pixels
+NUMBERED = 14  # with more tasks than this, the cells do not show their values
+VECTOR_TASKS = 32  # with more tasks than this, the heat map is pixels, not a vector graphic
 
 
 def section(run: FinishedRun) -> Section | None:
@@ -86,7 +86,7 @@ def heat_map(rows: Sequence[Sequence[float]], run: FinishedRun) -> Figure:
                 facecolors=colour,
                 edgecolors=colour if count > NUMBERED else "none",
                 linewidths=0.2,
-                rasterized=count > DRAWN,
+                rasterized=count > VECTOR_TASKS,
             )
         )
     axes.set_xlim(-0.6, count - 0.4)

@@ -24,7 +24,7 @@ from awpf_ext.runs.diagnostics import (
 from awpf_ext.runs.wording import percent, pluralize
 
 PAIRS = 10
-CLASSES = 12
+SHOWN_CLASSES = 12
 LONGEST = 60  # characters of a name outside figures
 TINY = 64  # pixels; smaller images are shown without smoothing
 
@@ -95,7 +95,7 @@ def _weakest(run: FinishedRun, diagnostics: RunDiagnostics) -> Table:
         right = diagnostics.labels[predictions == diagnostics.labels]
         accuracies.append(torch.bincount(right, minlength=count) / images)
     known = [label for label in range(count) if images[label]]
-    weakest = sorted(known, key=lambda label: float(accuracies[0][label]))[:CLASSES]
+    weakest = sorted(known, key=lambda label: float(accuracies[0][label]))[:SHOWN_CLASSES]
     rows = []
     for label in weakest:
         wrong = diagnostics.predictions[(diagnostics.labels == label)]
