@@ -6,7 +6,7 @@ using awpf::Cell;
 using awpf::ElementType;
 using awpf::GramBlock;
 using awpf::Keep;
-using awpf::Mixture;
+using awpf::MixtureView;
 using awpf::ShuffleKey;
 }  // namespace
 

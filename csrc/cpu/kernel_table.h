@@ -13,7 +13,7 @@ enum class ElementType : int32_t { f16, bf16, f32, f64 };
 // How a mixture of Gaussian kernels is evaluated (common/kernel_mixture.h). With a = -|z_i - z_j|^2 / 2 of scaled
 // points, kernel s is 2^(rate[s] a) where squarings[s] is zero, and else kernel s - 1 squared squarings[s] times.
 template <class T>
-struct Mixture {
+struct MixtureView {
   int64_t steps;
   const int32_t* squarings;
   const T* rate;
@@ -65,10 +65,10 @@ struct TypedKernels {
                       int64_t depth, const double* centre, double scale, double* half_norms);
 
   // Returns the sum of the unweighted mixture over the cell.
-  double (*rbf_sum)(const GramBlock<T>& block, const Cell& cell, const Mixture<T>& mixture, Keep keep);
+  double (*rbf_sum)(const GramBlock<T>& block, const Cell& cell, const MixtureView<T>& mixture, Keep keep);
   // Replaces the inner products of the cell by factor * (weighted mixture), or zero where a pair does not count, adds
   // the sums of the rows to row_sums, and returns the sum of the unweighted mixture over the cell.
-  double (*rbf_values)(const GramBlock<T>& block, const Cell& cell, const Mixture<T>& mixture, T factor, Keep keep,
+  double (*rbf_values)(const GramBlock<T>& block, const Cell& cell, const MixtureView<T>& mixture, T factor, Keep keep,
                        double* row_sums);
   // Writes the first `columns` squared distances of one row.
   void (*squared_distances)(const GramBlock<T>& block, int64_t row, int64_t columns, T* out);

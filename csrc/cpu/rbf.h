@@ -23,7 +23,7 @@ struct MixtureValue {
 
 // The compiler drops the sum that is not used.
 template <class T>
-inline MixtureValue<T> mixture_value(Vec<T> a, const Mixture<T>& mixture) {
+inline MixtureValue<T> mixture_value(Vec<T> a, const MixtureView<T>& mixture) {
   Vec<T> kernel = exp2_nonpositive<T>(a * mixture.rate[0]);
   MixtureValue<T> value{kernel, kernel * mixture.weight[0]};
   for (int64_t s = 1; s < mixture.steps; ++s) {
@@ -56,7 +56,7 @@ inline Kept kept_columns(const Cell& cell, int64_t i, int64_t diagonal, Keep kee
 }
 
 template <class T>
-double rbf_sum(const GramBlock<T>& block, const Cell& cell, const Mixture<T>& mixture, Keep keep) {
+double rbf_sum(const GramBlock<T>& block, const Cell& cell, const MixtureView<T>& mixture, Keep keep) {
   DoubleSum sum;
   const auto lane = lane_index<T>();
   for (int64_t i = cell.row_begin; i < cell.row_end; ++i) {
@@ -73,7 +73,7 @@ double rbf_sum(const GramBlock<T>& block, const Cell& cell, const Mixture<T>& mi
 }
 
 template <class T>
-double rbf_values(const GramBlock<T>& block, const Cell& cell, const Mixture<T>& mixture, T factor, Keep keep,
+double rbf_values(const GramBlock<T>& block, const Cell& cell, const MixtureView<T>& mixture, T factor, Keep keep,
                   double* row_sums) {
   const auto lane = lane_index<T>();
   using Int = typename VecTypes<T>::Int;

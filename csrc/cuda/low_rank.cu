@@ -73,7 +73,7 @@ struct Stage {
 
 __device__ __forceinline__ void copy_slab(const RowSlab& to, const uint16_t* from, int64_t first_row, int64_t rows,
                                           int pitch, int depth) {
-  static_assert(kSplitTile * kSplitSlab / 8 == kSplitThreads, "16 bytes a thread");
+  static_assert(kSplitTile * kSplitSlab / 8 == kSplitThreads, "16 bytes per thread");
   const int row = threadIdx.x / 4, chunk = threadIdx.x % 4 * 8;
   const bool there = first_row + row < rows;
   const uint16_t* source = from + (there ? first_row + row : 0) * pitch + depth + chunk;

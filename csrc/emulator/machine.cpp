@@ -1,4 +1,4 @@
-// Launches and the scheduler. Blocks run one after the other; only those of a cooperative launch run at once.
+// Launches and the scheduler. Blocks run one after the other; only those of a cooperative launch run concurrently.
 #include "emulator/machine.h"
 
 #include <cstdlib>

@@ -1,9 +1,10 @@
 // The names of cuda/device/simt.h on a CPU: a small SIMT machine for tests.
 //
 // Every thread of a block is a fiber with its own stack. A barrier or warp instruction suspends the fiber until all
-// threads that it waits for have arrived. Blocks run one after the other, those of a cooperative launch at once. Device
-// memory is host memory. What would be a bug on a GPU is an error or shows in the results:
-// - It is an error if blocks wait for each other without a cooperative launch, or if more of them do than run at once.
+// threads that it waits for have arrived. Blocks run one after the other, those of a cooperative launch concurrently.
+// Device memory is host memory. What would be a bug on a GPU is an error or shows in the results:
+// - It is an error if blocks wait for each other without a cooperative launch, or if more blocks wait than can be
+// resident.
 // - It is an error, which names the waiting threads, if some threads never reach a barrier or if lanes of a warp are at
 //   different instructions.
 // - Shared memory starts as NaNs. Zones around it are checked for stray writes after every block; the addresses given

@@ -8,9 +8,9 @@
 namespace awpf {
 namespace {
 
-constexpr int64_t kRowsPerTask = 2048;
+constexpr int64_t kRowsPerItem = 2048;
 
-struct Task {
+struct WorkItem {
   int64_t problem, begin, end;
   bool columns;
 };
@@ -33,19 +33,19 @@ void report_row(const Points& points, const PooledRows& pooled) {
 std::vector<Centering> find_centres(const Points& points, const std::vector<PooledRows>& rows,
                                     const std::vector<PooledRows>& columns, const double* given_centres) {
   const int64_t dim = points.dim, problems = int64_t(rows.size());
-  std::vector<Task> tasks;
+  std::vector<WorkItem> tasks;
   for (int64_t p = 0; p < problems; ++p)
     for (int side = 0; side < (columns.empty() ? 1 : 2); ++side) {
       const PooledRows& pooled = side == 0 ? rows[p] : columns[p];
-      for (int64_t begin = 0; begin < pooled.size; begin += kRowsPerTask)
-        tasks.push_back({p, begin, std::min(begin + kRowsPerTask, pooled.size), side == 1});
+      for (int64_t begin = 0; begin < pooled.size; begin += kRowsPerItem)
+        tasks.push_back({p, begin, std::min(begin + kRowsPerItem, pooled.size), side == 1});
     }
   // Each task leaves the sum of its rows, followed by the sum of their squares.
   Buffer<double> partial(int64_t(tasks.size()) * (dim + 1));
   for_each_task(int64_t(tasks.size()), [&](int64_t t, int64_t) {
     double* sums = partial.get() + t * (dim + 1);
     std::fill(sums, sums + dim + 1, 0.0);
-    const Task& task = tasks[t];
+    const WorkItem& task = tasks[t];
     const PooledRows& pooled = task.columns ? columns[task.problem] : rows[task.problem];
     pooled.for_runs(task.begin, task.end, [&](int64_t first, int64_t, int64_t count) {
       sums[dim] += kernel_table().add_rows(sums, points.row(first), points.type, dim, count, dim);

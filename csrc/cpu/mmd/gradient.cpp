@@ -60,7 +60,7 @@ struct PairScratch {
 // Phase 2, for one pair of panels: computes their block of P, stores the sums of its kernels in `partial`, and adds its
 // products to both sides. coefficient(g, h) is c_gh for the pairs of groups g and h.
 template <class T, class F>
-void accumulate_pair(const Mixture<T>& mixture, const DepthBlocks& depth, Side<T>& rows, Side<T>& columns,
+void accumulate_pair(const MixtureView<T>& mixture, const DepthBlocks& depth, Side<T>& rows, Side<T>& columns,
                      const BlockTask& task, bool on_diagonal, const F& coefficient, PairScratch<T>& scratch,
                      double* partial) {
   const auto& table = kernels<T>();

@@ -40,12 +40,12 @@ template <class T>
 PackedBatch<T> pack_batch(const KernelSumCall& call, const std::vector<int64_t>& problems, const DepthBlocks& depth) {
   PackedBatch<T> batch;
   for (const int64_t p : problems) batch.mixtures.emplace_back(call.mixtures[p]);
-  struct Task {
+  struct WorkItem {
     PackedRows<T>* to;
     const PooledRows* from;
     int64_t problem, begin, end;
   };
-  std::vector<Task> tasks;
+  std::vector<WorkItem> tasks;
   batch.rows.resize(problems.size());
   if (!call.symmetric()) batch.columns.resize(problems.size());
   for (std::size_t member = 0; member < problems.size(); ++member)
@@ -59,7 +59,7 @@ PackedBatch<T> pack_batch(const KernelSumCall& call, const std::vector<int64_t>&
   const int64_t scratch_size = packing_chunk<T>() * depth.depth;
   Buffer<T> scratch(workers_for(int64_t(tasks.size())) * scratch_size);
   for_each_task(int64_t(tasks.size()), [&](int64_t t, int64_t worker) {
-    const Task& task = tasks[t];
+    const WorkItem& task = tasks[t];
     task.to->pack(call.points, *task.from, call.centerings[task.problem], call.mixtures[task.problem].scale(), depth,
                   task.begin, task.end, scratch.get() + worker * scratch_size);
   });

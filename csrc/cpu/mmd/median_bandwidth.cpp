@@ -28,7 +28,7 @@ PooledRows subsample(const PooledRows& pooled, int64_t max_rows, uint64_t seed) 
 
 int64_t pairs_of(const PooledRows& pooled) { return pooled.size * (pooled.size - 1) / 2; }
 
-struct Task {
+struct WorkItem {
   std::size_t member;
   int64_t begin, end;
 };
@@ -39,7 +39,7 @@ void all_distances(const Points& points, const std::vector<PooledRows>& batch, c
                    const std::vector<double*>& out) {
   const DepthBlocks depth(points.dim);
   std::vector<PackedRows<double>> packed(batch.size());
-  std::vector<Task> packing, panels;
+  std::vector<WorkItem> packing, panels;
   for (std::size_t member = 0; member < batch.size(); ++member) {
     const int64_t size = batch[member].size;
     packed[member].allocate(size, points.dim);
@@ -51,14 +51,14 @@ void all_distances(const Points& points, const std::vector<PooledRows>& batch, c
   const int64_t scratch_size = packing_chunk<double>() * points.dim;
   Buffer<double> scratch(workers_for(int64_t(packing.size())) * scratch_size);
   for_each_task(int64_t(packing.size()), [&](int64_t t, int64_t worker) {
-    const Task& task = packing[t];
+    const WorkItem& task = packing[t];
     packed[task.member].pack(points, batch[task.member], centerings[task.member], 1.0, depth, task.begin, task.end,
                              scratch.get() + worker * scratch_size);
   });
   const int64_t area = block_rows<double>() * block_stride<double>();
   Buffer<double> values(workers_for(int64_t(panels.size())) * area);
   for_each_task(int64_t(panels.size()), [&](int64_t t, int64_t worker) {
-    const Task& task = panels[int64_t(panels.size()) - 1 - t];  // the longest first
+    const WorkItem& task = panels[int64_t(panels.size()) - 1 - t];  // the longest first
     for (int64_t j = 0; j < task.end; j += block_columns<double>()) {
       const Block block{task.begin, task.end, j, std::min(j + block_columns<double>(), batch[task.member].size)};
       const GramBlock<double> gram =

@@ -28,7 +28,7 @@ struct MixtureArrays {
   std::vector<T> rate, weight;
 
   explicit MixtureArrays(const KernelMixture& mixture);
-  Mixture<T> view() const { return {int64_t(rate.size()), squarings.data(), rate.data(), weight.data()}; }
+  MixtureView<T> view() const { return {int64_t(rate.size()), squarings.data(), rate.data(), weight.data()}; }
 };
 
 }  // namespace awpf

@@ -11,7 +11,7 @@ struct PackedRows {
   int64_t size = 0;
   int64_t padded_a = 0, padded_b = 0;
   Buffer<T> a, b;             // the points as first and as second operand of a product
-  Buffer<T> norm, norm_rest;  // half the squared norm of each point, and what rounding it to T left over
+  Buffer<T> norm, norm_rest;  // half the squared norm of each point, and its rounding residual
 
   void allocate(int64_t rows, int64_t dim);
   // Centres, scales and packs the positions [begin, end). `begin` is a multiple of packing_chunk().

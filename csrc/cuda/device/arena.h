@@ -1,5 +1,5 @@
-// Scratch memory on the device of a tensor, from torch's allocator: one allocation a call, freed in the order of the
-// stream when its tensor goes.
+// Scratch memory on the device of a tensor, from torch's allocator: one allocation per call, freed in stream
+// order when its tensor is destroyed.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>

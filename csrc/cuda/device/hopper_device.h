@@ -8,7 +8,7 @@ inline bool has_hopper() {
          device_attribute(cudaDevAttrComputeCapabilityMinor) == 0;
 }
 
-// For one thread, before anyone uses the barrier. A phase ends after so many arrivals.
+// For one thread, before anyone uses the barrier. A phase ends after `arrivals` arrivals.
 __device__ __forceinline__ void mbarrier_init(Mbarrier* barrier, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
 }
@@ -23,7 +23,7 @@ __device__ __forceinline__ void mbarrier_arrive(Mbarrier* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(shared_address(barrier)) : "memory");
 }
 
-// Arrives, and lets the phase end only after bulk copies have delivered so many more bytes.
+// Arrives, and lets the phase end only after bulk copies have delivered `bytes` more bytes.
 __device__ __forceinline__ void mbarrier_arrive_expect_tx(Mbarrier* barrier, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(shared_address(barrier)), "r"(bytes)
                : "memory");

@@ -49,7 +49,7 @@ __device__ __forceinline__ bool shares_rows(const Plan& plan, int64_t p, int32_t
   return *found != 0;
 }
 
-// Finds the centre and the moments, kMomentFeatures features at a time. `scratch` has two numbers for each warp and
+// Computes the centre and the moments, kMomentFeatures features at a time. `scratch` has two numbers for each warp and
 // feature.
 template <class T>
 __device__ __forceinline__ void find_centre(const SmallPlan& plan, int64_t p, const BlockGroup& blocks,
@@ -102,7 +102,7 @@ __device__ __forceinline__ void find_centre(const SmallPlan& plan, int64_t p, co
   }
 }
 
-// Every block of the group finds the scaling for itself. All threads; `scratch` has a number for each warp.
+// Every block of the group computes the scaling for itself. All threads; `scratch` has a number for each warp.
 __device__ __forceinline__ Scaling find_scaling(const SmallPlan& plan, int64_t p, double* scratch) {
   const int64_t rows = plan.pooled(p);
   double squares = 0, offset = 0;

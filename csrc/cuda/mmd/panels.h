@@ -1,6 +1,6 @@
 // Packed points in the order in which bulk copies and the products of warpgroups read them.
 //
-// A panel is 128 rows of one problem, divided along the depth into slabs of 128 bytes a row: 64 fp16 values or, if
+// A panel is 128 rows of one problem, divided along the depth into slabs of 128 bytes per row: 64 fp16 values or, if
 // values are split in two, 32 high halves followed by 32 low ones. A slab of a panel is contiguous, with its 16-byte
 // chunks already where 128-byte swizzling puts them in shared memory. So one bulk copy fetches it, and no tensor map
 // has to be encoded by the driver.

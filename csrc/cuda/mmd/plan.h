@@ -36,12 +36,12 @@ struct Plan : ProblemLayout {
 struct PreparationBuffers {
   double* strip_sums;     // [strip][feature], strips of both sides
   double* strip_squares;  // [strip]: sum of squares of all features
-  int32_t* owner;         // [row of z]: a problem that has it
+  int32_t* owner;         // [row of z]: a problem that holds this row
 };
 struct PreparationPlan : Plan, PreparationBuffers {};
 
 // What the blocks of a group share when a small problem is one launch (small.cu).
-constexpr int kMomentFeatures = 8;  // a block finds the means of so many features at a time
+constexpr int kMomentFeatures = 8;  // features whose means a block computes at a time
 
 // Sums over the points of a problem, of kMomentFeatures features.
 struct FeatureMoments {
@@ -65,7 +65,7 @@ enum class Route {
   panels,      // several launches, rows packed in panels for Hopper's warpgroups
 };
 
-// A plan and the memory behind it. Of the buffers only those of its route have memory.
+// A plan and the memory behind it. Only the buffers of its route are allocated.
 struct Prepared {
   Plan plan;
   PreparationBuffers preparation;

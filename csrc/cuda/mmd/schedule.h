@@ -50,7 +50,7 @@ struct Schedule {
   }
 };
 
-// Tiles [begin, end) of two neighbouring strips, 2 pair and 2 pair + 1, which have the same ones.
+// Tiles [begin, end) of two neighbouring strips, 2 pair and 2 pair + 1, which have the same range of tiles.
 struct PairRange {
   int32_t pair, segment, begin, end;
 };

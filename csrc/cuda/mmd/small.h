@@ -13,8 +13,8 @@ struct BlockGroups {
 
 BlockGroups block_groups_for(const ProblemLayout& layout);
 
-// Finds `sums` (problems, row groups, column groups) and, if wanted, weighted sums of them. No kernel has to have
-// filled the tables.
+// Computes `sums` (problems, row groups, column groups) and, if wanted, weighted sums of them. The tables need not be
+// filled before.
 void sum_small(const Prepared& prepared, const BlockGroups& block_groups, double* sums, const WeightedSums& weighted,
                Stream stream);
 

@@ -7,7 +7,7 @@
 
 namespace awpf {
 
-constexpr int kPiece = 128;  // a thread adds up so many rows of a class
+constexpr int kPiece = 128;  // rows of a class that one thread adds up
 
 // The index of a row of x and its class.
 struct SortedRow {

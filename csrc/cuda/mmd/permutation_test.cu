@@ -16,7 +16,7 @@
 
 #include "common/shuffle.h"
 #include "cuda/device/device.h"
-#include "cuda/mmd/permutation_parts.h"
+#include "cuda/mmd/permutation_test_parts.h"
 
 namespace awpf {
 namespace {
