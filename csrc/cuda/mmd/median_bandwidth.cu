@@ -155,7 +155,7 @@ Tensor median_square_distance(Tensor z, Tensor rows, int64_t max_rows, int64_t s
   MedianCall call{};
   call.layout = check_problems(z, rows, std::nullopt);
   AWPF_CHECK(max_rows >= 2, "max_rows must be at least 2");
-  AWPF_CHECK(z.size(0) < int64_t(1) << 31, "at max_rows 2^31 - 1 pooled rows");
+  AWPF_CHECK(z.size(0) < int64_t(1) << 31, "at most 2^31 - 1 pooled rows");
   const int64_t problems = call.layout.problems;
   Tensor result = torch::stable::new_empty(z, {problems}, ScalarType::Double);
   if (problems == 0) return result;

@@ -9,14 +9,15 @@ namespace awpf {
 // The destination of a packed row in the order of z. `store` takes the high and low halves of the values at depths k
 // and k + 1, where k is even and below `depth`.
 struct PackedRow {
-  uint16_t *hi, *lo;
+  uint16_t *hi, *lo;  // of all rows; null if the precision of the plan needs no halves
+  int64_t offset;
   int depth;
 
   __device__ __forceinline__ PackedRow(const Plan& plan, int64_t row)
-      : hi(plan.hi + row * plan.pitch), lo(plan.lo + row * plan.pitch), depth(plan.pitch) {}
+      : hi(plan.hi), lo(plan.lo), offset(row * plan.pitch), depth(plan.pitch) {}
   __device__ __forceinline__ void store(int k, uint32_t high, uint32_t low) const {
-    *reinterpret_cast<uint32_t*>(hi + k) = high;
-    *reinterpret_cast<uint32_t*>(lo + k) = low;
+    *reinterpret_cast<uint32_t*>(hi + offset + k) = high;
+    *reinterpret_cast<uint32_t*>(lo + offset + k) = low;
   }
 };
 
