@@ -164,14 +164,14 @@ def test_duplicate_and_foreign_names(quick, write_features):
 
 def test_a_full_disk_leaves_a_run_to_resume(quick, tmp_path, monkeypatch):
     whole = run(**quick)
-    synced = io.os.fsync
+    synced = io.atomic.os.fsync
 
     def fsync(handle: int) -> None:
         if (tmp_path / "run" / "task_0000.json").exists():
             raise OSError(errno.ENOSPC, "No space left on device")
         synced(handle)
 
-    monkeypatch.setattr(io.os, "fsync", fsync)
+    monkeypatch.setattr(io.atomic.os, "fsync", fsync)
     with pytest.raises(DataError, match="the disk is full; what was written before is intact"):
         run(**quick, out=tmp_path / "run")
     monkeypatch.undo()
