@@ -20,7 +20,7 @@ from torch import Tensor
 
 from awpf_ext._library import sampled_rows
 from awpf_ext.distributed import World
-from awpf_ext.ops._arguments import FLOATING, is_traced
+from awpf_ext.ops._arguments import FLOATING, has_hidden_values
 from awpf_ext.ops._autograd import FirstDerivative, ReverseMode, apply, run
 from awpf_ext.ops._rbf import fp16_is_allowed
 
@@ -31,9 +31,10 @@ T = TypeVar("T")
 MAX_ROWS = 2**31 - 1
 
 
-def world_of(group: ProcessGroup) -> World:
-    """The ranks of a process group, of which this process must be one."""
-    if is_traced():
+def world_of(group: ProcessGroup, *values: object) -> World:
+    """The ranks of a process group, of which this process must be one; `values` are to be shared
+    among them."""
+    if any(isinstance(value, Tensor) and has_hidden_values(value) for value in values):
         raise ValueError("group= works in eager mode only, not under torch.compile or torch.func")
     if not (dist.is_available() and dist.is_initialized()):
         raise ValueError(

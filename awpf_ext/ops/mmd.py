@@ -96,7 +96,7 @@ def _sharded_mmd(
     estimator: Estimator,
     group: ProcessGroup,
 ) -> Tensor:
-    world = world_of(group)
+    world = world_of(group, x, y)
 
     def check() -> tuple[Tensor, Tensor]:
         points = [

@@ -137,7 +137,7 @@ def _sharded_matrix(
     estimator: Estimator,
     group: ProcessGroup,
 ) -> Tensor:
-    world = world_of(group)
+    world = world_of(group, x, groups)
 
     def check() -> tuple[Tensor, Tensor, int]:
         if num_groups is None:

@@ -167,7 +167,7 @@ def _sharded_scatter(
     x: Any, labels: Any, num_classes: int | None, group: ProcessGroup
 ) -> tuple[Tensor, Scatter]:
     """This rank's points, and the scatter of all ranks' points in float64."""
-    world = world_of(group)
+    world = world_of(group, x, labels)
 
     def check() -> tuple[Tensor, Scatter]:
         if num_classes is None:

@@ -58,6 +58,13 @@ with forward_ad.dual_level():
     assert not _torch_private.has_tangent(x[0], None)
     refused(lambda: awpf_ext.mmd(dual, y[0]), RuntimeError, "jvp")
 
+import torch.distributed as dist
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+whole = awpf_ext.mmd(x[0], y[0])
+assert torch.allclose(awpf_ext.mmd(x[0], y[0], group=dist.group.WORLD), whole, atol=1e-6)
+refused(lambda: vmap(lambda a, b: awpf_ext.mmd(a, b, group=dist.group.WORLD))(x, y),
+        ValueError, "group= works in eager mode only")
+
 with FakeTensorMode():
     awpf_ext.mmd(torch.randn(7, 2), torch.randn(9, 2))
 awpf_ext.mmd(torch.randn(7, 2), torch.randn(9, 2)).item()  # nothing fake was cached
