@@ -8,6 +8,7 @@ used, so that importing the package stays fast.
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from awpf_ext._library import BuildInfo, build_info
@@ -60,9 +61,13 @@ if not TYPE_CHECKING:  # type checkers would take every name for an attribute
         try:
             module = import_module(_LAZY[name])
         except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] == "awpf_ext":
+                raise
             raise ImportError(f"awpf_ext.{name}: {_not_installed(error.name)}") from error
         return globals().setdefault(name, getattr(module, name))
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, *_LAZY, "__version__"])
+    # help(awpf_ext) asks for every name: those whose extra is missing would raise.
+    lazy = _LAZY if find_spec("pydantic") else ("merge",)
+    return sorted([*__all__, *lazy, "__version__"])

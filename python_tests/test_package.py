@@ -86,6 +86,11 @@ def test_without_the_extra_they_say_how_to_install_it(name):
     assert last.startswith(f"ImportError: awpf_ext.{name}: ")
     assert 'is not installed; get it with pip install "awpf_ext[clip]"' in last
     assert output(without + "from awpf_ext import *; print(mmd.__name__)") == "mmd"
+    shown = output(
+        without + "import pydoc; print(pydoc.render_doc(awpf_ext)); print(dir(awpf_ext))"
+    )
+    assert "mmd(x" in shown
+    assert f"'{name}'" not in shown.splitlines()[-1]
 
 
 def test_the_version_is_that_of_the_installed_package():
