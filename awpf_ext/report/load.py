@@ -15,7 +15,7 @@ from awpf_ext.errors import UserError
 from awpf_ext.report.names import class_labels, plain
 from awpf_ext.runs.config import RunConfig
 from awpf_ext.runs.diagnostics import RunDiagnostics
-from awpf_ext.runs.folder import ClassTexts, RunFolder
+from awpf_ext.runs.folder import ClassTexts, RunFolder, run_folders
 from awpf_ext.runs.result import Result
 from awpf_ext.runs.sweep import Axis, SweepResult, SweepRun, variant_label
 from awpf_ext.runs.sweep_file import SavedSweep, read_sweep
@@ -177,16 +177,12 @@ def read_comparison(folders: Sequence[str | Path]) -> Comparison:
 
 def is_comparison(folder: Path) -> bool:
     """Whether a folder holds the runs of a comparison or a sweep rather than one run."""
-    return not RunFolder(folder).is_run and bool(_run_folders(folder))
-
-
-def _run_folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*") if RunFolder(path).is_run)
+    return not RunFolder(folder).is_run and bool(run_folders(folder))
 
 
 def _read_folder_of_runs(folder: Path) -> _FolderOfRuns:
     """The runs below a folder; an unfinished sweep has not written its order and labels yet."""
-    inside = _run_folders(folder)
+    inside = run_folders(folder)
     if not inside:
         raise UserError(
             f"{folder} holds neither a run of `awpf run` nor runs of `awpf compare` or `awpf sweep`"
@@ -259,6 +255,7 @@ def _name(run: FinishedRun, identity: Mapping[str, str], chosen: Sequence[str]) 
         if key in plainly:
             parts.append(plainly[key])
         elif key in identity:
-            value = plain(json.loads(identity[key]))
+            given = json.loads(identity[key])
+            value = plain(given if isinstance(given, str) else identity[key])
             parts.append(value if len(chosen) == 1 else f"{key} {value}")
     return " ".join(parts)

@@ -35,6 +35,12 @@ from awpf_ext.runs.diagnostics import RunDiagnostics, read_diagnostics, write_di
 from awpf_ext.runs.result import Result
 
 FORMAT = 2  # of this layout; a folder of another format is refused
+_CONFIG_FILE = "config.yaml"
+
+
+def run_folders(folder: Path) -> list[Path]:
+    """The folders of runs directly inside a folder; folders that cannot be read are left out."""
+    return sorted(file.parent for file in folder.glob(f"*/{_CONFIG_FILE}"))
 
 
 class RunStatus(NamedTuple):
@@ -68,7 +74,7 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).expanduser()
         self.identity_file = self.path / "run.json"
-        self.config_file = self.path / "config.yaml"
+        self.config_file = self.path / _CONFIG_FILE
         self.class_texts_file = self.path / "class_texts.safetensors"
         self.diagnostics_file = self.path / "diagnostics.safetensors"
         self.result_file = self.path / "result.json"
