@@ -18,7 +18,7 @@ NORMALISATIONS: tuple[Normalisation, ...] = ("running_max", "bounded", "both_run
 class Balance(NamedTuple):
     """The measures that one fusion step was weighted by."""
 
-    mmd: float  # squared MMD between the two sides
+    mmd2: float  # squared MMD between the two sides
     separability: float  # LDA's J, the smaller of the two sides
     alignment: float  # the MMD normalised to [0, 1]
     tau: float  # the balance factor

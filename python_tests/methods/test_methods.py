@@ -146,7 +146,7 @@ def test_awpf_records_what_it_was_weighed_by(make_stream):
     method = fitted("awpf", make_stream())
     assert [record["task"] for record in method.records] == [1, 2, 3]
     for record in method.records:
-        assert set(record) == {"task", "mmd", "separability", "alignment", "tau", "weight"}
+        assert set(record) == {"task", "mmd2", "separability", "alignment", "tau", "weight"}
         assert 0 < record["weight"] == record["tau"] <= 1
     assert method.records[0]["alignment"] == 1
 

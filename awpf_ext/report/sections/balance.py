@@ -12,7 +12,7 @@ from awpf_ext.report.blocks import Drawing, Section, Table, Text
 from awpf_ext.report.load import FinishedRun
 from awpf_ext.report.style import Colour, end_labels, new_figure, series
 
-KEYS = ("mmd", "separability", "tau", "weight")
+KEYS = ("mmd2", "separability", "tau", "weight")
 
 
 def section(run: FinishedRun) -> Section | None:
@@ -49,7 +49,7 @@ def section(run: FinishedRun) -> Section | None:
             Drawing(
                 "mmd",
                 "Squared MMD between replayed features of old classes and those of the new task.",
-                _lines(tasks, [line("mmd", "MMD²", series(3))], None),
+                _lines(tasks, [line("mmd2", "MMD²", series(3))], None),
             ),
             Table(columns, rows, title="Values"),
         ],
@@ -57,7 +57,7 @@ def section(run: FinishedRun) -> Section | None:
 
 
 def _values(record: dict[str, Any]) -> list[float | None]:
-    return [record.get(key) for key in ("mmd", "separability", "alignment", "tau", "weight")]
+    return [record.get(key) for key in ("mmd2", "separability", "alignment", "tau", "weight")]
 
 
 def _shown(value: float | None) -> str:
