@@ -40,7 +40,7 @@ class World:
 
     @property
     def device(self) -> torch.device:
-        """Where small messages must be: on the GPU if the group has no backend for the CPU."""
+        """The device of tensors passed to collectives: the GPU if the group has no CPU backend."""
         if self.size > 1 and dist.get_backend(self.group) == "nccl":
             return torch.device("cuda", torch.cuda.current_device())
         return torch.device("cpu")
@@ -90,9 +90,9 @@ class World:
         return torch.stack(self._all_gather(value.detach()))
 
     def ring_exchange(self, value: Tensor, steps: int, rows: Sequence[int]) -> Tensor:
-        """Send `value` to the process `steps` ranks ahead; what the one as far behind sends.
+        """Send `value` to the rank `steps` ahead and return what the rank `steps` behind sends.
 
-        rows: how many rows arrive and how many leave; where that is none, nothing is sent.
+        rows: numbers of rows to receive and to send; if one is 0, that transfer is skipped.
         """
         arriving, leaving = rows
         received = value.new_empty(arriving, *value.shape[1:])
@@ -145,8 +145,8 @@ def init_distributed() -> Iterator[World]:
         if not _is_peer_failure(error):
             raise
         raise UserError(
-            "another process of this torchrun ended early; what is finished is kept, and the "
-            "same command goes on"
+            "another process of this torchrun ended early; finished work is kept, run the same "
+            "command again to continue"
         ) from error
     finally:
         dist.destroy_process_group()
@@ -174,8 +174,8 @@ def check_single_process(command: str) -> None:
     """Raise UserError under torchrun, for commands that run in one process only."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
-            f"{command} works in one process; under torchrun share the encoding with "
-            "`awpf features`, or a single run with `awpf run`, then start it without torchrun"
+            f"{command} does not run under torchrun; encode with `torchrun ... awpf features` "
+            "first (or train one run with `torchrun ... awpf run`), then start it in one process"
         )
 
 

@@ -32,7 +32,7 @@ def predict(
         Path | None, typer.Option(metavar="DIR", help="Folder for downloaded weights")
     ] = None,
     device: Annotated[
-        str, typer.Option(metavar="DEVICE", help="Where to compute: auto, cpu, cuda or cuda:N")
+        str, typer.Option(metavar="DEVICE", help="Device: auto, cpu, cuda or cuda:N")
     ] = "auto",
     as_json: Json = False,
     quiet: Quiet = False,

@@ -3,8 +3,7 @@
     train_limit: int | None = Field(...)                         # no role: the safe default
     threads: Annotated[int | None, Role.MACHINE] = Field(...)
 
-It stands here because this is the lowest room that declares configuration keys; methods find `Role`
-in `awpf_ext.methods`.
+Role is defined here because TrainableConfig needs it; `awpf_ext.methods` re-exports it.
 """
 
 from __future__ import annotations
@@ -19,18 +18,18 @@ Marker = TypeVar("Marker", bound=Enum)
 
 
 class Role(Enum):
-    """What follows from another value of the key.
+    """What changes when the value of a key changes.
 
     A key without a role has FEATURES: runs that differ in it never share features, and none of them
     is resumed as the other. A method's settings never change features, so for them FEATURES and RUN
     mean the same.
     """
 
-    FEATURES = "other features, and so another run"
-    FILES = "other features and another run, unless the same files have moved while it was stopped"
-    RUN = "another run on the same features"
-    PRESET = "other defaults of other keys, which count in its place"
-    MACHINE = "the same run: only speed, memory or last digits change, and a resumed run may differ"
+    FEATURES = "changes the features and therefore the run"
+    FILES = "changes the features and the run, unless the same files were only moved in between"
+    RUN = "changes the run, on the same features"
+    PRESET = "changes the defaults of other keys, whose values count instead"
+    MACHINE = "changes only speed, memory or the last digits; a resumed run may use another value"
 
 
 def marker_of(field: FieldInfo, default: Marker) -> Marker:

@@ -40,7 +40,8 @@ class AwpfConfig(AdapterConfig):
     )
     stacking: Literal["delta", "literal"] = Field(
         "delta",
-        description="delta = stack the task's change on the old adapter; literal = stack both",
+        description="delta = stack the task's change on the old adapter; literal = stack both "
+        "adapters",
     )
     rank: int = Field(64, ge=1, description="Rank r of the stacked factors")
 

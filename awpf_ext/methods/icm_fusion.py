@@ -60,7 +60,7 @@ class IcmFusionConfig(TaskLorasConfig):
     )
     inner_rate: float = Field(1e-3, gt=0, description="Step size of the inner steps")
     inner_every: int = Field(
-        10, ge=1, description="One LoRA takes inner steps in every so many meta-steps"
+        10, ge=1, description="One LoRA takes the inner steps in every N-th meta-step"
     )
     inner_batch: int = Field(16, ge=1, description="Images of the task per inner step")
     buffer: int = Field(
@@ -128,7 +128,7 @@ class IcmFusion(TaskLoras):
         steps = meta_train(self.vae, data, settings, self.random, inner)
         flats = stack_loras([self.layout.flatten(self.loras[one]) for one in tasks])
         if steps:
-            spread = data.flats.values.float().var(dim=0, correction=0).mean().item()
+            variance = data.flats.values.float().var(dim=0, correction=0).mean().item()
             last = steps[-min(len(steps), 10) :]
             error = sum(step.error for step in last) / len(last)
             self.records.append(
@@ -136,7 +136,7 @@ class IcmFusion(TaskLoras):
                     "kind": "icm_fusion",
                     "task": task.index,
                     "loras": len(data.tasks),
-                    "explained": 1 - error / spread if spread else math.nan,
+                    "explained": 1 - error / variance if variance else math.nan,
                     "divergence": sum(step.divergence for step in last) / len(last),
                 }
             )

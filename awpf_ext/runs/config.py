@@ -75,13 +75,13 @@ class RunConfig(BaseModel):
         None,
         gt=0,
         le=1,
-        description="Long tail: training images of the rarest class / of the most frequent",
+        description="Long tail: ratio of training images, rarest class to most frequent class",
     )
     on_unreadable: Annotated[Literal["stop", "skip"], AppliesTo.IMAGES] = Field(
         "stop", description="What to do when images cannot be read: stop, or skip them"
     )
     protocol: Annotated[Protocol, Role.RUN] = Field(
-        "class", description="What each task brings: new classes (class) or a new domain (domain)"
+        "class", description="Type of task: new classes (class) or a new domain (domain)"
     )
     base: Annotated[int, Role.RUN, AppliesTo.CLASS_PROTOCOL] = Field(
         0, ge=0, description="Number of classes in the first task; 0 = as in the other tasks"
@@ -122,7 +122,7 @@ class RunConfig(BaseModel):
     device: Annotated[str, Role.MACHINE, Panel.MACHINE] = Field(
         "auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",
-        description="Where to compute: auto, cpu, cuda or cuda:N",
+        description="Device: auto, cpu, cuda or cuda:N",
     )
     threads: Annotated[int | None, Role.MACHINE, Panel.MACHINE] = Field(
         None, ge=1, description="CPU threads for computation; null = PyTorch's choice"
@@ -134,7 +134,7 @@ class RunConfig(BaseModel):
         128, ge=1, description="Number of images that are encoded at a time"
     )
     store: Annotated[Path, Role.MACHINE, Panel.MACHINE] = Field(
-        Path("~/.cache/awpf_ext/features"), description="Folder that encoded features are kept in"
+        Path("~/.cache/awpf_ext/features"), description="Folder of the feature store"
     )
     cache_dir: Annotated[Path | None, Role.MACHINE, Panel.MACHINE] = Field(
         None, description="Folder for downloaded weights; null = open_clip's cache"

@@ -239,7 +239,7 @@ def trainer_device(device: str) -> torch.device:
 
 @contextmanager
 def threads(count: int | None) -> Iterator[None]:
-    """Run a block with so many threads of torch; None leaves their number as it is."""
+    """Run a block with `count` threads of torch; None leaves their number unchanged."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:

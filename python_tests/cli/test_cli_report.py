@@ -34,13 +34,11 @@ def test_without_it_there_is_none(quick_arguments, awpf, tmp_path):
 
 def test_a_comparison_and_several_runs(with_report, awpf, tmp_path):
     arguments = [argument for argument in with_report if "order" not in argument]
-    done = awpf("compare", *arguments, "--methods=zero_shot,rapf", "--orders=seed:0", "--out=grid")
-    assert done.out.splitlines()[-2:] == ["grid", "grid/report.html"]
-    assert (tmp_path / "grid" / "table.csv").exists()
+    done = awpf("compare", *arguments, "--methods=zero_shot,rapf", "--orders=seed:0", "--out=all")
+    assert done.out.splitlines()[-2:] == ["all", "all/report.html"]
+    assert (tmp_path / "all" / "table.csv").exists()
     runs = sorted(
-        path
-        for path in (tmp_path / "grid").iterdir()
-        if (path / "class_texts.safetensors").exists()
+        path for path in (tmp_path / "all").iterdir() if (path / "class_texts.safetensors").exists()
     )
     done = awpf("report", *runs, "--json").json
     assert done == {"report": "runs/report/report.html"}

@@ -73,7 +73,7 @@ def test_another_seed_starts_from_other_factors(tiny):
 
 
 def test_models_share_the_frozen_tensors_and_leave_them_alone(tiny):
-    """Runs of a grid hold one backbone between them."""
+    """Runs of a sweep share one backbone."""
     clip = tiny[0]
     before = copy.deepcopy(clip.backbone.model.state_dict())
     trainable = with_factors(made(tiny))

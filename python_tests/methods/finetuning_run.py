@@ -1,4 +1,4 @@
-"""One `awpf run` in this process, or in one of several; for test_tuned_processes.py."""
+"""One `awpf run` in this process, or in one of several; for test_finetuning_processes.py."""
 
 from __future__ import annotations
 

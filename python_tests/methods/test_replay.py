@@ -19,7 +19,7 @@ def generator() -> torch.Generator:
 def test_an_epoch_replays_about_as_many_rows_as_asked_for():
     old = torch.arange(30)
     labels = replay_schedule(old, 50, rows=2000, draws=20, generator=generator())
-    assert labels.shape == (50, 40)  # two classes of twenty draws a batch
+    assert labels.shape == (50, 40)  # two classes of twenty draws per batch
 
 
 def test_classes_take_turns():

@@ -1,4 +1,4 @@
-"""A few random images a class in two domains, under the tiny CLIP of the clip tests."""
+"""A few random images per class in two domains, under the tiny CLIP of the clip tests."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def finished_sweep(tmp_path_factory):
     from awpf_ext.runs.sweep import Axis, Variant, plan_sweep, run_sweep
     from awpf_ext.runs.sweep_file import write_sweep
 
-    folder = tmp_path_factory.mktemp("grid")
+    folder = tmp_path_factory.mktemp("sweep")
     data = features_file(folder / "small.npz")
     keys = {"dataset": f"features:{data}", "increment": 2, **QUICK}
     variants = [Variant(value, {"balance_scale": float(value)}) for value in ("0.5", "2")]

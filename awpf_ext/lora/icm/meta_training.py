@@ -19,7 +19,7 @@ TaskLoss = Callable[[int, Mapping[str, Tensor]], Tensor | None]
 
 @dataclass(frozen=True)
 class MetaSettings:
-    """Settings of the meta-training; the defaults are the paper's as far as known."""
+    """Settings of the meta-training; the defaults are the paper's where its abstract gives them."""
 
     steps: int = 100
     batch: int = 8  # LoRAs per step
@@ -34,7 +34,7 @@ class InnerSteps:
     loss: TaskLoss
     steps: int = 5
     rate: float = 1e-3
-    every: int = 10  # one LoRA of the batch takes these steps in every so many meta-steps
+    every: int = 10  # one LoRA of the batch takes these steps in every `every`-th meta-step
 
 
 class TrainingSet(NamedTuple):
@@ -87,9 +87,9 @@ def meta_train(
                 task = int(data.tasks[rows[0]])
                 moved = inner_steps(decoded[0], first, data.layout, task, inner)
             if moved is not None:
-                again, spread = vae.encode(moved[None], vectors[:1])
-                kl = (kl + kl_divergence(again, spread)) / 2
-                renewed = vae.decode(sample_latent(again, spread, generator), vectors[:1])
+                again, log_var = vae.encode(moved[None], vectors[:1])
+                kl = (kl + kl_divergence(again, log_var)) / 2
+                renewed = vae.decode(sample_latent(again, log_var, generator), vectors[:1])
                 decoded = torch.cat([renewed, decoded[1:]])
             error = mse_loss(decoded, flats.values)
             torch.autograd.backward(error + settings.kl_weight * kl)

@@ -39,16 +39,18 @@ class AdapterConfig(MethodConfig):
     beta: float = Field(
         1.0,
         ge=0.1,
-        description="Draws per replayed class are int(10 beta), per hard pair int(20 beta)",
+        description="Replay multiplier: int(10 beta) draws per replayed class and int(20 beta) per "
+        "hard pair",
     )
     class_balance: bool = Field(
         True,
         description="Weight images and replay by their number of classes, so that the loss "
-        "estimates that of joint training on all classes seen; false = by their number of rows",
+        "estimates that of joint training on all classes seen; false = every row counts the same",
     )
     ridge: float = Field(1e-4, gt=0, description="Added to every variance of a class")
     shrinkage: bool = Field(
-        False, description="Add the mean variance and the mean covariance of a class"
+        False,
+        description="Shrink class covariances: add the mean variance and mean covariance to each",
     )
     max_rank: int | None = Field(
         None, ge=1, description="Principal directions kept of a class's covariance; null = all"

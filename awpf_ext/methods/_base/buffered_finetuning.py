@@ -28,7 +28,7 @@ __all__ = [
 
 
 class BufferedFineTuningConfig(FineTuningConfig):
-    """Settings of the loop and of the buffer; the defaults are the paper's as far as known."""
+    """Settings of the loop and of the buffer; the defaults are the paper's where it gives them."""
 
     buffer: int = Field(1000, ge=0, description="Maximum number of samples kept from earlier tasks")
     buffer_format: BufferFormat = Field(

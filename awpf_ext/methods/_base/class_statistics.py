@@ -10,7 +10,8 @@ whose covariance is F'F + (ridge + a - b) I + b 11': the ridge and RAPF's shrink
 the means of the covariance's diagonal and off-diagonal (0 without shrinkage). No d x d matrix is
 made and nothing is factored at a draw. c = ridge + a - b > 0, because b <= a.
 
-The statistics are append-only: each task adds one block that never changes, one file a block.
+The statistics are append-only: each task adds one block that never changes, stored as
+one file per block.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ LEARNING_RATES = {"full": 1e-5, "lora": 1e-4, "adapter": 3e-4}
 
 
 class FineTuningConfig(TrainableConfig, MethodConfig):
-    """Settings of the shared loop; the defaults are the paper's as far as known."""
+    """Settings of the shared loop; the defaults are the paper's where it gives them."""
 
     epochs: int = Field(5, ge=0, description="Epochs per task")
     batch_size: int = Field(256, ge=1, description="Samples per step, summed over all processes")
