@@ -6,7 +6,8 @@
     <!-- file: NAME -->         written to the page's folder, for the blocks after it
     <!-- needs: WHAT -->        sh: options and values are checked, nothing is run; python: compiled
     <!-- not run: WHY -->       sh and text: shown only
-    <!-- said by FILE: WORDS -->  text: the words are in the block and in that file
+    <!-- message from FILE: WORDS -->
+                                text: the words are in the block and in that file
     <!-- test command -->       run by .ci/run
 
 A block that none of these covers is a mistake.
@@ -21,12 +22,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
-KINDS = ("fails", "output", "file", "needs", "not run", "said by", "test command")
+KINDS = ("fails", "output", "file", "needs", "not run", "message from", "test command")
 # Which comments a block of a language may have; "" is none.
 ALLOWED = {
     "python": ("", "needs"),
     "sh": ("", "fails", "needs", "not run", "test command"),
-    "text": ("output", "said by", "not run"),
+    "text": ("output", "message from", "not run"),
     "yaml": ("file",),
     "csv": ("file",),
     "cpp": ("not run",),
@@ -81,9 +82,9 @@ def blocks_of(page: Path) -> list[Block]:
     found = []
     for match in _FENCE.finditer(text):
         kind, _, detail = (match["comment"] or "").partition(":")
-        if kind.startswith("said by"):
-            detail = f"{kind.removeprefix('said by').strip()}:{detail}"
-            kind = "said by"
+        if kind.startswith("message from"):
+            detail = f"{kind.removeprefix('message from').strip()}:{detail}"
+            kind = "message from"
         line = text.count("\n", 0, match.start("language")) + 1
         found.append(
             Block(

@@ -40,7 +40,7 @@ class Reader:
             (self.folder / block.detail).write_text(block.content, encoding="utf-8")
         elif block.kind == "output":
             self.compare(block)
-        elif block.kind == "said by":
+        elif block.kind == "message from":
             self.look_up(block)
         elif block.kind in ("", "fails"):
             self.printed = self.execute(block) if block.language == "python" else self.type(block)

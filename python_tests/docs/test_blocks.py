@@ -49,7 +49,7 @@ def test_blocks_are_found_with_their_comments(tmp_path, monkeypatch):
         (fence("sh", "awpf run --dataset cifar100 --basis 3", "needs: data"), "--basis"),
         (fence("sh", "awpf run --dataset cifar100 --set epoch=3", "needs: data"), "epoch"),
         (fence("sh", "awpf predict --basis 3", "needs: a run"), "--basis"),
-        (fence("text", "certainly not", "said by page.md: a word"), "is not in"),
+        (fence("text", "certainly not", "message from page.md: a word"), "is not in"),
     ],
 )
 def test_what_is_wrong_is_found(tmp_path, page_folder, monkeypatch, text, message):
