@@ -35,13 +35,13 @@ class ReverseMode(torch.autograd.Function):
 
 
 def apply(function: type[torch.autograd.Function], *args: Any) -> Any:
-    """`function.apply`, or only `function.forward` if nobody can ask for a derivative: autograd's
+    """`function.apply`, or only `function.forward` if no gradient can be required: autograd's
     preparations take longer than a small kernel."""
     return function.apply(*args) if may_be_differentiated(*args) else function.forward(*args)
 
 
 def may_be_differentiated(*args: Any) -> bool:
-    """Whether somebody may ask for a derivative with respect to these arguments."""
+    """Whether a gradient with respect to these arguments may be required."""
     if torch.compiler.is_compiling() or transform_active() or has_tangent(*args):
         return True
     return torch.is_grad_enabled() and any(

@@ -22,7 +22,7 @@ CACHE_SIZE = 128
 
 
 def cached(make: Callable[..., T]) -> Callable[..., T]:
-    """Cache the results of `make(*key, device)`, which nobody may modify.
+    """Cache the results of `make(*key, device)`, which must not be modified.
 
     A result belongs to the stream it was made on, because another stream might read it too early.
     Results made while tracing, under a dispatch mode of torch or in a capture are not cached.

@@ -1,4 +1,4 @@
-"""What each raw operation (``torch.ops.awpf.*``) is to fake tensors and to vmap.
+"""Fake-tensor and vmap rules of the raw operations (``torch.ops.awpf.*``).
 
 A fake function describes the outputs, for torch.compile and torch.export. The vmap rules come from
 one table: a batch of calls is one call with more problems, so that each argument is folded into its
@@ -20,7 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def fake(name: str) -> Callable[[F], F]:
-    """Register what the outputs of an operation look like."""
+    """Register the fake implementation of an operation."""
     if MISSING_CPU is not None:
         return lambda function: function
     return cast(Callable[[F], F], torch.library.register_fake(f"awpf::{name}"))

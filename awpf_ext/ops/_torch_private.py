@@ -1,6 +1,6 @@
-"""Every private name of torch that the package uses, each with a public way for a torch without it.
+"""Every private name of torch that the package uses, each with a public fallback.
 
-The private names are fast, and they are asked at every call. The public ways are correct but
+The private names are fast, which matters at every call. The fallbacks are correct but
 slower or more cautious, so that a torch that renames one of these costs microseconds, not results.
 """
 
@@ -23,10 +23,10 @@ def _unknown() -> bool:
 transform_active: Callable[[], bool] = getattr(
     torch._C, "_are_functorch_transforms_active", _unknown
 )
-"""Whether a transform of torch.func (vmap, grad, ...) is running; True if torch does not tell."""
+"""Whether a transform of torch.func (vmap, ...) is running; True if torch cannot report it."""
 
 dispatch_mode_active: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", _unknown)
-"""How many dispatch modes (fake tensors, ...) are active; true if torch does not tell."""
+"""How many dispatch modes (fake tensors, ...) are active; true if torch cannot report it."""
 
 
 def is_transformed(value: Tensor) -> bool:
