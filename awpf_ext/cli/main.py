@@ -1,4 +1,4 @@
-"""The `awpf` command; if a package is missing, it says what to install."""
+"""Entry point of `awpf`; if a package is missing, the error names the command to install it."""
 
 from __future__ import annotations
 
