@@ -60,9 +60,9 @@ def report(
 
 
 def closing_report(folder: Path, reporter: Reporter, *, keep: bool = False) -> Path | None:
-    """Write the report of a finished run; if that fails, only a note says so.
+    """Write the report of a finished run; on failure, print a note instead of raising.
 
-    keep: do not write a report that exists again.
+    keep: leave an existing report as it is.
     """
     if keep and (folder / PAGE).exists():
         return folder / PAGE

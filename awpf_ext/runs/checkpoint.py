@@ -73,7 +73,7 @@ class Checkpoint:
         return self._load(resume)
 
     def load(self) -> SavedRun:
-        """What is saved of the run in the folder, whichever run it is."""
+        """The saved tasks and state of the run in this folder, whichever run it is."""
         saved = self.folder.identity()
         if saved is None:
             return SavedRun([], [], None)
@@ -137,7 +137,8 @@ class Checkpoint:
             intact = f"{len(results)} whole task{'' if len(results) == 1 else 's'}"
             raise CheckpointError(
                 f"{folder} is damaged after {intact}: {'; '.join(damage)}; "
-                "resume from what is intact, and the tasks after that are trained again"
+                'resume with --resume-intact (in Python resume="intact") to train the later tasks '
+                "again"
             )
         if damage:
             self._discard_results(len(results))

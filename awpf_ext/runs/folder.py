@@ -1,16 +1,16 @@
 """The folder of a run: names of its files, its status, and what it holds apart from checkpoints.
 
     run.json                     format of the folder, identity of the run, and its environment
-    config.yaml                  the configuration; `awpf run --config` repeats the run from it
+    config.yaml                  configuration; `awpf run --config` repeats the run from it
     class_texts.safetensors      class names, text embeddings, and the backbone that they come from
-    task_0000.safetensors        state of the method after task 0 (checkpoint.py), as are
-    statistics_0000.safetensors  the class statistics that task 0 added,
-    adapters/task_0000/          the LoRA that task 0 trained, in PEFT's format, and
-    task_0000.json               the results of task 0
+    task_0000.safetensors        state of the method after task 0
+    statistics_0000.safetensors  class statistics that task 0 added
+    adapters/task_0000/          LoRA that task 0 trained, in PEFT's format
+    task_0000.json               results of task 0; this and the three above: checkpoint.py
     diagnostics.safetensors      predictions and embeddings of test images (diagnostics.py)
-    result.json                  the result; if it is there, the run is finished
+    result.json                  result; if this file exists, the run is finished
     tensorboard/                 curves for TensorBoard (loggers.py)
-    run.lock                     locked by the process that is writing
+    run.lock                     lock of the process that is writing
 
 Every file is written atomically, so that a run killed at any moment can be resumed.
 """
@@ -160,7 +160,7 @@ class RunFolder:
                 io.write_atomic(self.config_file, config.to_yaml().encode())
 
     def finish(self, config: RunConfig, result: Result, diagnostics: RunDiagnostics) -> None:
-        """Write the result and what the report needs; from then on the run is finished.
+        """Write the diagnostics, the configuration and the result; then the run is finished.
 
         The configuration is written again, as its files may have moved since the run was started.
         """
@@ -212,7 +212,7 @@ class RunFolder:
             raise CheckpointError(f"{self.path}: {error}") from None
 
     def diagnostics(self) -> RunDiagnostics | None:
-        """What a finished run keeps for its report; None if that file was deleted."""
+        """The diagnostics of a finished run; None if their file was deleted."""
         exists = self.diagnostics_file.exists()
         return read_diagnostics(self.diagnostics_file) if exists else None
 

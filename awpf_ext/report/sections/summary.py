@@ -42,8 +42,8 @@ def _in_words(run: FinishedRun) -> str:
     if len(result.tasks) > 1 and run.method != "zero_shot":
         sentences.append(_forgotten(result.forgetting, run))
     elif run.method == "zero_shot":
-        brings = "test images" if run.domains else "class names"
-        sentences.append(f"Nothing is learned: each {run.noun} only brings its {brings}.")
+        added = "test images" if run.domains else "class names"
+        sentences.append(f"No training takes place; each {run.noun} only adds its {added}.")
     if any(math.isnan(value) for value in result.per_task):
         without = sum(math.isnan(value) for value in result.per_task)
         sentences.append(
