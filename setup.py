@@ -1,4 +1,4 @@
-"""Hands the native build to CMake and ninja; all else about the package is in pyproject.toml."""
+"""Builds the native libraries with CMake and ninja; all other settings are in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GIB = 1 << 30
 
 
 def parallel_jobs() -> int:
-    """MAX_JOBS, or as many compilers as there are cores and 4 GiB of memory each."""
+    """MAX_JOBS, or one job per core, but at most one per 4 GiB of memory."""
     if os.environ.get("MAX_JOBS"):
         return max(1, int(os.environ["MAX_JOBS"]))
     cores = os.cpu_count() or 1
@@ -29,7 +29,7 @@ def parallel_jobs() -> int:
 
 
 def build_tool(name: str) -> str:
-    """The program from its PyPI package, which need not be on PATH, or the system's."""
+    """The program from its PyPI package, which may not be on PATH, or else the system's."""
     beside = Path(sys.executable).parent / name
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None:
@@ -41,7 +41,7 @@ class CMakeBuild(build_ext):
     """Builds all native libraries with one CMake run."""
 
     def copy_extensions_to_source(self) -> None:
-        """An editable install needs the kernels beside the sources, not the Python module alone."""
+        """Copy the kernels too: an editable install needs them beside the sources."""
         super().copy_extensions_to_source()
         for library in (Path(self.build_lib) / "awpf_ext").glob("awpf_*.so"):
             self.copy_file(str(library), str(ROOT / "awpf_ext"))
@@ -51,7 +51,7 @@ class CMakeBuild(build_ext):
 
         target = Path(self.get_ext_fullpath(ext.name)).parent.resolve()
         build = Path(self.build_temp).resolve() / "cmake"
-        if build.exists():  # a cache made against another torch or compiler must not survive
+        if build.exists():  # its cache may be of another torch or compiler
             shutil.rmtree(build)
         build.mkdir(parents=True)
         configure = [
@@ -66,13 +66,13 @@ class CMakeBuild(build_ext):
         ]
         if os.environ.get("AWPF_WERROR"):
             configure.append("-DAWPF_WERROR=ON")
-        shown = subprocess.run(configure, cwd=build, text=True, stdout=subprocess.PIPE)
-        if shown.returncode:
-            sys.exit(f"{shown.stdout}\nawpf_ext: CMake could not configure the native build")
+        configured = subprocess.run(configure, cwd=build, text=True, stdout=subprocess.PIPE)
+        if configured.returncode:
+            sys.exit(f"{configured.stdout}\nawpf_ext: CMake could not configure the native build")
         build_all = [build_tool("ninja"), f"-j{parallel_jobs()}"]
         subprocess.run(build_all, cwd=build, check=True)
         subprocess.run([*build_all, "install"], cwd=build, check=True, stdout=subprocess.DEVNULL)
-        output = shown.stdout.splitlines()
+        output = configured.stdout.splitlines()
         summary = [line[3:] for line in output if line.startswith("-- awpf_ext:")]
         print("\n".join([*summary, f"awpf_ext: installed into {target.name}/"]), flush=True)
 
