@@ -7,8 +7,8 @@ kernel is almost a parabola and the value is almost 10 |mean(a) - mean(b)|^2: it
 p-value is computed with the median bandwidth, which detects other differences too.
 
 Published values are for ViT-L/14 at 336 pixels and 30,000 images; values for another backbone are
-on another scale. Two random halves of the first folder show the value that is expected by chance,
-at half the number of images (the biased estimate decreases as 1/n).
+on another scale. The value between two random halves of the first folder shows what to expect
+by chance, although for half as many images (the biased estimate decreases as 1/n).
 
     python examples/compare_images.py [FOLDER OTHER ...] [--model NAME --pretrained TAG]
 
@@ -37,7 +37,7 @@ from awpf_ext.data.images import IMAGE_SUFFIXES
 
 SIGMA, SCALE = 10.0, 1000.0
 BATCH = 64
-DEMO_STEP = 20  # one of so many of the demo's 5,000 test images is used
+DEMO_STEP = 20  # every 20th of the demo's 5,000 test images is used
 
 
 class Comparison(NamedTuple):
@@ -56,7 +56,7 @@ def images_of(folder: Path) -> Iterable[Image.Image]:
 
 
 def demo_images(style: str) -> Iterable[Image.Image]:
-    """Some test images of the demo in a style."""
+    """Every DEMO_STEP-th test image of the demo in a style."""
     images = load_dataset(f"demo:{style}").test
     return (images.read(index) for index in range(0, len(images.labels), DEMO_STEP))
 
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Comparison]:
         style: demo_images(style) for style in styles
     }
     found = compare_all(backbone, sets)
-    print(f"against {next(iter(sets))}, {backbone.name} {backbone.pretrained}:")
+    print(f"compared with {next(iter(sets))}, {backbone.name} {backbone.pretrained}:")
     width = max(map(len, found))
     for name, (cmmd, p_value) in found.items():
         print(f"  {name:{width}s}  CMMD {cmmd:8.3f}  p = {p_value:.3f}")

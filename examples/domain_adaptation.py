@@ -25,7 +25,7 @@ import awpf_ext
 CLASSES, DIM, POINTS = 8, 16, 512
 STEPS, BATCH = 150, 128
 MMD_WEIGHT = 1.0
-SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)  # a mixture, so that no single bandwidth has to be right
+SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)  # a mixture, so that no single bandwidth has to fit
 
 
 class Domain(NamedTuple):
@@ -58,11 +58,11 @@ def network() -> tuple[nn.Module, nn.Module]:
 
 def accuracy(features: nn.Module, classifier: nn.Module, data: Domain) -> float:
     with torch.no_grad():
-        right = classifier(features(data.x)).argmax(1) == data.y
-    return float(right.float().mean())
+        correct = classifier(features(data.x)).argmax(1) == data.y
+    return float(correct.float().mean())
 
 
-def trained(source: Domain, target: Tensor, mmd_weight: float) -> tuple[nn.Module, nn.Module]:
+def train(source: Domain, target: Tensor, mmd_weight: float) -> tuple[nn.Module, nn.Module]:
     """Train on the labels of the source and, if mmd_weight is not 0, on points of the target."""
     features, classifier = network()
     parameters = [*features.parameters(), *classifier.parameters()]
@@ -86,11 +86,11 @@ def main(seeds: int = 5) -> Accuracies:
         torch.manual_seed(seed)
         source, target, test = source_target_test()
         for values, weight in ((found.source_only, 0.0), (found.with_mmd, MMD_WEIGHT)):
-            torch.manual_seed(100 + seed)  # the same start and batches for both
-            values.append(accuracy(*trained(source, target.x, weight), test))
+            torch.manual_seed(100 + seed)  # the same initial weights and batches for both
+            values.append(accuracy(*train(source, target.x, weight), test))
     for name, values in (("source only", found.source_only), ("with MMD", found.with_mmd)):
-        spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        print(f"{name:12s} target accuracy {statistics.mean(values):.1%} (std {spread:.1%})")
+        std = statistics.stdev(values) if len(values) > 1 else 0.0
+        print(f"{name:12s} target accuracy {statistics.mean(values):.1%} (std {std:.1%})")
     return found
 
 

@@ -24,7 +24,7 @@ import awpf_ext
 
 WINDOW, REFERENCE, DIM = 100, 200, 64
 ALPHA, PERMUTATIONS = 0.01, 499
-QUIET = 1000  # windows without drift that the false alarms are counted on
+QUIET = 1000  # windows without drift, to count false alarms
 DRIFT_STARTS = 20  # window of the stream in which the drift begins
 
 
@@ -42,7 +42,7 @@ def embeddings(windows: int, rows: int) -> Tensor:
 
 
 def drifted(windows: Tensor, strength: Tensor) -> Tensor:
-    """The same with every eighth coordinate shifted by `strength` (one number per window)."""
+    """The windows with every eighth coordinate shifted by `strength` (one number per window)."""
     shift = torch.zeros(DIM)
     shift[::8] = 1.0
     return windows + strength[:, None, None] * shift

@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 import awpf_ext
 
-DIM, CLASSES, IMAGES = 64, 10, 30  # classes a task, images a class
+DIM, CLASSES, IMAGES = 64, 10, 30  # CLASSES per task, IMAGES per class
 UPDATES, UPDATE_RANK = 8, 16
 
 
@@ -45,13 +45,13 @@ class Tasks:
 
     def __init__(self) -> None:
         self.text = normalize(torch.randn(2 * CLASSES, DIM), dim=1)
-        self.turn = torch.linalg.qr(torch.eye(DIM) + 0.2 * torch.randn(DIM, DIM)).Q
+        self.rotation = torch.linalg.qr(torch.eye(DIM) + 0.2 * torch.randn(DIM, DIM)).Q
 
     def draw(self) -> list[Task]:
         """New images of both tasks."""
         labels = torch.arange(2 * CLASSES).repeat_interleave(IMAGES)
         noise = 1.4 * torch.randn(len(labels), DIM) / DIM**0.5
-        images = self.text[labels] @ self.turn + noise
+        images = self.text[labels] @ self.rotation + noise
         cut = CLASSES * IMAGES
         return [Task(images[:cut], labels[:cut]), Task(images[cut:], labels[cut:])]
 
@@ -59,7 +59,7 @@ class Tasks:
         return 20 * embed(adapter, x) @ self.text.T
 
     def train(self, start: Tensor, task: Task) -> Tensor:
-        """`start` after sixty steps of Adam on one task."""
+        """`start`, trained on one task with sixty steps of Adam."""
         adapter = start.clone().requires_grad_()
         optimizer = torch.optim.Adam([adapter], lr=1e-2)
         for _ in range(60):
@@ -69,8 +69,8 @@ class Tasks:
         return adapter.detach()
 
     def accuracy(self, adapter: Tensor, tests: list[Task]) -> Accuracy:
-        right = [(self.logits(adapter, x).argmax(1) == y).float().mean() for x, y in tests]
-        return Accuracy(*map(float, right))
+        correct = [(self.logits(adapter, x).argmax(1) == y).float().mean() for x, y in tests]
+        return Accuracy(*map(float, correct))
 
 
 def embed(adapter: Tensor, x: Tensor) -> Tensor:
@@ -96,8 +96,8 @@ def compare_fusions(seed: int) -> dict[str, Accuracy]:
     return {name: tasks.accuracy(adapter, tests) for name, adapter in adapters.items()}
 
 
-def truncated_share() -> float:
-    """The fraction of the squared norm of eight added updates that one of their rank can hold."""
+def kept_fraction() -> float:
+    """The fraction of the squared norm of the sum that one update of the same rank can keep."""
     torch.manual_seed(0)
     base = torch.randn(512, 512) / 512**0.5
     u, v = torch.randn(UPDATES, 512, UPDATE_RANK), torch.randn(UPDATES, 512, UPDATE_RANK)
@@ -121,8 +121,8 @@ def main(seeds: int = 5) -> dict[str, Accuracy]:
     for name, (one, two) in means.items():
         print(f"{name:14s} {one:6.1%}  {two:6.1%}  {(one + two) / 2:6.1%}")
     print(
-        f"\n{UPDATES} updates of rank {UPDATE_RANK}: the best single one of rank {UPDATE_RANK} "
-        f"holds {truncated_share():.0%} of their sum"
+        f"\n{UPDATES} updates of rank {UPDATE_RANK}: their sum, truncated to that rank, "
+        f"keeps {kept_fraction():.0%} of its squared norm"
     )
     return means
 
