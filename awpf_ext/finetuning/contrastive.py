@@ -121,7 +121,7 @@ def _image_side(scaled: Tensor, labels: Tensor, positive: Tensor) -> Tensor:
 def _text_side(scaled: Tensor, labels: Tensor, positive: Tensor) -> Tensor:
     """log g of the text side: over the batch's images of other classes.
 
-    The sum depends on the class alone, so it is taken once a class of the batch.
+    The sum depends on the class alone, so it is taken once per class of the batch.
     """
     classes, group, sizes = labels.unique(return_inverse=True, return_counts=True)
     own = labels[:, None] == classes

@@ -1,7 +1,7 @@
 """A warm process that runs the command line in children and kills them, for test_kill.py.
 
 Each line of its input is a request: {"arguments": [...], "after": seconds, "at": n}. The child is
-killed after so many seconds, or kills itself at the n-th moment of io.fault_point; null: never.
+killed after the given seconds, or kills itself at the n-th moment of io.fault_point; null: never.
 The answer is a line: {"status": exit code, or minus the signal, "seconds": ..., "errors": stderr}.
 """
 

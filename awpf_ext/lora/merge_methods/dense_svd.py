@@ -29,7 +29,7 @@ def truncate_dense(matrix: Tensor, rank: int, seed: int) -> Merged:
         return cut(LowRank(u, s, vh.mT), rank)
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(matrix.shape[1], width, dtype=matrix.dtype, generator=generator)
-    left = torch.linalg.qr(matrix @ start)[0]  # orthonormal, grows by `width` columns a step
+    left = torch.linalg.qr(matrix @ start)[0]  # orthonormal, grows by `width` columns per step
     image = matrix.mT @ left  # the matrix in the basis `left`
     energy = _leading_energy(image, rank)
     for _ in range(min(_STEPS, smaller // width - 1)):
