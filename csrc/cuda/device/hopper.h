@@ -4,7 +4,7 @@
 // clang-format off
 //   Mbarrier                                                      mbarrier, in shared memory
 //   mbarrier_init, mbarrier_init_fence                            by one thread; then a barrier of the block
-//   mbarrier_arrive, mbarrier_arrive_expect_tx, mbarrier_wait     .arrive, .arrive.expect_tx, .try_wait.parity in a loop
+//   mbarrier_arrive, mbarrier_arrive_expect_tx, mbarrier_wait     .arrive, .arrive.expect_tx, looped .try_wait.parity
 //   cp_async_bulk(to, from, bytes, barrier)                       cp.async.bulk to shared memory
 //   named_barrier(id, threads)                                    bar.sync of some warps of the block
 //   setmaxnreg_dec<N>, setmaxnreg_inc<N>                          setmaxnreg

@@ -8,7 +8,7 @@
 //   launch(kernel, grid, block, shared_bytes, stream, arguments...)   instead of <<<>>>
 //   launch_cooperative(...)                           the same; all blocks run at once and may wait for each other
 //   resident_blocks(kernel, threads, shared_bytes)    the most blocks that such a launch may have
-//   grid_barrier(); arrive, wait_for_arrivals         barriers of all its blocks; of some, by a counter in global memory
+//   grid_barrier(); arrive, wait_for_arrivals         barriers of all blocks; of some, by a counter in global memory
 //   shared_memory<T>()                                the block's dynamic shared memory; no static one is used
 //   cp_async_16, cp_async_commit, cp_async_wait<N>    cp.async, .commit_group, .wait_group
 //   ldmatrix_x4, ldmatrix_x4_trans                    ldmatrix .x4, .x4.trans
