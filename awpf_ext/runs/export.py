@@ -78,7 +78,7 @@ def backbone_of(facts: Mapping[str, Any], source: BackboneSource = DEFAULT_SOURC
         raise UserError(
             f"this model was trained on {known['dataset']}: the backbone of those features is not "
             "known, so images cannot be encoded (features can be classified: "
-            "awpf_ext.runs.export.load_model(PATH).logits(features))"
+            "awpf_ext.load_model(PATH).logits(features))"
         )
     backbone = load_backbone(
         known["model"],
