@@ -121,7 +121,8 @@ def print_methods(methods: Mapping[str, type[Method]], presets: Iterable[str]) -
     width = max(map(len, methods))
     for name, method in methods.items():
         summary = (inspect.getdoc(method) or "").split("\n", 1)[0]
-        print_line((f"{name:<{width}}", "bold"), f"  {summary}")
+        bound = f" ({method.bound} bound)" if method.bound else ""
+        print_line((f"{name:<{width}}", "bold"), f"  {summary}{bound}")
     console().print(Text(f"\nPresets: {', '.join(presets)}"))
     print_line("\nKeys of every run, as options, in YAML files and for --set:")
     print_keys({key: RunConfig.model_fields[key] for key in RUN_KEYS})

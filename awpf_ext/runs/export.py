@@ -23,7 +23,7 @@ from awpf_ext.methods import Method, method_class, method_config
 from awpf_ext.runs.checkpoint import Checkpoint
 from awpf_ext.runs.folder import RunFolder
 
-FORMAT = 2  # of exported files
+FORMAT = 3  # of exported files
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from awpf_ext.runs.config import RunConfig, read_config_file, resolve_config
 from awpf_ext.runs.diagnostics import RunDiagnostics, read_diagnostics, write_diagnostics
 from awpf_ext.runs.result import Result
 
-FORMAT = 2  # of this layout; a folder of another format is refused
+FORMAT = 3  # of this layout; a folder of another format is refused
 _CONFIG_FILE = "config.yaml"
 
 

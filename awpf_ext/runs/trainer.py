@@ -134,8 +134,8 @@ def _restore(method: Method, saved: SavedRun) -> list[TaskResult]:
 
 def _save(method: Method, checkpoint: Checkpoint, index: int, result: TaskResult) -> None:
     block = None
-    if method.statistics is not None:
-        block = method.statistics.blocks[-1].tensors()
+    if method.statistics is not None and len(method.statistics.blocks) > index:
+        block = method.statistics.blocks[index].tensors()
     checkpoint.save(
         index,
         method.state_dict(),

@@ -93,7 +93,7 @@ def test_files_that_are_no_export(tmp_path):
     io.save_tensors(
         tmp_path / "new.safetensors", {"text": torch.zeros(2, 2)}, {"awpf_ext": '{"format": 99}'}
     )
-    with pytest.raises(DataError, match="has export format 99; this version reads format 2"):
+    with pytest.raises(DataError, match="has export format 99; this version reads format 3"):
         load_exported(tmp_path / "new.safetensors")
 
 

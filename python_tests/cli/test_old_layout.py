@@ -8,13 +8,13 @@ import pytest
 
 from awpf_ext import io
 
-REFUSED = "has checkpoint format 1; this version reads format 2"
+REFUSED = "has checkpoint format 2; this version reads format 3"
 
 
 def as_before(folder):
     """Turn a run's folder into one of the previous layout."""
     marker = folder / "run.json"
-    marker.write_text(json.dumps({**io.read_json(marker), "format": 1}))
+    marker.write_text(json.dumps({**io.read_json(marker), "format": 2}))
     (folder / "class_texts.safetensors").rename(folder / "bank.safetensors")
     (folder / "diagnostics.safetensors").rename(folder / "evidence.safetensors")
 
@@ -55,8 +55,8 @@ def test_an_exported_file(quick_arguments, awpf, tmp_path):
     assert awpf("run", *quick_arguments, "--out=run").code == 0
     assert awpf("export", "run", "model.safetensors").code == 0
     tensors, metadata = io.load_tensors(tmp_path / "model.safetensors")
-    facts = {**json.loads(metadata["awpf_ext"]), "format": 1}
+    facts = {**json.loads(metadata["awpf_ext"]), "format": 2}
     io.save_tensors(tmp_path / "old.safetensors", tensors, {"awpf_ext": json.dumps(facts)})
     done = awpf("predict", "old.safetensors", "image.png")
     assert (done.code, done.out) == (3, "")
-    assert done.err == ("error: old.safetensors has export format 1; this version reads format 2\n")
+    assert done.err == ("error: old.safetensors has export format 2; this version reads format 3\n")

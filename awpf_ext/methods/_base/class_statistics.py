@@ -10,6 +10,9 @@ whose covariance is F'F + (ridge + a - b) I + b 11': the ridge and RAPF's shrink
 the means of the covariance's diagonal and off-diagonal (0 without shrinkage). No d x d matrix is
 made and nothing is factored at a draw. c = ridge + a - b > 0, because b <= a.
 
+For the shrinkage of the covariance that all classes share (pooled_covariance.py) a class also keeps
+the sum of |x - mean|^4 over its images.
+
 The statistics are append-only: each task adds one block that never changes, stored as
 one file per block.
 """
@@ -31,6 +34,7 @@ class StatisticsBlock:
     ranks: Tensor  # (k,) int64, rows of each class in `factors`
     factors: Tensor  # (sum of ranks, d) float32
     residuals: Tensor  # (k,) float32, variance of every direction beyond what the factor holds
+    quartics: Tensor  # (k,) float64, sum of |x - mean|^4 over the images
 
     def tensors(self) -> dict[str, Tensor]:
         return dict(vars(self))
@@ -69,6 +73,8 @@ class ClassStatistics:
         self._variances = torch.zeros(0, device=self.device)  # mean over directions
         self._noise = torch.zeros(0, device=self.device)  # c of the module's formula
         self._gamma = torch.zeros(0, device=self.device)
+        self._scatter = torch.zeros(dim, dim, dtype=torch.float64, device=self.device)
+        self._in_scatter = 0  # blocks that `_scatter` holds
 
     def __len__(self) -> int:
         """Number of classes, including those without images."""
@@ -77,6 +83,16 @@ class ClassStatistics:
     @property
     def nbytes(self) -> int:
         return sum(block.nbytes for block in self.blocks)
+
+    @property
+    def counts(self) -> Tensor:
+        """(C,) training images of each class."""
+        return self._counts
+
+    @property
+    def means(self) -> Tensor:
+        """(C, d) mean of each class; zeros where there are no images."""
+        return self._means
 
     @property
     def drawable(self) -> Tensor:
@@ -107,6 +123,9 @@ class ClassStatistics:
                 ranks=torch.tensor([len(factor) for factor in factors]),
                 factors=torch.cat(factors),
                 residuals=residuals,
+                quartics=torch.stack(
+                    [quartic_sum(rows, mean) for rows, mean in zip(rows_of, means, strict=True)]
+                ),
             )
         )
 
@@ -150,6 +169,26 @@ class ClassStatistics:
                 parts.append(self._normal(count, len(factor), generator) @ factor)
         return noise.index_add_(0, order, torch.cat(parts)) if parts else noise
 
+    def quartic_sum(self) -> Tensor:
+        """The sum of |x - mean of its class|^4 over all images, float64."""
+        sums = [block.quartics.sum().to(self.device) for block in self.blocks]
+        return torch.stack(sums).sum() if sums else self._scatter.new_zeros(())
+
+    def scatter(self) -> Tensor:
+        """(d, d) float64: the sum of (x - mean)(x - mean)' over all images, each with its class's
+        mean. Variance that `max_rank` cut off is spread evenly.
+
+        A block enters at the first call after it came, by one product with its factors.
+        """
+        for block in self.blocks[self._in_scatter :]:
+            degrees = (block.counts.to(self.device) - 1).clamp_min(0).double()
+            weights = degrees.sqrt().repeat_interleave(block.ranks.to(self.device))
+            rows = weights[:, None] * block.factors.to(self.device)
+            self._scatter = torch.addmm(self._scatter, rows.mT, rows)
+            self._scatter.diagonal().add_(degrees @ block.residuals.to(self.device).double())
+        self._in_scatter = len(self.blocks)
+        return self._scatter
+
     def _normal(self, rows: int, columns: int, generator: torch.Generator) -> Tensor:
         return torch.randn(rows, columns, generator=generator, device=self.device)
 
@@ -172,6 +211,11 @@ def covariance_factor(x: Tensor, mean: Tensor) -> Tensor:
     reflected = centred[1:] + centred[0] / (count**0.5 - 1)
     triangle: Tensor = torch.linalg.qr(reflected / (count - 1) ** 0.5, mode="r").R
     return triangle
+
+
+def quartic_sum(x: Tensor, mean: Tensor) -> Tensor:
+    """The sum of |x - mean|^4 over the rows of x, float64."""
+    return (x - mean).double().square().sum(1).square().sum()
 
 
 def truncate_factor(factor: Tensor, rank: int | None) -> tuple[Tensor, Tensor]:

@@ -43,6 +43,7 @@ class Method:
     protocols: ClassVar[tuple[Protocol, ...]] = ("class",)
     distributed: ClassVar[bool] = False  # whether several processes can train one model together
     large_state: ClassVar[bool] = False  # a run then keeps only the states after its last two tasks
+    bound: ClassVar[Literal["lower", "upper"] | None] = None  # a yardstick rather than a contender
 
     def __init__(
         self,
