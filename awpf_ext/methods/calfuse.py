@@ -16,11 +16,12 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import kl_div, log_softmax, normalize
+from torch.nn.functional import kl_div, log_softmax
 
 from awpf_ext.data.stream import Task
 from awpf_ext.fusion import qr_mask
 from awpf_ext.methods._base.adapter import AdapterConfig, AdapterMethod, Batch
+from awpf_ext.methods._base.cosine import inverse_norms, scaled_cosines
 from awpf_ext.methods._base.method import EpochProgress, MethodConfig
 from awpf_ext.methods.registry import register
 
@@ -52,7 +53,7 @@ class Calfuse(AdapterMethod):
         self.theta = torch.tensor(weight, device=self.device).logit()
         self.teacher = (self.adapter, self.theta)
 
-    def embed(self, x: Tensor) -> Tensor:
+    def direction(self, x: Tensor) -> Tensor:
         return calibrated(x, self.adapter, self.theta)
 
     def trained_parameters(self) -> list[Tensor]:
@@ -63,8 +64,8 @@ class Calfuse(AdapterMethod):
         super().train(task, progress)
 
     def loss(self, batch: Batch, task: Task) -> Tensor:
-        logits = self.logits(batch.x, task.classes.stop)
-        loss = self.classification_loss(logits, batch) + self.hinge_loss(batch)
+        logits, hinge = self.logits_and_hinge(batch, task)
+        loss = self.classification_loss(logits, batch) + hinge
         if self.config.distillation and self.seen:
             loss = loss + self.config.distillation * self.distillation_loss(logits, batch)
         return loss
@@ -73,8 +74,8 @@ class Calfuse(AdapterMethod):
         """T^2 KL(old || new) over the old classes, on images and pseudo-features."""
         temperature = self.config.temperature
         with torch.no_grad():
-            embedded = calibrated(batch.x, *self.teacher)
-            taught = self.logit_scale * embedded @ self.text[: self.seen].T
+            directions = calibrated(batch.x, *self.teacher)
+            taught = scaled_cosines(directions, self.text[: self.seen], self.logit_scale)
         return temperature**2 * kl_div(
             log_softmax(logits[:, : self.seen] / temperature, dim=1),
             log_softmax(taught / temperature, dim=1),
@@ -95,7 +96,7 @@ class Calfuse(AdapterMethod):
 
 
 def calibrated(features: Tensor, adapter: Tensor, theta: Tensor) -> Tensor:
-    """n(a n(f) + (1 - a) n(A f)), a = sigmoid(theta)."""
-    weight = theta.sigmoid()
-    own, adapted = normalize(features, dim=-1), normalize(features @ adapter.T, dim=-1)
-    return normalize(weight * own + (1 - weight) * adapted, dim=-1)
+    """a n(f) + (1 - a) n(A f), a = sigmoid(theta)."""
+    weight, adapted = theta.sigmoid(), features @ adapter.T
+    own = features * (weight * inverse_norms(features))
+    return own + adapted * ((1 - weight) * inverse_norms(adapted))

@@ -177,9 +177,9 @@ def test_calfuse_calibration_and_distillation(make_stream):
     assert_same_logits(method.logits(x), 100 * normalize(mixed, dim=1) @ stream.text.T)
 
     method.seen = 9
-    batch = Batch(x, torch.zeros(len(x)), len(x), 1.0, x[:0], torch.empty(0, 2))
+    batch = Batch(x, torch.zeros(len(x)), torch.ones(len(x)), len(x), torch.empty(0, 2))
     logits = method.logits(x, 12)
-    old = 100 * calibrated(x, *method.teacher) @ stream.text[:9].T
+    old = 100 * normalize(calibrated(x, *method.teacher), dim=1) @ stream.text[:9].T
     expected = 4 * kl_div(
         log_softmax(logits[:, :9] / 2, 1), log_softmax(old / 2, 1).exp(), reduction="batchmean"
     )

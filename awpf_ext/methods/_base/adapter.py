@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import MultiStepLR
 
 from awpf_ext.data.stream import Task
 from awpf_ext.methods._base.class_statistics import ClassStatistics
+from awpf_ext.methods._base.cosine import scaled_cosines
 from awpf_ext.methods._base.hinge import hard_pairs, hinge_loss, pair_schedule
 from awpf_ext.methods._base.method import EpochProgress, Method, MethodConfig
 from awpf_ext.methods._base.replay import draw_batches, replay_schedule
@@ -67,14 +68,20 @@ class AdapterConfig(MethodConfig):
 
 
 class Batch(NamedTuple):
-    """The rows of one step: images of the task, then pseudo-features of old classes."""
+    """The rows of one step: images of the task, replayed draws from old classes, and for the hinge
+    one draw from the old class of each pair.
+    """
 
-    x: Tensor
-    labels: Tensor
+    rows: Tensor
+    labels: Tensor  # of all rows but the hinge's
+    weights: Tensor  # of the labelled rows in the loss; their sum is 1
     images: int  # how many of the rows are images of the task
-    image_weight: float  # of the images in the loss; the replayed rows have the rest
-    hard_x: Tensor  # draws from the old classes of `pairs`, for the hinge
     pairs: Tensor  # (old, new) class ids
+
+    @property
+    def x(self) -> Tensor:
+        """The rows that have labels."""
+        return self.rows[: len(self.labels)]
 
 
 class AdapterMethod(Method):
@@ -98,8 +105,16 @@ class AdapterMethod(Method):
             device=self.device,
         )
 
+    def direction(self, x: Tensor) -> Tensor:
+        """The embeddings (n, d) before they are L2-normalised."""
+        return x @ self.adapter.T
+
     def embed(self, x: Tensor) -> Tensor:
-        return normalize(x @ self.adapter.T, dim=-1)
+        return normalize(self.direction(x), dim=-1)
+
+    def logits(self, x: Tensor, classes: int | None = None) -> Tensor:
+        texts = self.texts(self.seen if classes is None else classes)
+        return scaled_cosines(self.direction(x), texts, self.logit_scale)
 
     def trained_parameters(self) -> list[Tensor]:
         """The tensors that the optimizer updates."""
@@ -107,8 +122,8 @@ class AdapterMethod(Method):
 
     def loss(self, batch: Batch, task: Task) -> Tensor:
         """What one step minimises; a subclass may add terms."""
-        logits = self.logits(batch.x, task.classes.stop)
-        return self.classification_loss(logits, batch) + self.hinge_loss(batch)
+        logits, hinge = self.logits_and_hinge(batch, task)
+        return self.classification_loss(logits, batch) + hinge
 
     def fuse(self, old: Tensor, new: Tensor, task: Task) -> Tensor:
         """The adapter after the task, from the one before it and the one trained on it."""
@@ -173,37 +188,47 @@ class AdapterMethod(Method):
         for rows, old_labels, old_x, hard_x, hard_pair in zip(
             images, replayed, replay, hard, paired, strict=True
         ):
-            of_images, of_replay = class_counts if config.class_balance else (len(rows), len(old_x))
+            row_counts = len(rows), len(old_x)
             yield Batch(
-                x=torch.cat([task.train_x[rows], old_x]),
+                rows=torch.cat([task.train_x[rows], old_x, hard_x]),
                 labels=torch.cat([task.train_y[rows], old_labels]),
+                weights=self.row_weights(
+                    row_counts, class_counts if config.class_balance else row_counts
+                ),
                 images=len(rows),
-                image_weight=of_images / (of_images + of_replay),
-                hard_x=hard_x,
                 pairs=hard_pair,
             )
 
+    def row_weights(self, rows: tuple[int, int], weights: tuple[int, int]) -> Tensor:
+        """Weights of the rows of two groups in proportion to `weights` of the groups."""
+        parts = [
+            torch.full((count,), weight / (sum(weights) * max(count, 1)), device=self.device)
+            for count, weight in zip(rows, weights, strict=True)
+        ]
+        return torch.cat(parts)
+
     def classification_loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Cross-entropy, with separate weights for the images and the replayed rows."""
-        losses = cross_entropy(logits, batch.labels, reduction="none")
-        weight = batch.image_weight
-        if weight == 1:
-            return losses.mean()
-        images, replayed = losses[: batch.images], losses[batch.images :]
-        return weight * images.mean() + (1 - weight) * replayed.mean()
+        """Cross-entropy, the mean over the rows with their weights."""
+        return cross_entropy(logits, batch.labels, reduction="none") @ batch.weights
+
+    def logits_and_hinge(self, batch: Batch, task: Task) -> tuple[Tensor, Tensor | float]:
+        """Of the labelled rows the logits over all classes, and the hinge loss of the others.
+
+        Both come from one product with the adapter.
+        """
+        directions = self.direction(batch.rows)
+        texts = self.texts(task.classes.stop)
+        if not len(batch.pairs):
+            return scaled_cosines(directions, texts, self.logit_scale), 0.0
+        labelled, hard = directions.split([len(batch.labels), len(batch.pairs)])
+        hinge = hinge_loss(hard, self.text, batch.pairs, self.config.hinge_margin)
+        return scaled_cosines(labelled, texts, self.logit_scale), hinge
 
     def hard_pairs(self, task: Task) -> Tensor:
         """(pairs, 2) old and new classes with similar texts; empty if the hinge is off."""
         new_classes = torch.arange(task.classes.start, task.classes.stop, device=self.device)
         old_classes = self.statistics.drawable if self.config.hinge else new_classes[:0]
         return hard_pairs(self.text, old_classes, new_classes, self.config.hinge_threshold)
-
-    def hinge_loss(self, batch: Batch) -> Tensor | float:
-        if not len(batch.pairs):
-            return 0.0
-        return hinge_loss(
-            self.embed(batch.hard_x), self.text, batch.pairs, self.config.hinge_margin
-        )
 
     def state_dict(self) -> dict[str, Tensor]:
         return {**super().state_dict(), "adapter": self.adapter}

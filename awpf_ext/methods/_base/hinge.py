@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import relu
 
+from awpf_ext.methods._base.cosine import inverse_norms
 from awpf_ext.methods._base.replay import shuffled_cycle
 
 
@@ -30,8 +31,8 @@ def pair_schedule(
     return shuffled_cycle(pairs, batches * per_batch, generator).view(batches, per_batch, 2)
 
 
-def hinge_loss(embedded: Tensor, text: Tensor, pairs: Tensor, margin: float) -> Tensor:
-    """Mean of max(0, margin - cos(A e, t_old) + cos(A e, t_new)), e drawn from the old class."""
-    to_old = (embedded * text[pairs[:, 0]]).sum(1)
-    to_new = (embedded * text[pairs[:, 1]]).sum(1)
-    return relu(margin - to_old + to_new).mean()
+def hinge_loss(directions: Tensor, text: Tensor, pairs: Tensor, margin: float) -> Tensor:
+    """Mean of max(0, margin - cos(e, t_old) + cos(e, t_new)), e = A f with f of the old class."""
+    differences = text[pairs[:, 1]] - text[pairs[:, 0]]
+    gaps = (directions * differences).sum(1, keepdim=True) * inverse_norms(directions)
+    return relu(margin + gaps).mean()
