@@ -159,15 +159,15 @@ class ClassStatistics:
         classes = classes.to(self.device)
         order = classes.argsort(stable=True)
         counts = torch.bincount(classes, minlength=len(self)).tolist()
-        noise = self._normal(len(classes), self.dim, generator)
-        noise -= self._gamma[classes, None] * noise.sum(1, keepdim=True)
-        noise *= self._noise[classes, None].sqrt()
-        noise += self._means[classes]
-        parts = []
-        for factor, count in zip(self._factors, counts, strict=True):
-            if count:
-                parts.append(self._normal(count, len(factor), generator) @ factor)
-        return noise.index_add_(0, order, torch.cat(parts)) if parts else noise
+        by_class = classes[order]
+        drawn = self._normal(len(classes), self.dim, generator)
+        drawn -= self._gamma[by_class, None] * drawn.sum(1, keepdim=True)
+        drawn *= self._noise[by_class, None].sqrt()
+        parts = torch.split(drawn, counts)
+        for part, mean, factor in zip(parts, self._means, self._factors, strict=True):
+            if len(part):
+                part.add_(mean).addmm_(self._normal(len(part), len(factor), generator), factor)
+        return torch.empty_like(drawn).index_copy_(0, order, drawn)
 
     def quartic_sum(self) -> Tensor:
         """The sum of |x - mean of its class|^4 over all images, float64."""
