@@ -112,16 +112,26 @@ class RunOptions(TypedDict, total=False):
     ]
     weight: float
     density: float | None
+    width: int | None
+    bandwidth: float
+    eta: float
+    penalty: float | None
+    prior: Literal["none", "text"]
     awpf: Mapping[str, Any]
     calfuse: Mapping[str, Any]
+    cca: Mapping[str, Any]
     finetune: Mapping[str, Any]
     gcl: Mapping[str, Any]
     gdro: Mapping[str, Any]
     icm_fusion: Mapping[str, Any]
     joint: Mapping[str, Any]
+    klda: Mapping[str, Any]
     lora_merge: Mapping[str, Any]
     naive: Mapping[str, Any]
+    ncm: Mapping[str, Any]
     rapf: Mapping[str, Any]
     replay_ce: Mapping[str, Any]
     replay_clip: Mapping[str, Any]
+    ridge: Mapping[str, Any]
+    slda: Mapping[str, Any]
     zero_shot: Mapping[str, Any]

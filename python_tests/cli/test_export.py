@@ -28,9 +28,17 @@ def images(image_run, tmp_path):
     return [tmp_path / "images" / "test" / name / "0.png" for name in ("犬", "a_cat", "äpfel")]
 
 
-@pytest.mark.parametrize("method", ["zero_shot", "finetune", "rapf", "awpf", "calfuse"])
-def test_an_exported_model_classifies_as_its_run(method, features_file, tmp_path):
-    settings = {} if method == "zero_shot" else {"epochs": 2}
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("zero_shot", {}),
+        *((name, {"epochs": 2}) for name in ("naive", "joint", "finetune", "rapf", "awpf")),
+        ("calfuse", {"epochs": 2}),
+        *((name, {}) for name in ("ncm", "slda")),
+        *((name, {"width": 30}) for name in ("klda", "ridge", "cca")),
+    ],
+)
+def test_an_exported_model_classifies_as_its_run(method, settings, features_file, tmp_path):
     dataset = f"features:{features_file}"
     result = run(dataset=dataset, method=method, increment=2, out=tmp_path / "run", **settings)
     export_run(tmp_path / "run", tmp_path / "model.safetensors")

@@ -1,0 +1,43 @@
+"""KLDA (arXiv 2412.15571): linear discriminant analysis of random Fourier features.
+
+    h = sqrt(2 / D) cos(R'n(f) / b + o),   R standard normal, o uniform in [0, 2 pi),
+
+whose products approximate the Gaussian kernel of bandwidth b. On h it is `slda`: class means and
+one covariance, from running sums. The paper adds 1e-6 to the covariance's diagonal; here it is
+shrunk as Ledoit and Wolf propose.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from awpf_ext.methods._base.closed_form import DiscriminantAnalysis
+from awpf_ext.methods._base.feature_sums import Lift
+from awpf_ext.methods._base.method import MethodConfig
+from awpf_ext.methods._base.random_features import FourierFeatures
+from awpf_ext.methods.registry import register
+
+
+class KldaConfig(MethodConfig):
+    width: int = Field(2000, ge=1, description="Number D of random features")
+    bandwidth: float = Field(
+        2.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Bandwidth b of the kernel, for L2-normalised features",
+    )
+
+
+@register("klda")
+class KernelLda(DiscriminantAnalysis):
+    """Linear discriminant analysis of random Fourier features."""
+
+    Config: ClassVar[type[MethodConfig]] = KldaConfig
+    config: KldaConfig
+    large_state = True
+
+    def make_lift(self, dim: int) -> tuple[Lift, int]:
+        width, bandwidth = self.config.width, self.config.bandwidth
+        return FourierFeatures(dim, width, bandwidth, self.seed, self.device), width
