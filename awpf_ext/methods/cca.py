@@ -132,7 +132,8 @@ def _root(covariance: Tensor, penalty: float) -> Tensor:
     added = penalty * float(covariance.trace()) / len(covariance)
     penalised = covariance.clone()
     penalised.diagonal().add_(max(added, 1e-9))
-    return torch.linalg.cholesky(penalised)
+    root: Tensor = torch.linalg.cholesky(penalised)
+    return root
 
 
 def _mapped(x: Tensor, mapping: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ class RunOptions(TypedDict, total=False):
     replay_per_epoch: int
     beta: float
     class_balance: bool
-    ridge: float
+    added_variance: float
     shrinkage: bool
     max_rank: int | None
     compile: bool

@@ -98,8 +98,8 @@ def test_a_seed_gives_one_result(name, make_stream):
 def test_scaling_the_features_changes_nothing_but_the_ridge(name, make_stream):
     """By a power of two, which rounds nothing: training would enlarge any other difference."""
     x, _ = make_stream().test_seen(3)
-    small = fitted(name, make_stream(), settings={"ridge": 1e-8}, tasks=4)
-    large = fitted(name, make_stream(scale=16.0), settings={"ridge": 256e-8}, tasks=4)
+    small = fitted(name, make_stream(), settings={"added_variance": 1e-8}, tasks=4)
+    large = fitted(name, make_stream(scale=16.0), settings={"added_variance": 256e-8}, tasks=4)
     assert_same_logits(large.logits(16 * x), small.logits(x))
 
 

@@ -79,3 +79,9 @@ def test_every_key_has_its_type():
     ]
     assert not lines, "write in awpf_ext/runs/options.py:\n" + "\n".join(lines)
     assert not written.keys() - expected.keys(), "remove these from awpf_ext/runs/options.py"
+
+
+def test_no_method_has_the_name_of_a_key():
+    """A method's name is a key too: of its own settings."""
+    models = [RunConfig, *(method.Config for method in METHODS.values())]
+    assert not METHODS.keys() & {key for model in models for key in model.model_fields}

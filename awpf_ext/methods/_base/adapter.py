@@ -48,7 +48,7 @@ class AdapterConfig(MethodConfig):
         description="Weight images and replay by their number of classes, so that the loss "
         "estimates that of joint training on all classes seen; false = every row counts the same",
     )
-    ridge: float = Field(1e-4, gt=0, description="Added to every variance of a class")
+    added_variance: float = Field(1e-4, gt=0, description="Added to every variance of a class")
     shrinkage: bool = Field(
         False,
         description="Shrink class covariances: add the mean variance and mean covariance to each",
@@ -99,7 +99,7 @@ class AdapterMethod(Method):
         self.adapter = initial_adapter(config.init, text, self.generator)
         self.statistics = ClassStatistics(
             text.shape[1],
-            ridge=config.ridge,
+            ridge=config.added_variance,
             shrinkage=config.shrinkage,
             max_rank=config.max_rank,
             device=self.device,

@@ -15,7 +15,7 @@ class WithoutReplayConfig(AdapterConfig):
     replay_per_epoch: ClassVar[int] = 0  # type: ignore[misc]
     beta: ClassVar[float] = 1.0  # type: ignore[misc]
     class_balance: ClassVar[bool] = False  # type: ignore[misc]
-    ridge: ClassVar[float] = 1e-4  # type: ignore[misc]
+    added_variance: ClassVar[float] = 1e-4  # type: ignore[misc]
     shrinkage: ClassVar[bool] = False  # type: ignore[misc]
     max_rank: ClassVar[Any] = None  # type: ignore[misc]
     hinge: ClassVar[bool] = False  # type: ignore[misc]
