@@ -25,6 +25,7 @@ EXTRAS = {
     "typer": "clip",
     "peft": "lora",
     "tensorboard": "tensorboard",
+    "scikit-learn": "tsne",
 }
 _LISTED = 20  # a message lists at most this many names
 

@@ -16,7 +16,8 @@ from awpf_ext.cli.sweep_tables import print_sweep
 from awpf_ext.cli.tables import print_line
 from awpf_ext.distributed import check_single_process
 from awpf_ext.errors import UserError
-from awpf_ext.runs.config import ConfigLayer
+from awpf_ext.methods import METHODS
+from awpf_ext.runs.config import ConfigLayer, resolve_config
 from awpf_ext.runs.folder import RunFolder
 from awpf_ext.runs.sweep import Axis, SweepRun, plan_sweep, run_sweep, variants_of
 from awpf_ext.runs.sweep_file import write_sweep
@@ -26,13 +27,18 @@ RUNS = "Runs"  # panel of the help: options that determine which runs are made
 LAMBDA = "balance_scale"
 # The values of lambda in the paper's Figure 4.
 LAMBDAS = "0.25,0.5,0.75,1,1.25,1.5,1.75,2"
+# Those that the protocol does not allow are left out.
+METHODS_COMPARED = (
+    *("zero_shot", "naive", "finetune", "rapf", "awpf", "calfuse", "slda", "ridge", "joint"),
+)
 
 Methods = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--methods",
         metavar="A,B,...",
-        help="Methods to compare; the others are compared with the first",
+        help="Methods to compare; the others are compared with the first  "
+        f"[default: {','.join(METHODS_COMPARED)}]",
         rich_help_panel=RUNS,
     ),
 ]
@@ -83,7 +89,7 @@ Out = Annotated[
 @takes_config(without=("method", "order", "seed"))
 def compare(
     layers: list[ConfigLayer],
-    methods: Methods = "zero_shot,finetune,rapf,awpf,calfuse",
+    methods: Methods = None,
     orders: Orders = "seed:0,seed:1,seed:2",
     seeds: Seeds = "0",
     out: Out = Path("runs/compare"),
@@ -96,8 +102,13 @@ def compare(
     Prints the mean and standard deviation of each metric, and the difference from the first method
     on the same order and seed, with the number of runs in which it is positive.
     """
-    axes = [Axis("method", tuple(_split("--methods", methods)))]
-    _run("awpf compare", layers, axes, orders, seeds, out, report, quiet, as_json, paired=True)
+    if methods is None:
+        compared, notes = _default_methods(layers)
+    else:
+        compared, notes = _split("--methods", methods), []
+    axes = [Axis("method", tuple(compared))]
+    runs = (axes, orders, seeds, out)
+    _run("awpf compare", layers, *runs, report, quiet, as_json, paired=True, notes=notes)
 
 
 @handle_errors
@@ -120,6 +131,15 @@ def sweep(
     """
     axes = _axes(parameter or [LAMBDA], values or [])
     _run("awpf sweep", layers, axes, orders, seeds, out, report, quiet, as_json, paired=False)
+
+
+def _default_methods(layers: Sequence[ConfigLayer]) -> tuple[list[str], list[str]]:
+    """Those of METHODS_COMPARED that the configured protocol allows, and notes on the others."""
+    any_method = ConfigLayer("awpf compare", {"method": METHODS_COMPARED[0]})
+    protocol = resolve_config([*layers, any_method]).config.protocol
+    able = [name for name in METHODS_COMPARED if protocol in METHODS[name].protocols]
+    left_out = ", ".join(name for name in METHODS_COMPARED if name not in able)
+    return able, [f"left out, as they have no {protocol} protocol: {left_out}"] if left_out else []
 
 
 def _axes(keys: Sequence[str], values: Sequence[str]) -> list[Axis]:
@@ -149,6 +169,7 @@ def _run(
     as_json: bool,
     *,
     paired: bool,
+    notes: Sequence[str] = (),
 ) -> None:
     check_single_process(command)
     out = out.expanduser()
@@ -168,6 +189,8 @@ def _run(
     )
 
     reporter = Reporter(quiet, bar_width=12)
+    for note in notes:
+        reporter.note(note)
 
     def starting(index: int, run: SweepRun) -> None:
         reporter.prefix = f"run {index + 1}/{len(runs)} ({run.variant}) "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -59,12 +60,14 @@ def report(
         print_line(str(page))
 
 
-def closing_report(folder: Path, reporter: Reporter, *, keep: bool = False) -> Path | None:
+def closing_report(
+    folder: Path, reporter: Reporter, *, made_from: Sequence[Path] = ()
+) -> Path | None:
     """Write the report of a finished run; on failure, print a note instead of raising.
 
-    keep: leave an existing report as it is.
+    made_from: the files that the report shows; one that is newer than all of them is kept.
     """
-    if keep and (folder / PAGE).exists():
+    if made_from and _is_newer(folder / PAGE, made_from):
         return folder / PAGE
     try:
         with reporter.spinner("writing the report"):
@@ -80,3 +83,10 @@ def closing_report(folder: Path, reporter: Reporter, *, keep: bool = False) -> P
         failure = f"{type(error).__name__}: {error}"
         reporter.note(f"there is no report ({failure}); `awpf report {folder}` shows the traceback")
     return None
+
+
+def _is_newer(page: Path, files: Sequence[Path]) -> bool:
+    if not page.exists():
+        return False
+    written = page.stat().st_mtime_ns
+    return all(file.stat().st_mtime_ns <= written for file in files if file.exists())

@@ -14,6 +14,13 @@ import typer
 from awpf_ext.cli.app import handle_errors, print_json
 from awpf_ext.cli.options import OUTPUT, Json, Quiet, takes_config
 from awpf_ext.cli.progress import Reporter
+from awpf_ext.cli.references import (
+    ReferencesOption,
+    chosen_references,
+    print_references,
+    references_json,
+    train_references,
+)
 from awpf_ext.cli.report import ReportOption, closing_report
 from awpf_ext.cli.tables import print_features, print_line, print_result
 from awpf_ext.distributed import init_distributed
@@ -22,7 +29,8 @@ from awpf_ext.finetuning.roles import Role
 from awpf_ext.runs.checkpoint import Resume
 from awpf_ext.runs.config import ConfigLayer, RunConfig, resolve_config
 from awpf_ext.runs.folder import RunFolder
-from awpf_ext.runs.run import load_features, run_configured
+from awpf_ext.runs.references import read_references
+from awpf_ext.runs.run import SharedFeatures, load_features, run_configured
 from awpf_ext.runs.run import threads as threads_of
 from awpf_ext.runs.wording import pluralize
 
@@ -65,6 +73,7 @@ def run(
     resume: Resuming = False,
     resume_intact: ResumingIntact = False,
     tensorboard: TensorBoard = False,
+    references: ReferencesOption = None,
     report: ReportOption = True,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -80,9 +89,11 @@ def run(
     chosen = resolved.config
     folder = RunFolder(out or default_folder(chosen))
     resuming: Resume = "intact" if resume_intact else resume
+    planned = chosen_references(references, layers, chosen, folder, report=report)
     try:
         with init_distributed() as world:
             reporter = Reporter(quiet or not world.is_main)
+            load = SharedFeatures(world)
             if resolved.unused:
                 reporter.note(f"{chosen.method} ignores {', '.join(resolved.unused)}")
             with reporter.live():
@@ -92,6 +103,7 @@ def run(
                     resume=resuming,
                     progress=reporter,
                     tensorboard=tensorboard,
+                    load=load,
                     world=world,
                 )
     except KeyboardInterrupt:
@@ -105,10 +117,26 @@ def run(
     if finished:
         reporter.note(f"{folder}: this run is already finished; this is its result")
     if not as_json:
-        print_result(result, folder.path)
-    page = closing_report(folder.path, reporter, keep=finished) if report else None
+        print_result(result)
+    try:
+        source = load if world.size == 1 else SharedFeatures()
+        train_references(planned, source, resuming, reporter)
+    except KeyboardInterrupt:
+        if report:
+            closing_report(folder.path, reporter)
+        kept = f"the run in {folder} is finished"
+        raise KeyboardInterrupt(f": {kept}; the same command continues its references") from None
+    beside = read_references(folder, result).results if planned else ()
+    if beside and not as_json:
+        print_references(result, beside)
+    if not as_json:
+        print_line((str(folder), "dim"))
+    results = [kept.result_file for kept in (folder, *(one.folder for one in planned))]
+    page = closing_report(folder.path, reporter, made_from=results) if report else None
     if as_json:
         facts = {**result.to_full_json(), "folder": str(folder)}
+        if planned:
+            facts["references"] = references_json(beside, folder)
         print_json(facts if page is None else {**facts, "report": str(page)})
     elif page is not None:
         print_line((str(page), "dim"))

@@ -10,8 +10,16 @@ from rich.table import Table
 from rich.text import Text
 
 from awpf_ext.cli.tables import console, new_table, print_line
-from awpf_ext.runs.sweep import HIGHER_IS_BETTER, Axis, Difference, SweepResult, variant_label
-from awpf_ext.runs.wording import mean_std_text, metric_label, percent, pluralize
+from awpf_ext.runs.sweep import (
+    HIGHER_IS_BETTER,
+    SECONDS,
+    Axis,
+    Difference,
+    SweepResult,
+    value_label,
+    variant_label,
+)
+from awpf_ext.runs.wording import mean_std_text, metric_label, percent, pluralize, seconds_text
 
 
 def print_sweep(sweep: SweepResult, axes: Sequence[Axis], *, paired: bool, folder: Path) -> None:
@@ -24,12 +32,13 @@ def print_sweep(sweep: SweepResult, axes: Sequence[Axis], *, paired: bool, folde
     print_line(
         f"{sweep.results[0].provenance['dataset']}: {runs} each, mean ± standard deviation\n"
     )
-    by_metric = [_across(sweep, axes, metric) for metric in sweep.metrics] if len(axes) > 1 else []
+    columns = (*sweep.metrics, SECONDS)
+    by_metric = [_across(sweep, axes, metric) for metric in columns] if len(axes) > 1 else []
     screen = console()
     boundless = screen.options.update_width(10_000)
     widths = [screen.measure(table, options=boundless).maximum for table in by_metric]
     if by_metric and max(widths) <= screen.width:
-        for metric, table in zip(sweep.metrics, by_metric, strict=True):
+        for metric, table in zip(columns, by_metric, strict=True):
             print_line((metric_label(metric), "bold"))
             screen.print(table)
             print_line("")
@@ -43,26 +52,29 @@ def print_sweep(sweep: SweepResult, axes: Sequence[Axis], *, paired: bool, folde
 
 
 def _down(sweep: SweepResult, axes: Sequence[Axis]) -> Table:
-    """One row per variant, one column per metric."""
-    table = new_table([axis.key for axis in axes], *map(metric_label, sweep.metrics))
-    best = {metric: sweep.best(metric) for metric in sweep.metrics}
+    """One row per variant, one column per metric, and the time."""
+    columns = (*sweep.metrics, SECONDS)
+    table = new_table([axis.key for axis in axes], *map(metric_label, columns))
+    best = {metric: sweep.best(metric) for metric in columns}
     for values in itertools.product(*(axis.values for axis in axes)):
         variant = variant_label(axes, values)
-        cells = [_cell(sweep, variant, metric, best[metric]) for metric in sweep.metrics]
-        table.add_row(*map(Text, values), *cells)
+        cells = [_cell(sweep, variant, metric, best[metric]) for metric in columns]
+        table.add_row(*map(Text, map(value_label, axes, values)), *cells)
     return table
 
 
 def _across(sweep: SweepResult, axes: Sequence[Axis], metric: str) -> Table:
     """A table of one metric with the values of the last key as columns."""
     *down, last = axes
-    columns = [f"{last.key} {last.values[0]}", *last.values[1:]]
+    first, *others = (value_label(last, value) for value in last.values)
+    columns = [f"{last.key} {first}", *others]
     table = new_table([axis.key for axis in down], *columns)
     best = sweep.best(metric)
     for values in itertools.product(*(axis.values for axis in down)):
         variants = [variant_label(axes, (*values, value)) for value in last.values]
         table.add_row(
-            *map(Text, values), *(_cell(sweep, variant, metric, best) for variant in variants)
+            *map(Text, map(value_label, down, values)),
+            *(_cell(sweep, variant, metric, best) for variant in variants),
         )
     return table
 
@@ -74,12 +86,14 @@ def _differences(sweep: SweepResult, axes: Sequence[Axis]) -> Table:
         variant = variant_label(axes, values)
         if variant != sweep.variants[0]:
             cells = [_difference(sweep.difference(variant, metric)) for metric in shown]
-            table.add_row(*map(Text, (*values, *cells)))
+            table.add_row(*map(Text, (*map(value_label, axes, values), *cells)))
     return table
 
 
 def _cell(sweep: SweepResult, variant: str, metric: str, best: float | None) -> Text:
     mean_std = sweep.mean_std(variant, metric)
+    if metric == SECONDS:
+        return Text(seconds_text(mean_std.mean))
     return Text(mean_std_text(mean_std), "bold" if mean_std.mean == best else "")
 
 

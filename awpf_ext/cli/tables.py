@@ -6,7 +6,6 @@ import inspect
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from pydantic.fields import FieldInfo
@@ -19,13 +18,13 @@ from awpf_ext.methods import Method
 from awpf_ext.runs.config import RUN_KEYS, RunConfig
 from awpf_ext.runs.predict import Prediction
 from awpf_ext.runs.result import Result
-from awpf_ext.runs.wording import metric_label, percent, pluralize, yaml_text
+from awpf_ext.runs.wording import metric_label, percent, pluralize, seconds_text, yaml_text
 
 SHOWN_TASKS = 20  # rows in a table of tasks; longer tables show the first and last
 
 
-def print_result(result: Result, folder: Path) -> None:
-    """One run: one row per task, then the metrics, the time and the folder."""
+def print_result(result: Result) -> None:
+    """One run: one row per task, then the metrics and the time."""
     facts = result.provenance
     domains = facts.get("domains", [])
     step, order = ("domain", facts["domain_order"]) if domains else ("task", facts["class_order"])
@@ -34,15 +33,17 @@ def print_result(result: Result, folder: Path) -> None:
         f" on {facts['dataset']}: {pluralize(len(result.tasks), step)}, "
         f"order {order}, seed {facts['seed']}\n",
     )
-    table = new_table(step, "test images", "seen", "old", "new")
-    rows = list(zip(result.test_images, result.accuracy, result.old, result.new, strict=True))
+    table = new_table(step, "test images", "seen", "old", "new", "seconds to learn")
+    seconds = [task.seconds_to_learn for task in result.tasks]
+    accuracies = (result.accuracy, result.old, result.new)
+    rows = list(zip(result.test_images, *accuracies, seconds, strict=True))
     for index in _shown(len(rows)):
         if index is None:
-            table.add_row(*["..."] * 5)
+            table.add_row(*["..."] * 6)
         else:
-            images, *accuracies = rows[index]
+            images, *measured, spent = rows[index]
             name = domains[index] if domains else str(index + 1)
-            table.add_row(name, f"{images:,}", *map(percent, accuracies))
+            table.add_row(name, f"{images:,}", *map(percent, measured), seconds_text(spent))
     console().print(table)
     metrics: list[str | tuple[str, str]] = []
     for metric in ("average", "last", "forgetting", "worst_class"):
@@ -50,7 +51,6 @@ def print_result(result: Result, folder: Path) -> None:
         if not math.isnan(value):
             metrics += [f"{metric_label(metric)} ", (percent(value), "bold"), "   "]
     print_line("\n", *metrics, (_seconds(result), "dim"))
-    print_line((str(folder), "dim"))
 
 
 def print_features(facts: Mapping[str, Any]) -> None:
@@ -179,8 +179,9 @@ def _shown(count: int) -> Iterator[int | None]:
 
 
 def _seconds(result: Result) -> str:
-    """The total time, and the stages that took at least a tenth of it."""
+    """The time to learn, the total time, and the stages that took at least a tenth of it."""
     total = sum(result.seconds.values())
     stages = sorted(result.seconds.items(), key=lambda stage: -stage[1])
     longest = ", ".join(f"{name} {spent:.1f}" for name, spent in stages if spent >= total / 10)
-    return f"{total:.1f} s ({longest})" if longest else f"{total:.1f} s"
+    learning = f"{seconds_text(result.seconds_to_learn)} s to learn, {total:.1f} s in all"
+    return f"{learning} ({longest})" if longest else learning

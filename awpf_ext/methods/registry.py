@@ -13,6 +13,7 @@ from awpf_ext.errors import UserError, first_validation_error, suggestion
 from awpf_ext.methods._base.method import Method, MethodConfig
 from awpf_ext.methods._base.presets import preset_settings
 
+BOUND = "(bound)"  # after the name of an upper bound
 METHODS: dict[str, type[Method]] = {}
 MethodType = TypeVar("MethodType", bound=type[Method])
 
@@ -36,6 +37,16 @@ def method_class(name: str) -> type[Method]:
     if name not in METHODS:
         raise UserError(f"method is {name!r}; {suggestion(name, METHODS)}")
     return METHODS[name]
+
+
+def is_upper_bound(name: str) -> bool:
+    """Whether a method may do more than a continual method, so that it bounds the others."""
+    return method_class(name).bound == "upper"
+
+
+def method_label(name: str) -> str:
+    """The name of a method in tables and figures; an upper bound is marked."""
+    return f"{name} {BOUND}" if is_upper_bound(name) else name
 
 
 def method_config(

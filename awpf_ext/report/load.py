@@ -16,6 +16,7 @@ from awpf_ext.report.names import class_labels, plain
 from awpf_ext.runs.config import RunConfig
 from awpf_ext.runs.diagnostics import RunDiagnostics
 from awpf_ext.runs.folder import ClassTexts, RunFolder, run_folders
+from awpf_ext.runs.references import SavedReferences, read_references
 from awpf_ext.runs.result import Result
 from awpf_ext.runs.sweep import Axis, SweepResult, SweepRun, variant_label
 from awpf_ext.runs.sweep_file import SavedSweep, read_sweep
@@ -30,6 +31,7 @@ class FinishedRun:
     result: Result
     class_texts: ClassTexts
     diagnostics: RunDiagnostics | None
+    references: SavedReferences
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -135,7 +137,9 @@ def read_run(folder: str | Path) -> FinishedRun:
             f"{run} holds an unfinished run ({status.tasks} tasks done); finish it with "
             "`awpf run ... --resume`, then there is something to report"
         )
-    return FinishedRun(run.path, config, status.result, run.class_texts(), run.diagnostics())
+    result = status.result
+    kept = (run.class_texts(), run.diagnostics(), read_references(run, result))
+    return FinishedRun(run.path, config, result, *kept)
 
 
 def read_comparison(folders: Sequence[str | Path]) -> Comparison:

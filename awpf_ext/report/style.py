@@ -7,6 +7,7 @@ A figure is drawn once, in the light colours. In the page every colour becomes a
 from __future__ import annotations
 
 import logging
+import math
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -75,6 +76,9 @@ HEAT_INK = Colour("heat-ink", "#fdfdfd", "#0d1013")
 HEAT_INK_FROM = 11
 
 COLOURS = (INK, MUTED, RULE, SURFACE, *SERIES, *HEAT, HEAT_INK)
+BOUND_LINE, ZERO_SHOT_LINE = "--", ":"
+PERCENT = (0.0, 100.0)  # the limits of every axis of accuracies
+UNLIMITED = (-math.inf, math.inf)
 WIDTH, HEIGHT = 5.2, 3.3  # inches; 374 points, about as wide as a phone
 TEXT = 10.5  # points
 SMALL = 9.5
@@ -157,6 +161,23 @@ def new_figure(width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, Ax
 
 def series(index: int) -> Colour:
     return SERIES[index % len(SERIES)]
+
+
+def with_room(
+    low: float, high: float, least: float = 1.0, limits: tuple[float, float] = PERCENT
+) -> tuple[float, float]:
+    """The range of an axis: at least `least` around its middle, and never beyond `limits`."""
+    middle = (low + high) / 2
+    return max(limits[0], min(low, middle - least)), min(limits[1], max(high, middle + least))
+
+
+def error_bars(means: Sequence[float], deviations: Sequence[float]) -> list[list[float]]:
+    """The lengths of error bars, down and up, that end at 0 and 100 %."""
+    pairs = list(zip(means, deviations, strict=True))
+    return [
+        [min(deviation, mean - PERCENT[0]) for mean, deviation in pairs],
+        [min(deviation, PERCENT[1] - mean) for mean, deviation in pairs],
+    ]
 
 
 def slanted(axes: Axes) -> None:

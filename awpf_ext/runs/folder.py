@@ -10,6 +10,7 @@
     diagnostics.safetensors      predictions and embeddings of test images (diagnostics.py)
     result.json                  result; if this file exists, the run is finished
     tensorboard/                 curves for TensorBoard (loggers.py)
+    references/METHOD/           runs of other methods, shown in the report (references.py)
     run.lock                     lock of the process that is writing
 
 Every file is written atomically, so that a run killed at any moment can be resumed.
@@ -80,6 +81,7 @@ class RunFolder:
         self.result_file = self.path / "result.json"
         self.adapters = self.path / ADAPTERS
         self.tensorboard = self.path / "tensorboard"
+        self.references = self.path / "references"
         self._lock_file = self.path / "run.lock"
         self._held = False
 

@@ -9,6 +9,9 @@ from typing import Any
 
 from awpf_ext.runs import metrics
 
+# Stages of a run that are not learning: reading or encoding the data, and measuring the accuracy.
+NOT_LEARNING = ("features", "evaluate")
+
 
 @dataclass(frozen=True)
 class TaskResult:
@@ -21,6 +24,11 @@ class TaskResult:
     seconds: dict[str, float]  # by stage
     records: tuple[dict[str, Any], ...]  # what the method reports about itself
     class_accuracies: tuple[float, ...] = ()  # on each class seen
+
+    @property
+    def seconds_to_learn(self) -> float:
+        """The time of the method alone, without features and evaluation."""
+        return sum(time for stage, time in self.seconds.items() if stage not in NOT_LEARNING)
 
     def to_json(self) -> dict[str, Any]:
         return {key: _jsonable(value) for key, value in vars(self).items()}
@@ -106,6 +114,11 @@ class Result:
         """Total per stage over all tasks, including those before the run was resumed."""
         stages = dict.fromkeys(stage for task in self.tasks for stage in task.seconds)
         return {s: sum(task.seconds.get(s, 0.0) for task in self.tasks) for s in stages}
+
+    @property
+    def seconds_to_learn(self) -> float:
+        """The time that the method needed to learn all tasks, without features and evaluation."""
+        return sum(task.seconds_to_learn for task in self.tasks)
 
     @property
     def records(self) -> list[dict[str, Any]]:

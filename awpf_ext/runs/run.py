@@ -16,7 +16,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from typing_extensions import Unpack
@@ -214,6 +214,21 @@ def load_features(
         progress=progress,
         world=world,
     )
+
+
+class SharedFeatures:
+    """Loads features once for successive runs that share them; a `FeatureSource`."""
+
+    def __init__(self, world: World = SINGLE_PROCESS) -> None:
+        self._world = world
+        self._key: dict[str, Any] | None = None
+        self._features: FeatureSet | None = None
+
+    def __call__(self, config: RunConfig, progress: RunProgress | None) -> FeatureSet:
+        key = config.features_identity()
+        if self._features is None or key != self._key:
+            self._features, self._key = load_features(config, progress, self._world), key
+        return self._features
 
 
 def encoder_device(device: str) -> torch.device:

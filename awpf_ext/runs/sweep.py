@@ -15,8 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from awpf_ext.data import FeatureSet
+from awpf_ext.distributed import SINGLE_PROCESS
 from awpf_ext.errors import UserError
+from awpf_ext.methods.registry import (
+    BOUND,
+    check_supported,
+    is_upper_bound,
+    method_class,
+    method_label,
+)
 from awpf_ext.runs.config import (
     ConfigLayer,
     RunConfig,
@@ -25,10 +32,11 @@ from awpf_ext.runs.config import (
 )
 from awpf_ext.runs.folder import RunFolder
 from awpf_ext.runs.result import Result
-from awpf_ext.runs.run import RunProgress, load_features, run_configured
+from awpf_ext.runs.run import RunProgress, SharedFeatures, run_configured
 
 METRICS = ("average", "last", "forgetting", "worst_class")
 HIGHER_IS_BETTER = ("average", "last", "worst_class")
+SECONDS = "seconds_to_learn"  # of `Result`; not a metric, but it has a column in every table
 
 
 class Axis(NamedTuple):
@@ -103,11 +111,25 @@ class SweepResult:
     def mean_std(self, variant: str, metric: str) -> MeanStd:
         return MeanStd.of(self.values(variant, metric))
 
+    def is_bound(self, variant: str) -> bool:
+        """Whether all runs of a variant are of a method that is an upper bound."""
+        return all(is_upper_bound(run.config.method) for run in self.runs if run.variant == variant)
+
+    def label(self, variant: str) -> str:
+        """The variant as tables and figures name it."""
+        return f"{variant} {BOUND}" if self.is_bound(variant) else variant
+
     def best(self, metric: str) -> float | None:
-        """The highest mean of a variant; None if lower is better or all are equal."""
-        means = [self.mean_std(variant, metric).mean for variant in self.variants]
-        equal = max(means) == min(means)
-        return None if equal or metric not in HIGHER_IS_BETTER else max(means)
+        """The highest mean of a variant that is not a bound.
+
+        None if lower is better or all are equal.
+        """
+        yardsticks = {run.variant for run in self.runs if method_class(run.config.method).bound}
+        variants = [variant for variant in self.variants if variant not in yardsticks]
+        means = [self.mean_std(variant, metric).mean for variant in variants]
+        if metric not in HIGHER_IS_BETTER or len(set(means)) < 2:
+            return None
+        return max(means)
 
     def paired(self, variant: str) -> list[tuple[Result, Result]]:
         """The results of `variant` and of the first variant for the same order and seed."""
@@ -128,7 +150,9 @@ class SweepResult:
         variants = [
             {
                 "variant": variant,
+                "is_bound": self.is_bound(variant),
                 **{metric: self.mean_std(variant, metric)._asdict() for metric in self.metrics},
+                SECONDS: self.mean_std(variant, SECONDS)._asdict(),
                 "difference_from": self.variants[0],
                 "difference": {m: self.difference(variant, m)._asdict() for m in self.metrics},
             }
@@ -141,6 +165,7 @@ class SweepResult:
                 "seed": run.seed,
                 "folder": str(run.folder),
                 **{metric: getattr(result, metric) for metric in self.metrics},
+                SECONDS: result.seconds_to_learn,
                 "accuracy": result.to_json()["accuracy"],
                 "records": result.to_json()["records"],
             }
@@ -169,6 +194,11 @@ def variant_label(axes: Sequence[Axis], values: Sequence[str]) -> str:
     return " ".join(f"{axis.key}={value}" for axis, value in zip(axes, values, strict=True))
 
 
+def value_label(axis: Axis, value: str) -> str:
+    """A value of an axis as tables name it: a method that is an upper bound is marked."""
+    return method_label(value) if axis.key == "method" else value
+
+
 def plan_sweep(
     variants: Sequence[Variant],
     layers: Sequence[ConfigLayer],
@@ -188,6 +218,7 @@ def plan_sweep(
         own = ConfigLayer("this sweep", {**variant.keys, "order": order, "seed": seed})
         configured = resolve_config([*layers, own])
         unused.append(set(configured.unused))
+        check_supported(configured.config.method, configured.config.protocol, SINGLE_PROCESS)
         name = f"{variant.label}_order-{order.replace('seed:', '')}_seed-{seed}"
         folder = out / re.sub(r"[^\w.=+-]+", "-", name)
         runs.append(SweepRun(variant.label, order, seed, configured.config, folder))
@@ -208,7 +239,7 @@ def run_sweep(
     starting: Callable[[int, SweepRun], None] = lambda index, run: None,
 ) -> SweepResult:
     """Make the runs that are not finished yet; `starting` is called before each of them."""
-    load = _SharedFeatures()
+    load = SharedFeatures()
     results = []
     for index, run in enumerate(runs):
         starting(index, run)
@@ -216,17 +247,3 @@ def run_sweep(
         done = run_configured(run.config, folder, resume=True, progress=progress, load=load)
         results.append(done.result)
     return SweepResult(tuple(runs), tuple(results))
-
-
-class _SharedFeatures:
-    """Loads features once for successive runs that share them."""
-
-    def __init__(self) -> None:
-        self._key: dict[str, Any] | None = None
-        self._features: FeatureSet | None = None
-
-    def __call__(self, config: RunConfig, progress: RunProgress | None) -> FeatureSet:
-        key = config.features_identity()
-        if self._features is None or key != self._key:
-            self._features, self._key = load_features(config, progress), key
-        return self._features

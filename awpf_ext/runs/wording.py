@@ -18,6 +18,11 @@ def percent(fraction: float | None) -> str:
     return f"{100 * fraction:.1f}"
 
 
+def seconds_text(seconds: float) -> str:
+    """ "0.04", "3.1", "1,250": the number alone, for a column of seconds."""
+    return f"{seconds:,.{2 if seconds < 0.95 else 1 if seconds < 99.5 else 0}f}"
+
+
 def metric_label(metric: str) -> str:
     """The name of a metric in tables."""
     return metric.replace("_", " ")

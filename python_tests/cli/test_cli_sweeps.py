@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import statistics
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from awpf_ext import io
-from awpf_ext.cli.compare import LAMBDAS
+from awpf_ext.cli.compare import LAMBDAS, METHODS_COMPARED, _default_methods
+from awpf_ext.methods import METHODS
+from awpf_ext.report.load import read_comparison
+from awpf_ext.runs.config import ConfigLayer
 
 
 def test_compare(quick_arguments, awpf, tmp_path, monkeypatch):
@@ -44,7 +49,7 @@ def test_compare(quick_arguments, awpf, tmp_path, monkeypatch):
     lines = table.out.splitlines()
     heads = [line.split() for line in lines if line.startswith("method")]
     assert heads == [
-        ["method", "average", "last", "forgetting", "worst", "class"],
+        ["method", "average", "last", "forgetting", "worst", "class", "seconds", "to", "learn"],
         ["method", "average", "last", "worst", "class"],
     ]
     assert "minus zero_shot on the same order and seed" in table.out
@@ -71,8 +76,9 @@ def test_an_interrupted_comparison_goes_on(quick_arguments, awpf, monkeypatch):
     monkeypatch.setattr(io.atomic, "FAULT_HOOK", None)
     resumed = awpf(*arguments, "--json").json
     whole = awpf(*arguments, "--json", "--out=other").json
+    times_and_places = {"folder": "", "seconds_to_learn": 0.0}
     for run, other in zip(resumed["runs"], whole["runs"], strict=True):
-        assert {**run, "folder": ""} == {**other, "folder": ""}
+        assert {**run, **times_and_places} == {**other, **times_and_places}
 
 
 def test_sweep_varies_lambda_by_default_and_any_key(quick_arguments, awpf):
@@ -91,7 +97,7 @@ def test_sweep_varies_lambda_by_default_and_any_key(quick_arguments, awpf):
     )
     assert by_key.code == 0
     assert by_key.out.splitlines()[2].split() == [
-        *("increment", "average", "last", "forgetting", "worst", "class")
+        *("increment", "average", "last", "forgetting", "worst", "class", "seconds", "to", "learn")
     ]
 
 
@@ -127,6 +133,48 @@ def test_sweep_over_several_keys_runs_them_all(quick_arguments, awpf, tmp_path, 
         assert line.split("  ")[0] == method
         assert line.endswith("  ".join(cells))
     assert [line for line in table if line in ("last", "forgetting", "worst class")]
+    assert "seconds to learn" in table
+
+
+def test_the_bounds_are_marked_and_never_the_best(quick_arguments, awpf):
+    options = ["--methods=zero_shot,naive,finetune,joint", "--orders=seed:0", "--out=all"]
+    arguments = ["compare", *(a for a in quick_arguments if "order" not in a), *options]
+    report = awpf(*arguments, "--json").json
+    assert [variant["is_bound"] for variant in report["variants"]] == [False] * 3 + [True]
+    accuracy = {"zero_shot": 0.5, "naive": 0.9, "finetune": 0.75, "joint": 1.0}
+    for run in report["runs"]:  # the bounds lead, whatever these few images say
+        result = io.read_json(Path(run["folder"], "result.json"))
+        for task in result["tasks"]:
+            task["accuracy"] = accuracy[run["variant"]]
+        io.write_json(Path(run["folder"], "result.json"), result)
+    lines = awpf(*arguments).out.splitlines()
+    assert len([line for line in lines if line.startswith("joint (bound) ")]) == 2
+    assert read_comparison([Path("all")]).sweep.best("last") == 0.75
+
+
+def test_a_default_comparison_leaves_out_what_the_protocol_does_not_allow():
+    layers = [ConfigLayer("test", {"dataset": "demo:all"})]
+    methods, notes = _default_methods(layers)
+    assert methods == [*METHODS_COMPARED]
+    assert notes == []
+    methods, notes = _default_methods([*layers, ConfigLayer("test", {"protocol": "domain"})])
+    assert "zero_shot" in methods
+    assert all("domain" in METHODS[name].protocols for name in methods)
+    assert notes == ["left out, as they have no domain protocol: finetune, rapf, awpf, calfuse"]
+
+
+def test_a_method_without_the_protocol_is_refused_before_anything_runs(write_features, awpf):
+    domains = {
+        "train_domain": np.arange(36) % 2,
+        "test_domain": np.arange(30) % 2,
+        "domainnames": np.array(["a", "b"]),
+    }
+    data = write_features(**domains)
+    methods = ["--methods=zero_shot,rapf", "--protocol=domain", "--out=all"]
+    refused = awpf("compare", f"--dataset=features:{data}", *methods)
+    assert refused.code == 2
+    assert "method 'rapf' does not support the domain protocol" in refused.err
+    assert not Path("all").exists()
 
 
 def test_a_table_that_is_too_wide_to_go_across_goes_down(quick_arguments, awpf, monkeypatch):

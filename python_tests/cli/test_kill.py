@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 from itertools import count
@@ -16,6 +17,7 @@ import pytest
 from awpf_ext import io
 
 KILLED = -9
+TIMES = ("seconds", "seconds_to_learn", "digest")
 
 
 class Driver:
@@ -61,14 +63,14 @@ def content(folder: Path) -> dict[str, object]:
             found[path.name] = path.read_bytes()
         elif path.suffix == ".json":
             found[path.name] = without_times(io.read_json(path))
-        elif path.name not in ("run.lock", "figures"):
+        elif path.name not in ("run.lock", "figures", "references"):
             found[path.name] = path.read_text()
     return found
 
 
 def without_times(value):
     if isinstance(value, dict):
-        return {k: without_times(v) for k, v in value.items() if k not in ("seconds", "digest")}
+        return {k: without_times(v) for k, v in value.items() if k not in TIMES}
     return [without_times(v) for v in value] if isinstance(value, list) else value
 
 
@@ -105,6 +107,33 @@ def test_killed_at_every_moment_of_writing(driver, write_features, tmp_path):
             break
         driver.run([*command, folder])
         assert content(folder) == expected
+    assert moment > 40
+
+
+def test_killed_while_references_are_trained(driver, write_features, tmp_path):
+    """At every fifth moment after the run: it stays finished, and its references continue."""
+    data = write_features(classes=2)
+    settings = ["--set", "epochs=1", "--set", "replay_per_epoch=20"]
+    plain = [f"--dataset=features:{data}", "--increment=1", "--no-report", *settings]
+    command = ["run", *plain, "--references=naive,joint", "--out"]
+    driver.run([*command, tmp_path / "whole"])
+
+    def all_of(folder: Path) -> list[dict[str, object]]:
+        inside = [folder / "references" / method for method in ("naive", "joint")]
+        return [content(kept) for kept in (folder, *inside)]
+
+    expected = all_of(tmp_path / "whole")
+    alone = tmp_path / "alone"
+    driver.run([*command[:-1], "--references=none", "--out", alone])
+    for moment in count(1, 5):
+        folder = tmp_path / f"run{moment}"
+        shutil.copytree(alone, folder)
+        status, _ = driver.run([*command, folder], at=moment)
+        assert content(folder) == expected[0]
+        if status == 0:
+            break
+        driver.run([*command, folder])
+        assert all_of(folder) == expected
     assert moment > 40
 
 

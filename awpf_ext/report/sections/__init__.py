@@ -20,6 +20,7 @@ from awpf_ext.report.sections import (
     provenance,
     summary,
     timing,
+    visual_head,
 )
 
 SECTIONS: tuple[Callable[[FinishedRun], Section | None], ...] = (
@@ -27,6 +28,7 @@ SECTIONS: tuple[Callable[[FinishedRun], Section | None], ...] = (
     accuracy.section,
     accuracy_heatmap.section,
     balance.section,
+    visual_head.section,
     class_weights.section,
     feature_map.section,
     confusion.section,

@@ -25,6 +25,7 @@ from awpf_ext.report.style import (
     new_figure,
     series,
     slanted,
+    with_room,
 )
 
 NUMBERED = 14  # with more tasks than this, the cells do not show their values
@@ -62,7 +63,8 @@ def heat_map(rows: Sequence[Sequence[float]], run: FinishedRun) -> Figure:
     figure, axes = new_figure(WIDTH, WIDTH * 0.86)
     known = [value for row in rows for value in row if not math.isnan(value)]
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
-    low, high = (low, high) if high - low > 0.02 else (low - 0.01, low + 0.01)
+    if high - low <= 0.02:
+        low, high = max(0.0, low - 0.01), min(1.0, low + 0.01)
     by_step: dict[int, list[list[tuple[float, float]]]] = {}
     inset = 0.04 if count <= NUMBERED else 0.0
     for down, row in enumerate(rows):
@@ -122,18 +124,20 @@ def best_and_last(matrix: Sequence[Sequence[float]], run: FinishedRun) -> Figure
     axes.scatter(
         [task for task, _ in known],
         [top for _, top in known],
-        s=size, facecolors="none", edgecolors=MUTED.light, linewidths=1.2, zorder=3,
+        s=size, facecolors="none", edgecolors=MUTED.light, linewidths=1.2, zorder=3, clip_on=False,
         label=f"best before the last {run.noun}",
     )  # fmt: skip
     axes.scatter(
         tasks, [100 * value for value in end],
-        s=size, color=series(0).light, zorder=4, label=f"after the last {run.noun}",
+        s=size, color=series(0).light, zorder=4, clip_on=False,
+        label=f"after the last {run.noun}",
     )  # fmt: skip
     if count <= NUMBERED:
         axes.set_xticks(tasks, [short(name, NARROW) for name in run.task_names])
     else:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlim(0.4, count + 0.6)
+    axes.set_ylim(with_room(*axes.get_ylim()))
     axes.set_xlabel(run.noun)
     if run.domains and count <= NUMBERED:
         slanted(axes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -13,6 +12,11 @@ from awpf_ext.report.load import FinishedRun
 from awpf_ext.report.style import Colour, end_labels, new_figure, series
 
 KEYS = ("mmd2", "separability", "tau", "weight")
+
+DIRECTIONS = (
+    " Around this weight, every direction of the change has a weight of its own; their mean is the "
+    "mean weight."
+)
 
 
 def section(run: FinishedRun) -> Section | None:
@@ -30,7 +34,15 @@ def section(run: FinishedRun) -> Section | None:
     else:
         lines += [line("tau", "τ", series(0)), line("weight", "weight", series(1))]
     columns = ["task", "MMD²", "J", "M", "τ", "weight"]
-    rows = [[str(record["task"] + 1), *map(_shown, _values(record))] for record in records]
+    shown = ["mmd2", "separability", "alignment", "tau", "weight"]
+    directions = all("mean_weight" in record for record in records)
+    if directions:
+        lines.append(line("mean_weight", "mean weight", series(4)))
+        columns.append("mean weight")
+        shown.append("mean_weight")
+    rows = [
+        [str(record["task"] + 1), *(_shown(record.get(key)) for key in shown)] for record in records
+    ]
     return Section(
         "Task weights",
         [
@@ -40,10 +52,12 @@ def section(run: FinishedRun) -> Section | None:
                 "are, and LDA's J how well their classes are separated. M is the MMD scaled to "
                 "the range 0 to 1, τ = M / (M + 1 - J), and the weight is λτ, at most 1: the "
                 "fraction of the new task's change that is kept."
+                f"{DIRECTIONS if directions else ''}"
             ),
             Drawing(
                 "weights",
-                "J, τ and the weight at each fusion step.",
+                "J, τ and the weight at each fusion step"
+                f"{', and the mean of the weights by direction' if directions else ''}.",
                 _lines(tasks, lines, 0.0),
             ),
             Drawing(
@@ -54,10 +68,6 @@ def section(run: FinishedRun) -> Section | None:
             Table(columns, rows, title="Values"),
         ],
     )
-
-
-def _values(record: dict[str, Any]) -> list[float | None]:
-    return [record.get(key) for key in ("mmd2", "separability", "alignment", "tau", "weight")]
 
 
 def _shown(value: float | None) -> str:

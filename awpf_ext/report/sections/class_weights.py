@@ -14,7 +14,7 @@ from awpf_ext.report.blocks import Block, Drawing, Section, Table, Text
 from awpf_ext.report.load import FinishedRun
 from awpf_ext.report.names import short
 from awpf_ext.report.sections.accuracy import finish_axes
-from awpf_ext.report.style import MUTED, new_figure, series
+from awpf_ext.report.style import MUTED, UNLIMITED, new_figure, series, with_room
 from awpf_ext.runs.wording import percent
 
 HEAVIEST = 12
@@ -95,7 +95,7 @@ def _bands(run: FinishedRun, recorded: Sequence[RecordedClassWeights]) -> Figure
         (places[-1], lows[-1], "lightest", colour),
     ]
     axes.set_ylabel("weight / mean")
-    finish_axes(figure, places, ends, run.across, least=0.15)
+    finish_axes(figure, places, ends, run.across, least=0.15, limits=UNLIMITED)
     _ticks(axes.yaxis, *axes.get_ylim())
     return figure
 
@@ -114,10 +114,11 @@ def _against_accuracy(weights: Sequence[float], accuracies: Sequence[float]) -> 
     known = [(_log(w), 100 * a) for w, a in zip(weights, accuracies, strict=True) if w > 0]
     across, up = zip(*known, strict=True)
     axes.scatter(
-        across, up, s=size, color=series(0).light, alpha=0.7, linewidths=0,
+        across, up, s=size, color=series(0).light, alpha=0.7, linewidths=0, clip_on=False,
     )  # fmt: skip
     axes.set_xlabel("weight / mean")
     axes.set_ylabel("accuracy")
+    axes.set_ylim(with_room(*axes.get_ylim()))
     _ticks(axes.xaxis, *axes.get_xlim())
     return figure
 

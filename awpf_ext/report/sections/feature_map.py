@@ -1,17 +1,26 @@
-"""Test images of some classes, projected on a plane before and after learning."""
+"""Test images of some classes on a plane before and after learning: projected, and by t-SNE."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from awpf_ext.errors import install_command
 from awpf_ext.report.blocks import Block, Drawing, Section, Text
 from awpf_ext.report.load import FinishedRun
 from awpf_ext.report.names import short
 from awpf_ext.report.style import INK, MARKERS, SMALL, SURFACE, WIDTH, new_figure, series
+from awpf_ext.report.tsne import tsne
 from awpf_ext.runs.diagnostics import RunDiagnostics, most_confused_pairs
 from awpf_ext.runs.wording import percent
+
+TSNE_SHOWS = (
+    "Images that were near each other stay near each other; the distances between groups and the "
+    "directions have no meaning."
+)
 
 
 def section(run: FinishedRun) -> Section | None:
@@ -41,7 +50,27 @@ def section(run: FinishedRun) -> Section | None:
         caption = f"{captions[side]}; the nearest text is the right one for {percent(right)}%."
         figure = _scatter(run, places, texts, diagnostics.embedding_labels, classes, limits)
         blocks.append(Drawing(f"map_{side}", caption, figure))
-    return Section("Feature map", blocks)
+    return Section("Feature map", [*blocks, *_by_tsne(run, sides, captions, classes)])
+
+
+def _by_tsne(
+    run: FinishedRun, sides: Mapping[str, Tensor], captions: Mapping[str, str], classes: list[int]
+) -> list[Block]:
+    """The same images by t-SNE, or how to get that."""
+    assert run.diagnostics is not None
+    blocks: list[Block] = []
+    try:
+        for side, x in sides.items():
+            places = tsne(x)
+            if places is not None:
+                labels = run.diagnostics.embedding_labels
+                figure = _scatter(run, places, None, labels, classes, _limits(places))
+                caption = f"{captions[side]} by t-SNE. {'' if blocks else TSNE_SHOWS}".strip()
+                blocks.append(Drawing(f"tsne_{side}", caption, figure))
+    except ModuleNotFoundError:
+        command = install_command("scikit-learn")
+        return [Text(f"A map by t-SNE is added where scikit-learn is installed: {command}")]
+    return blocks
 
 
 def _explanation(
@@ -95,7 +124,7 @@ def _nearest(x: Tensor, labels: Tensor, text: Tensor, classes: list[int]) -> flo
 def _scatter(
     run: FinishedRun,
     places: Tensor,
-    texts: Tensor,
+    texts: Tensor | None,
     labels: Tensor,
     classes: list[int],
     limits: tuple[float, float, float, float],
@@ -107,8 +136,10 @@ def _scatter(
         axes.scatter(
             own[:, 0].numpy(), own[:, 1].numpy(), s=size, alpha=0.62, linewidths=0,
             color=series(index).light, marker=MARKERS[index % len(MARKERS)],
+            label=short(run.labels[label]) if texts is None else None,
         )  # fmt: skip
-    for index, label in enumerate(classes):
+    for index, label in enumerate(classes if texts is not None else ()):
+        assert texts is not None
         axes.scatter(
             float(texts[index, 0]), float(texts[index, 1]),
             s=170, marker="*", linewidths=0.8, zorder=4,
@@ -121,5 +152,6 @@ def _scatter(
     figure.legend(
         loc="outside lower left", ncols=2, frameon=False, fontsize=SMALL, facecolor=SURFACE.light,
         handletextpad=0.3, columnspacing=1.5, labelspacing=0.35,
+        markerscale=1 if texts is not None else 1.7,
     )  # fmt: skip
     return figure

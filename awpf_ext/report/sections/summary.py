@@ -7,7 +7,7 @@ import math
 from awpf_ext.report.blocks import Section, Text, Tile, Tiles
 from awpf_ext.report.load import FinishedRun
 from awpf_ext.report.names import NARROW, short
-from awpf_ext.runs.wording import percent, pluralize
+from awpf_ext.runs.wording import percent, pluralize, seconds_text
 
 
 def section(run: FinishedRun) -> Section:
@@ -25,6 +25,8 @@ def section(run: FinishedRun) -> Section:
         ]
     if not math.isnan(result.worst_class):
         tiles.append(Tile("worst class", percent(result.worst_class), _worst(run)))
+    spent = seconds_text(result.seconds_to_learn)
+    tiles.append(Tile("seconds to learn", spent, "without encoding and evaluation"))
     return Section("Summary", [Tiles(tiles), Text(_in_words(run))])
 
 

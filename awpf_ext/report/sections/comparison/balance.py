@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from awpf_ext.report.blocks import Drawing, Section, Text
 from awpf_ext.report.load import Comparison, FinishedRun
-from awpf_ext.report.names import NARROW, short
-from awpf_ext.report.sections.comparison.accuracy import MOST_LINES, Curves, mean_lines
-from awpf_ext.report.style import series
+from awpf_ext.report.sections.comparison.accuracy import Curves, mean_lines
+from awpf_ext.report.sections.comparison.looks import looks
+from awpf_ext.report.style import UNLIMITED
 
 KEYS = {"weight": "the weight of the new task's change", "tau": "the balance factor τ"}
 
@@ -17,16 +17,16 @@ def section(comparison: Comparison) -> Section | None:
     drawings = []
     for key, meaning in KEYS.items():
         curves: list[Curves] = []
-        for place, variant in enumerate(comparison.sweep.variants[:MOST_LINES]):
+        for variant, look in looks(comparison).items():
             by_tasks: dict[tuple[int, ...], list[Sequence[float]]] = {}
             for run in comparison.of(variant):
                 tasks, values = _recorded(run, key)
                 by_tasks.setdefault(tasks, []).append(values)
             for tasks, rows in by_tasks.items():
                 if tasks:
-                    curves.append(Curves(short(variant, NARROW), tasks, rows, series(place)))
+                    curves.append(Curves(look.label, tasks, rows, look.colour))
         if curves:
-            figure, band = mean_lines(curves, "task", unit=1.0, least=0.05)
+            figure, band = mean_lines(curves, "task", unit=1.0, least=0.05, limits=UNLIMITED)
             drawings.append(
                 Drawing(key, f"Mean over runs of {meaning} at each fusion step{band}.", figure)
             )

@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from awpf_ext.report.blocks import Block, Drawing, Section, Table, Text
 from awpf_ext.report.load import Comparison, combination_label
 from awpf_ext.report.names import NARROW, short
-from awpf_ext.report.sections.comparison.accuracy import MOST_LINES
+from awpf_ext.report.sections.comparison.looks import MOST_LINES
 from awpf_ext.report.sections.comparison.sweep import swept_values
-from awpf_ext.report.style import Colour, end_labels, new_figure, series
-from awpf_ext.runs.sweep import HIGHER_IS_BETTER
-from awpf_ext.runs.wording import mean_std_text, metric_label
+from awpf_ext.report.style import Colour, end_labels, error_bars, new_figure, series, with_room
+from awpf_ext.runs.sweep import HIGHER_IS_BETTER, SECONDS, MeanStd, value_label
+from awpf_ext.runs.wording import mean_std_text, metric_label, seconds_text
 
 Rows = list[tuple[tuple[str, ...], list[str]]]  # values of all keys but the last, variants
 
@@ -42,6 +42,7 @@ def section(comparison: Comparison) -> Section | None:
             drawing = Drawing(f"combinations_{metric}", caption, _lines(comparison, rows, metric))
             blocks.append(drawing)
         blocks.append(_table(comparison, rows, metric, beside=drawn and metric in HIGHER_IS_BETTER))
+    blocks.append(_table(comparison, rows, SECONDS, beside=False))
     return Section("All combinations", blocks)
 
 
@@ -56,10 +57,11 @@ def _table(comparison: Comparison, rows: Rows, metric: str, *, beside: bool) -> 
         for place, mean_std in enumerate(row)
         if mean_std.mean == best
     }
+    first, *others = (value_label(last, value) for value in last.values)
     return Table(
-        [*(axis.key for axis in down), f"{last.key} {last.values[0]}", *last.values[1:]],
+        [*(axis.key for axis in down), f"{last.key} {first}", *others],
         [
-            [*values, *map(mean_std_text, row)]
+            [*map(value_label, down, values), *(_cell(metric, mean_std) for mean_std in row)]
             for (values, _), row in zip(rows, mean_stds, strict=True)
         ],
         words=len(down),
@@ -67,6 +69,10 @@ def _table(comparison: Comparison, rows: Rows, metric: str, *, beside: bool) -> 
         beside=beside,
         strong=frozenset(strong),
     )
+
+
+def _cell(metric: str, mean_std: MeanStd) -> str:
+    return seconds_text(mean_std.mean) if metric == SECONDS else mean_std_text(mean_std)
 
 
 def _lines(comparison: Comparison, rows: Rows, metric: str) -> Figure:
@@ -81,14 +87,13 @@ def _lines(comparison: Comparison, rows: Rows, metric: str) -> Figure:
         colour = series(line)
         axes.errorbar(
             range(len(order)), means,
-            yerr=[100 * (mean_std.std or 0.0) for mean_std in mean_stds],
+            yerr=error_bars(means, [100 * (mean_std.std or 0.0) for mean_std in mean_stds]),
             color=colour.light, marker="o", capsize=2.5, elinewidth=1.1,
         )  # fmt: skip
-        ends.append((len(order) - 1, means[-1], short(" ".join(names), NARROW), colour))
+        label = short(" ".join(map(value_label, comparison.axes, names)), NARROW)
+        ends.append((len(order) - 1, means[-1], label, colour))
     axes.set_xticks(range(len(order)), [short(values[place], NARROW) for place in order])
-    low, high = axes.get_ylim()
-    if high - low < 2:
-        axes.set_ylim((low + high) / 2 - 1, (low + high) / 2 + 1)
+    axes.set_ylim(with_room(*axes.get_ylim()))
     axes.set_xlabel(short(comparison.axes[-1].key))
     gap = (axes.get_xlim()[1] - axes.get_xlim()[0]) * 0.025
     end_labels(axes, [(x + gap, y, label, colour) for x, y, label, colour in ends], 3.6)

@@ -10,7 +10,8 @@ from awpf_ext import io
 from awpf_ext.report.blocks import Section, Table, Text
 from awpf_ext.report.load import Comparison
 from awpf_ext.report.names import plain
-from awpf_ext.runs.wording import metric_label, percent
+from awpf_ext.runs.sweep import SECONDS
+from awpf_ext.runs.wording import metric_label, percent, seconds_text
 
 UNFOLDED = 16  # a table with more rows is folded
 TABLE = "table"  # .csv: all runs in full precision; .md: one row per setting
@@ -18,20 +19,21 @@ TABLE = "table"  # .csv: all runs in full precision; .md: one row per setting
 
 def section(comparison: Comparison) -> Section:
     metrics = comparison.sweep.metrics
-    columns = [comparison.varied, "order", "folder", "seed", *map(metric_label, metrics), "seconds"]
+    columns = [comparison.varied, "order", "folder", "seed"]
+    columns += [*map(metric_label, (*metrics, SECONDS)), "seconds in all"]
     rows = []
     for sweep_run, run in zip(comparison.sweep.runs, comparison.runs, strict=True):
         result = run.result
         numbers = [percent(getattr(result, metric)) for metric in metrics]
-        seconds = f"{sum(result.seconds.values()):.1f}"
+        seconds = map(seconds_text, (result.seconds_to_learn, sum(result.seconds.values())))
         rows.append(
             [
-                sweep_run.variant,
+                comparison.sweep.label(sweep_run.variant),
                 plain(sweep_run.order),
                 plain(run.folder.name),
                 str(sweep_run.seed),
                 *numbers,
-                seconds,
+                *seconds,
             ]
         )
     return Section(
@@ -50,26 +52,28 @@ def write_tables(comparison: Comparison, folder: Path) -> None:
     buffer = text_io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     metrics = comparison.sweep.metrics
-    writer.writerow([comparison.varied, "dataset", "order", "seed", *metrics, "seconds", "folder"])
+    columns = ["dataset", "order", "seed", *metrics, SECONDS, "seconds", "folder"]
+    writer.writerow([comparison.varied, *columns])
     for sweep_run, run in zip(comparison.sweep.runs, comparison.runs, strict=True):
         result = run.result
         numbers = [repr(float(getattr(result, metric))) for metric in metrics]
-        seconds = f"{sum(result.seconds.values()):.3f}"
+        times = (result.seconds_to_learn, sum(result.seconds.values()))
         writer.writerow(
             [
                 *(sweep_run.variant, run.dataset, plain(sweep_run.order), sweep_run.seed),
-                *(*numbers, seconds, plain(run.folder.name)),
+                *(*numbers, *(f"{time:.3f}" for time in times), plain(run.folder.name)),
             ]
         )
     io.write_atomic(folder / f"{TABLE}.csv", buffer.getvalue().encode())
 
-    heads = [_cell(comparison.varied), "runs", *map(metric_label, metrics)]
+    heads = [_cell(comparison.varied), "runs", *map(metric_label, (*metrics, SECONDS))]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for variant in comparison.sweep.variants:
-        cells = [_cell(variant), str(len(comparison.of(variant)))]
+        cells = [_cell(comparison.sweep.label(variant)), str(len(comparison.of(variant)))]
         for metric in metrics:
             mean, deviation = comparison.sweep.mean_std(variant, metric)
             cells.append(percent(mean) + ("" if deviation is None else f" ± {percent(deviation)}"))
+        cells.append(seconds_text(comparison.sweep.mean_std(variant, SECONDS).mean))
         lines.append(f"| {' | '.join(cells)} |")
     io.write_atomic(folder / f"{TABLE}.md", ("\n".join(lines) + "\n").encode())
 

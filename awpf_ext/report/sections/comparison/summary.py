@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from awpf_ext.report.blocks import Block, Drawing, Section, Table, Text
 from awpf_ext.report.load import Comparison, FinishedRun
-from awpf_ext.report.names import short
+from awpf_ext.report.sections.comparison.looks import MOST_LINES, looks
 from awpf_ext.report.sections.comparison.sweep import swept_values
-from awpf_ext.report.style import INK, new_figure, series
-from awpf_ext.runs.sweep import HIGHER_IS_BETTER, Difference
-from awpf_ext.runs.wording import mean_std_text, metric_label, percent, pluralize
+from awpf_ext.report.style import INK, new_figure, series, with_room
+from awpf_ext.runs.sweep import HIGHER_IS_BETTER, SECONDS, Difference
+from awpf_ext.runs.wording import mean_std_text, metric_label, percent, pluralize, seconds_text
 
+SECONDS_MEAN = (
+    "seconds to learn: mean time of the method alone, without encoding images and measuring "
+    "accuracies."
+)
 MOST_DOTS = 24  # with more settings the runs are not drawn as dots
 
 
@@ -23,20 +27,19 @@ def section(comparison: Comparison) -> Section:
         if alike and variant != first and sweep.paired(variant)
     ]
     differing = [metric for metric in sweep.metrics if compared and metric in HIGHER_IS_BETTER]
-    columns = [comparison.varied, "runs", *map(metric_label, sweep.metrics), "seconds"]
+    columns = [comparison.varied, "runs", *map(metric_label, (*sweep.metrics, SECONDS))]
     columns += [f"{metric_label(metric)}, diff." for metric in differing]
     best = {metric: sweep.best(metric) for metric in sweep.metrics}
     strong = set()
     rows = []
     for line, variant in enumerate(sweep.variants):
-        row = [variant, str(len(comparison.of(variant)))]
+        row = [sweep.label(variant), str(len(comparison.of(variant)))]
         for metric in sweep.metrics:
             mean_std = sweep.mean_std(variant, metric)
             if mean_std.mean == best[metric]:
                 strong.add((line, len(row)))
             row.append(mean_std_text(mean_std))
-        seconds = [sum(run.result.seconds.values()) for run in comparison.of(variant)]
-        row.append(f"{sum(seconds) / len(seconds):,.1f}")
+        row.append(seconds_text(sweep.mean_std(variant, SECONDS).mean))
         for metric in differing:
             differs = variant in compared
             row.append(_difference(sweep.difference(variant, metric)) if differs else "-")
@@ -45,12 +48,13 @@ def section(comparison: Comparison) -> Section:
         Text(_made_of(comparison)),
         Table(columns, rows, strong=frozenset(strong)),
     ]
-    if compared:
+    if not compared:
+        blocks.append(Text(SECONDS_MEAN))
+    else:
         blocks.append(
             Text(
-                "seconds: mean time of a run; the first run on some data also reads the features. "
-                f"diff.: difference from {first} on the same order and seed, mean ± standard "
-                "deviation, and the number of pairs in which it is positive."
+                f"{SECONDS_MEAN} diff.: difference from {first} on the same order and seed, mean "
+                "± standard deviation, and the number of pairs in which it is positive."
             )
         )
     if (
@@ -109,17 +113,20 @@ def _dots(comparison: Comparison, metric: str) -> Drawing:
     """A dot for each run, and a bar for the mean."""
     sweep = comparison.sweep
     figure, axes = new_figure(height=0.75 + 0.3 * len(sweep.variants))
+    drawn = looks(comparison, most=None)
     for row, variant in enumerate(sweep.variants):
         values = [100 * value for value in sweep.values(variant, metric)]
-        colour = series(row).light if len(sweep.variants) <= 8 else series(0).light
-        axes.scatter(values, [row] * len(values), s=30, color=colour, alpha=0.7, linewidths=0)
+        few = len(drawn) <= MOST_LINES + 2
+        colour = (drawn[variant].colour if few else series(0)).light
+        axes.scatter(
+            values, [row] * len(values),
+            s=30, color=colour, alpha=0.7, linewidths=0, clip_on=False,
+        )  # fmt: skip
         mean = sum(values) / len(values)
         axes.plot([mean, mean], [row - 0.3, row + 0.3], color=INK.light, linewidth=1.6)
-    axes.set_yticks(range(len(sweep.variants)), [short(variant) for variant in sweep.variants])
+    axes.set_yticks(range(len(sweep.variants)), [look.label for look in drawn.values()])
     axes.set_ylim(len(sweep.variants) - 0.4, -0.8)
-    low, high = axes.get_xlim()
-    if high - low < 2:
-        axes.set_xlim((low + high) / 2 - 1, (low + high) / 2 + 1)
+    axes.set_xlim(with_room(*axes.get_xlim()))
     axes.grid(True, axis="x")
     axes.grid(False, axis="y")
     axes.set_xlabel(f"{metric_label(metric)} accuracy (%)")

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from awpf_ext.report.blocks import Drawing, Section, Text
 from awpf_ext.report.load import Comparison
 from awpf_ext.report.names import NARROW, short
-from awpf_ext.report.style import MUTED, end_labels, new_figure, series
+from awpf_ext.report.style import MUTED, end_labels, error_bars, new_figure, series, with_room
 
 SYMBOLS = {"balance_scale": "λ (balance_scale)"}
 
@@ -67,18 +67,18 @@ def _sweep(comparison: Comparison, values: Sequence[float], metric: str) -> Figu
                 name = order_name if len(seeds) == 1 else f"{order_name}, {seed}"
                 ends.append((*points[-1], short(name, NARROW), MUTED))
     mean_stds = [sweep.mean_std(variant, metric) for variant in variants]
+    means = [100 * mean_std.mean for mean_std in mean_stds]
+    deviations = [100 * (mean_std.std or 0.0) for mean_std in mean_stds]
     axes.errorbar(
-        places, [100 * mean_std.mean for mean_std in mean_stds],
-        yerr=[100 * (mean_std.std or 0.0) for mean_std in mean_stds] if len(single) > 1 else None,
+        places, means,
+        yerr=error_bars(means, deviations) if len(single) > 1 else None,
         color=series(0).light, marker="o", capsize=2.5, elinewidth=1.1, zorder=4,
     )  # fmt: skip
     if len(places) <= 10:
         axes.set_xticks(places, [f"{place:g}" for place in places])
-    low, high = axes.get_ylim()
-    if high - low < 2:
-        axes.set_ylim((low + high) / 2 - 1, (low + high) / 2 + 1)
+    axes.set_ylim(with_room(*axes.get_ylim()))
     axes.set_xlabel(SYMBOLS.get(comparison.varied, short(comparison.varied)))
     gap = (axes.get_xlim()[1] - axes.get_xlim()[0]) * 0.025
-    ends.append((places[-1], 100 * mean_stds[-1].mean, "mean", series(0)))
+    ends.append((places[-1], means[-1], "mean", series(0)))
     end_labels(axes, [(x + gap, y, label, colour) for x, y, label, colour in ends])
     return figure

@@ -1,0 +1,98 @@
+"""What the references of a run show (runs/references.py), in words and as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from awpf_ext.methods.registry import is_upper_bound, method_class, method_label
+from awpf_ext.report.blocks import Table, Text
+from awpf_ext.report.load import FinishedRun
+from awpf_ext.report.names import plain
+from awpf_ext.runs.references import named
+from awpf_ext.runs.result import Result
+from awpf_ext.runs.wording import metric_label, percent, seconds_text
+
+FUSING = ("rapf", "awpf", "calfuse")  # of the methods that train an adapter as finetune does
+METRICS = ("average", "last", "forgetting")
+
+
+def table(run: FinishedRun) -> list[Table]:
+    """The run, its references and zero-shot CLIP; nothing without references."""
+    if not run.references.results:
+        return []
+    methods = list(named([run.result, *run.references.results]))
+    rows = [_row(method, result) for method, result in methods]
+    if run.diagnostics is not None and run.method != "zero_shot":
+        steps = run.diagnostics.zero_shot_accuracy
+        rows.append(["zero-shot", percent(sum(steps) / len(steps)), percent(steps[-1]), "-", "-"])
+    bounds = [method for method, _ in methods if method_class(method).bound]
+    compared = [place for place, row in enumerate(rows) if row[0].split()[0] not in bounds]
+    best = {
+        (place, column)
+        for column in (1, 2)
+        for place in compared
+        if float(rows[place][column]) == max(float(rows[other][column]) for other in compared)
+    }
+    columns = ["method", *map(metric_label, (*METRICS, "seconds_to_learn"))]
+    return [Table(columns, rows, strong=frozenset(best))]
+
+
+def _row(method: str, result: Result) -> list[str]:
+    numbers = [percent(getattr(result, metric)) for metric in METRICS]
+    return [method_label(method), *numbers, seconds_text(result.seconds_to_learn)]
+
+
+def in_words(run: FinishedRun) -> list[Text]:
+    """What forgetting is, what cures it, and how far the upper bound is."""
+    results = dict(named(run.references.results))
+    if not results:
+        return []
+    sentences = [_forgetting(run, results), *_learning(run, results), *_bounds(run, results)]
+    if run.references.left_out:
+        names = ", ".join(map(plain, run.references.left_out))
+        sentences.append(f"Left out, as unfinished or on other data: {names}.")
+    return [Text(" ".join(filter(None, sentences)))]
+
+
+def _forgetting(run: FinishedRun, results: Mapping[str, Result]) -> str:
+    if "naive" not in results or len(run.result.tasks) < 2:
+        return ""
+    naive = results["naive"]
+    return (
+        f"Forgetting: naive trains on one {run.noun} after the other, without replay and without "
+        f"fusion; on average it loses {percent(naive.forgetting)} points on an earlier {run.noun}, "
+        f"and it ends at {percent(naive.last)}%."
+    )
+
+
+def _learning(run: FinishedRun, results: Mapping[str, Result]) -> Iterator[str]:
+    """Where the contenders end."""
+    last = percent(run.result.last)
+    own = f"{run.method} ends at {last}%"
+    if "finetune" in results:
+        start = (
+            "With replay, in which pseudo-features stand for the earlier classes, the same "
+            f"training (finetune) ends at {percent(results['finetune'].last)}%"
+        )
+        if run.method in FUSING:
+            own = (
+                f"{run.method}, which also fuses the adapters of successive tasks, ends at {last}%"
+            )
+        yield f"{start}; {own}."
+    else:
+        yield f"{own}."
+    for method, result in results.items():
+        if method != "finetune" and method_class(method).bound is None:
+            yield f"{method} ends at {percent(result.last)}%."
+
+
+def _bounds(run: FinishedRun, results: Mapping[str, Result]) -> Iterator[str]:
+    for method, result in results.items():
+        if is_upper_bound(method):
+            gap = 100 * (result.last - run.result.last)
+            side = "above" if gap > 0 else "below"
+            yield (
+                f"{method} may do what a continual method may not: it trains anew on the images of "
+                f"all {run.noun}s seen. It ends at {percent(result.last)}%, {abs(gap):.1f} points "
+                f"{side} {run.method}."
+            )
