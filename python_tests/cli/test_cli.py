@@ -40,10 +40,11 @@ def test_run_prints_a_table_and_again_without_work(quick_arguments, awpf, monkey
     assert (first.code, first.err) == (0, "")
     lines = first.out.splitlines()
     assert lines[0] == "awpf on features:clip.npz: 3 tasks, order seed:0, seed 0"
-    assert lines[2].split() == ["task", "test", "images", "seen", "old", "new"]
-    assert re.fullmatch(r"1 +10 +\d+\.\d +- +\d+\.\d", lines[3])
+    heads = "task  test images   seen   old    new  seconds to learn"
+    assert lines[2].split() == heads.split()
+    assert re.fullmatch(r"1 +10 +\d+\.\d +- +\d+\.\d +\d+\.\d+", lines[3])
     numbers = r"average \d+\.\d   last \d+\.\d   forgetting -?\d+\.\d   worst class \d+\.\d"
-    assert re.match(rf"{numbers}   \d+\.\d s", lines[7])
+    assert re.match(rf"{numbers}   \d+\.\d+ s to learn, \d+\.\d s in all", lines[7])
     assert re.fullmatch(r"runs/clip-awpf-b0-inc2-[0-9a-f]{6}", lines[8])
     monkeypatch.setattr("awpf_ext.runs.run.train", lambda *_, **__: pytest.fail("it was run again"))
     again = awpf("run", *quick_arguments)
