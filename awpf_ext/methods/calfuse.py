@@ -20,7 +20,8 @@ from torch.nn.functional import kl_div, log_softmax
 
 from awpf_ext.data.stream import Task
 from awpf_ext.fusion import qr_mask
-from awpf_ext.methods._base.adapter import AdapterConfig, AdapterMethod, Batch
+from awpf_ext.methods._base.adapter import AdapterMethod, Batch
+from awpf_ext.methods._base.adapter_config import AdapterConfig
 from awpf_ext.methods._base.cosine import inverse_norms, scaled_cosines
 from awpf_ext.methods._base.method import EpochProgress, MethodConfig
 from awpf_ext.methods.registry import register

@@ -23,10 +23,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from awpf_ext.data.stream import Task
-from awpf_ext.methods._base.buffered_finetuning import joined_states, part_of_state
 from awpf_ext.methods._base.feature_sums import FeatureSums
 from awpf_ext.methods._base.method import EpochProgress, Method, MethodConfig
 from awpf_ext.methods._base.random_features import FourierFeatures
+from awpf_ext.methods._base.states import joined_states, part_of_state
 from awpf_ext.methods.registry import register
 
 SPREAD = 5.0  # of cosines in the subspace, where CLIP's have 1

@@ -16,10 +16,9 @@ from awpf_ext.methods._base.buffered_finetuning import (
     BufferedFineTuning,
     BufferedFineTuningConfig,
     JointBatch,
-    joined_states,
-    part_of_state,
 )
 from awpf_ext.methods._base.method import EpochProgress, MethodConfig
+from awpf_ext.methods._base.states import joined_states, part_of_state
 from awpf_ext.methods.registry import register
 
 

@@ -14,8 +14,9 @@ from torch.nn.functional import cross_entropy
 from awpf_ext.data.stream import Task
 from awpf_ext.finetuning.group_dro import ClassWeights
 from awpf_ext.finetuning.task_samples import TaskSamples
-from awpf_ext.methods._base.buffered_finetuning import JointBatch, joined_states, part_of_state
+from awpf_ext.methods._base.buffered_finetuning import JointBatch
 from awpf_ext.methods._base.method import MethodConfig
+from awpf_ext.methods._base.states import joined_states, part_of_state
 from awpf_ext.methods.gcl import Gcl, GclConfig
 from awpf_ext.methods.registry import register
 

@@ -29,8 +29,8 @@ from awpf_ext.lora.icm import (
     meta_train,
     stack_loras,
 )
-from awpf_ext.methods._base.buffered_finetuning import joined_states, part_of_state
 from awpf_ext.methods._base.method import MethodConfig
+from awpf_ext.methods._base.states import joined_states, part_of_state
 from awpf_ext.methods._base.task_loras import TaskLoras, TaskLorasConfig, seed_of
 from awpf_ext.methods.registry import register
 

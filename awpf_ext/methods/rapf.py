@@ -18,7 +18,8 @@ from torch import Tensor
 
 from awpf_ext.data.stream import Task
 from awpf_ext.fusion import svd_mask
-from awpf_ext.methods._base.adapter import AdapterConfig, AdapterMethod
+from awpf_ext.methods._base.adapter import AdapterMethod
+from awpf_ext.methods._base.adapter_config import AdapterConfig
 from awpf_ext.methods._base.method import MethodConfig
 from awpf_ext.methods.registry import register
 

@@ -51,11 +51,17 @@ class RunOptions(TypedDict, total=False):
     added_variance: float
     shrinkage: bool
     max_rank: int | None
+    head: Literal["none", "lda"]
     compile: bool
     hinge: bool
     hinge_threshold: float
     hinge_margin: float
     hinge_draws: int
+    weights: Literal["direction", "tau", "constant"]
+    weight_prior: float
+    constant_weight: float
+    balance: Literal["weight", "loss", "both"]
+    balance_loss: float
     balance_scale: float
     balance_rows: int
     normalisation: Literal["running_max", "bounded", "both_running_max"]

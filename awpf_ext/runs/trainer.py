@@ -15,7 +15,6 @@ from torch import Tensor
 from awpf_ext._library import __version__
 from awpf_ext.data.stream import TaskStream
 from awpf_ext.finetuning.roles import Role, keys_with
-from awpf_ext.methods._base.class_statistics import StatisticsBlock
 from awpf_ext.methods._base.method import Method
 from awpf_ext.runs.checkpoint import Checkpoint, Resume, SavedRun
 from awpf_ext.runs.evaluation import evaluate_next, evaluate_seen
@@ -125,21 +124,17 @@ def _restore(method: Method, saved: SavedRun) -> list[TaskResult]:
     if saved.state is not None:
         method.load_state_dict(saved.state)
     for block in saved.statistics:
-        assert method.statistics is not None
-        method.statistics.append(StatisticsBlock(**block))
+        method.append_task_block(block)
     results = [TaskResult.from_json(result) for result in saved.results]
     method.records += [record for result in results for record in result.records]
     return results
 
 
 def _save(method: Method, checkpoint: Checkpoint, index: int, result: TaskResult) -> None:
-    block = None
-    if method.statistics is not None and len(method.statistics.blocks) > index:
-        block = method.statistics.blocks[index].tensors()
     checkpoint.save(
         index,
         method.state_dict(),
-        block,
+        method.task_block(),
         result.to_json(),
         adapters=method.adapters(),
         drop_old_states=method.large_state,

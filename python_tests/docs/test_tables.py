@@ -17,7 +17,7 @@ from pydantic import BaseModel
 import awpf_ext
 from awpf_ext.finetuning.trainable_config import TrainableConfig
 from awpf_ext.methods import method_class
-from awpf_ext.methods._base.adapter import AdapterConfig
+from awpf_ext.methods._base.adapter_config import AdapterConfig
 from awpf_ext.methods._base.buffered_finetuning import BufferedFineTuningConfig
 from awpf_ext.methods._base.finetuning import FineTuningConfig
 

@@ -16,6 +16,7 @@ from awpf_ext.methods.calfuse import calibrated
 ALL = ["zero_shot", "finetune", "rapf", "awpf", "calfuse"]
 ADAPTERS = ALL[1:]
 QUICK = {"epochs": 2, "replay_per_epoch": 40}
+TEXT_ONLY = {"awpf": {"head": "none", "weights": "tau"}}  # the other adapter methods are so
 
 
 def assert_same_logits(found, expected):
@@ -24,8 +25,8 @@ def assert_same_logits(found, expected):
     torch.testing.assert_close(found, expected, rtol=0, atol=bound)
 
 
-def quick(name: str) -> dict[str, int]:
-    return {} if name == "zero_shot" else QUICK
+def quick(name: str) -> dict[str, object]:
+    return {} if name == "zero_shot" else {**QUICK, **TEXT_ONLY.get(name, {})}
 
 
 def fitted(name, stream, tasks=None, settings=None, **arguments):
@@ -264,7 +265,7 @@ def test_state_continues_a_method(make_stream):
     for name in ADAPTERS:
         whole = fitted(name, stream)
         half = fitted(name, stream, tasks=2)
-        resumed = create_method(name, stream, QUICK)
+        resumed = create_method(name, stream, quick(name))
         resumed.load_state_dict(half.state_dict())
         for block in half.statistics.blocks:
             resumed.statistics.append(block)

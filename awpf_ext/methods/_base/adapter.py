@@ -3,68 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 from torch.optim.lr_scheduler import MultiStepLR
 
 from awpf_ext.data.stream import Task
+from awpf_ext.methods._base.adapter_config import AdapterConfig
 from awpf_ext.methods._base.class_statistics import ClassStatistics
 from awpf_ext.methods._base.cosine import scaled_cosines
 from awpf_ext.methods._base.hinge import hard_pairs, hinge_loss, pair_schedule
+from awpf_ext.methods._base.holdout import Holdout
 from awpf_ext.methods._base.method import EpochProgress, Method, MethodConfig
 from awpf_ext.methods._base.replay import draw_batches, replay_schedule
-
-
-class AdapterConfig(MethodConfig):
-    """Settings of the shared loop; the defaults suit few and many images per class."""
-
-    init: Literal["identity", "uniform"] = Field(
-        "identity",
-        description="Initial adapter: identity = starts as zero-shot; uniform = PyTorch's "
-        "default for a linear layer",
-    )
-    epochs: int = Field(15, ge=0, description="Epochs per task")
-    batch_size: int = Field(64, ge=1, description="Images per step")
-    learning_rate: float = Field(1e-3, gt=0, description="Learning rate of Adam")
-    milestones: tuple[int, ...] = Field(
-        (4, 10), description="Epochs after which the learning rate decays"
-    )
-    decay: float = Field(0.1, gt=0, description="Factor on the learning rate at a milestone")
-    replay_per_epoch: int = Field(
-        2000, ge=0, description="Pseudo-features of old classes per epoch"
-    )
-    beta: float = Field(
-        1.0,
-        ge=0.1,
-        description="Replay multiplier: int(10 beta) draws per replayed class and int(20 beta) per "
-        "hard pair",
-    )
-    class_balance: bool = Field(
-        True,
-        description="Weight images and replay by their number of classes, so that the loss "
-        "estimates that of joint training on all classes seen; false = every row counts the same",
-    )
-    added_variance: float = Field(1e-4, gt=0, description="Added to every variance of a class")
-    shrinkage: bool = Field(
-        False,
-        description="Shrink class covariances: add the mean variance and mean covariance to each",
-    )
-    max_rank: int | None = Field(
-        None, ge=1, description="Principal directions kept of a class's covariance; null = all"
-    )
-    compile: bool = Field(False, description="Use torch.compile for the loss: faster in long runs")
-    hinge: bool = Field(False, description="RAPF's hinge loss between similar old and new classes")
-    hinge_threshold: float = Field(
-        0.65, gt=0, description="Text distance below which two classes are a hard pair"
-    )
-    hinge_margin: float = Field(0.1, ge=0, description="Margin of the hinge loss")
-    hinge_draws: int = Field(
-        64, ge=1, description="Maximum number of draws for hard pairs per batch"
-    )
+from awpf_ext.methods._base.states import joined_states, part_of_state
+from awpf_ext.methods._base.visual_head import VisualHead, VisualScores, fit_scales
 
 
 class Batch(NamedTuple):
@@ -87,16 +42,21 @@ class Batch(NamedTuple):
 class AdapterMethod(Method):
     """Trains A in n(A f) by cross-entropy over the classes seen; a subclass defines the fusion.
 
-    The class statistics describe the features before the adapter, so they stay valid.
+    The class statistics describe the features before the adapter, so they stay valid. Where
+    something is chosen on held-out rows, a partner of the same class learns all other rows beside
+    it, which is a second pass over four fifths of the training rows.
     """
 
     Config: ClassVar[type[MethodConfig]] = AdapterConfig
     config: AdapterConfig
     statistics: ClassStatistics
 
-    def __init__(self, config: AdapterConfig, *, text: Tensor, **given: Any) -> None:
+    def __init__(
+        self, config: AdapterConfig, *, text: Tensor, is_partner: bool = False, **given: Any
+    ) -> None:
         super().__init__(config, text=text, **given)
         self.adapter = initial_adapter(config.init, text, self.generator)
+        self.before = self.adapter  # before the task that is being learned
         self.statistics = ClassStatistics(
             text.shape[1],
             ridge=config.added_variance,
@@ -104,6 +64,15 @@ class AdapterMethod(Method):
             max_rank=config.max_rank,
             device=self.device,
         )
+        self.head: VisualHead | None = None
+        self.holdout: Holdout[AdapterMethod] | None = None
+        if self.holds_out(config) and not is_partner:
+            self.holdout = Holdout(type(self)(config, text=text, is_partner=True, **given))
+
+    @classmethod
+    def holds_out(cls, config: AdapterConfig) -> bool:
+        """Whether these settings choose anything on held-out rows."""
+        return config.head != "none"
 
     def direction(self, x: Tensor) -> Tensor:
         """The embeddings (n, d) before they are L2-normalised."""
@@ -112,13 +81,23 @@ class AdapterMethod(Method):
     def embed(self, x: Tensor) -> Tensor:
         return normalize(self.direction(x), dim=-1)
 
-    def logits(self, x: Tensor, classes: int | None = None) -> Tensor:
-        texts = self.texts(self.seen if classes is None else classes)
-        return scaled_cosines(self.direction(x), texts, self.logit_scale)
-
     def trained_parameters(self) -> list[Tensor]:
         """The tensors that the optimizer updates."""
         return [self.adapter]
+
+    def text_logits(self, x: Tensor, classes: int) -> Tensor:
+        """Scaled cosines with the texts, which training uses; `logits` may add the visual head."""
+        return scaled_cosines(self.direction(x), self.texts(classes), self.logit_scale)
+
+    def logits(self, x: Tensor, classes: int | None = None) -> Tensor:
+        """Logits of the first `classes` classes, by default those seen. The head takes part where
+        it knows all of them.
+        """
+        count = self.seen if classes is None else classes
+        compared = self.text_logits(x, count)
+        if self.head is None or self.head.classes != count:
+            return compared
+        return self.head.logits(compared, x)
 
     def loss(self, batch: Batch, task: Task) -> Tensor:
         """What one step minimises; a subclass may add terms."""
@@ -129,17 +108,61 @@ class AdapterMethod(Method):
         """The adapter after the task, from the one before it and the one trained on it."""
         return new
 
+    def fuse_partner(self, partner: AdapterMethod, new: Tensor, task: Task) -> Tensor:
+        """The partner's adapter after the task, once this learner's own is fused."""
+        return partner.fuse(partner.before, new, task)
+
     def learn(self, task: Task, progress: EpochProgress) -> None:
         """Train, fuse with the adapter before the task, and add the task's class statistics."""
-        if len(task.train_y):
-            old = self.adapter.clone()
-            with self.timed("train"):
-                self.train(task, progress)
-            if len(self.statistics.drawable):
-                with self.timed("fuse"):
-                    self.adapter = self.fuse(old, self.adapter, task)
+        learners, tasks = [self], [task]
+        if self.holdout is not None:
+            learners.append(self.holdout.partner)
+            tasks.append(self.holdout.split(task))
+        self.train_all(learners, tasks, progress)
+        if len(task.train_y) and len(self.statistics.drawable):
+            with self.timed("fuse"):
+                self.adapter = self.fuse(self.before, self.adapter, task)
+                for partner, rest in zip(learners[1:], tasks[1:], strict=True):
+                    partner.adapter = self.fuse_partner(partner, partner.adapter, rest)
         with self.timed("statistics"):
-            self.statistics.add(task.train_x, task.train_y, task.classes)
+            for learner, rows in zip(learners, tasks, strict=True):
+                learner.statistics.add(rows.train_x, rows.train_y, task.classes)
+                learner.seen = task.classes.stop
+        if self.config.head == "lda":
+            with self.timed("head"):
+                self.head = self.fitted_head(task)
+
+    def train_all(
+        self, learners: list[AdapterMethod], tasks: list[Task], progress: EpochProgress
+    ) -> None:
+        """Train each learner on its rows; `before` is then its adapter before the task."""
+        epochs = self.config.epochs
+
+        def epoch_done(turn: int) -> EpochProgress:
+            return lambda done, _: progress(turn * epochs + done, len(learners) * epochs)
+
+        for turn, (learner, rows) in enumerate(zip(learners, tasks, strict=True)):
+            learner.before = learner.adapter.clone()
+            if len(rows.train_y):
+                with self.timed("train" if learner is self else "train the partner"):
+                    learner.train(rows, epoch_done(turn))
+
+    def fitted_head(self, task: Task) -> VisualHead | None:
+        """LDA of all classes seen, with the scales that suit the held-out rows; and its record."""
+        assert self.holdout is not None
+        if not len(self.statistics.drawable):
+            return None
+        partner, x = self.holdout.partner, self.holdout.x
+        scores = VisualScores.of(partner.statistics)(x)
+        scales = fit_scales(partner.text_logits(x, task.classes.stop), scores, self.holdout.labels)
+        self.record(task, head_share=scales.share)
+        return VisualHead(VisualScores.of(self.statistics), scales)
+
+    def record(self, task: Task, **facts: Any) -> None:
+        """Add facts about a task to its record."""
+        if not self.records or self.records[-1]["task"] != task.index:
+            self.records.append({"task": task.index})
+        self.records[-1].update(facts)
 
     def train(self, task: Task, progress: EpochProgress) -> None:
         """All epochs of one task, with a new Adam optimizer."""
@@ -231,11 +254,34 @@ class AdapterMethod(Method):
         return hard_pairs(self.text, old_classes, new_classes, self.config.hinge_threshold)
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {**super().state_dict(), "adapter": self.adapter}
+        parts = {} if self.head is None else {"head": self.head.state_dict()}
+        if self.holdout is not None:
+            parts["partner"] = self.holdout.partner.state_dict()
+        return {**super().state_dict(), "adapter": self.adapter, **joined_states(parts)}
+
+    def learned_state(self) -> dict[str, Tensor]:
+        state = super().learned_state()
+        return {name: state[name] for name in state if not name.startswith("partner.")}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(state)
         self.adapter = state["adapter"].to(self.device, copy=True)
+        head, partner = part_of_state(state, "head"), part_of_state(state, "partner")
+        self.head = VisualHead.of_state(head, self.device) if head else None
+        if self.holdout is not None and partner:  # an export has none
+            self.holdout.partner.load_state_dict(partner)
+
+    def task_block(self) -> dict[str, Tensor] | None:
+        block = super().task_block()
+        if block is None or self.holdout is None:
+            return block
+        return {**block, **joined_states({"held_out": self.holdout.block()})}
+
+    def append_task_block(self, block: Mapping[str, Tensor]) -> None:
+        own = {name: tensor for name, tensor in block.items() if not name.startswith("held_out.")}
+        super().append_task_block(own)
+        if self.holdout is not None:
+            self.holdout.append(part_of_state(block, "held_out"))
 
 
 def initial_adapter(init: str, text: Tensor, generator: torch.Generator) -> Tensor:

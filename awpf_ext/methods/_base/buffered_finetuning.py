@@ -17,13 +17,12 @@ from awpf_ext.lora.adapter_writer import AdapterFiles
 from awpf_ext.lora.trained_adapters import task_name
 from awpf_ext.methods._base.finetuning import FineTuningConfig, FineTuningMethod, JointBatch
 from awpf_ext.methods._base.method import EpochProgress, MethodConfig
+from awpf_ext.methods._base.states import joined_states, part_of_state
 
 __all__ = [
     "BufferedFineTuning",
     "BufferedFineTuningConfig",
     "JointBatch",
-    "joined_states",
-    "part_of_state",
 ]
 
 
@@ -105,14 +104,3 @@ class BufferedFineTuning(FineTuningMethod):
                 "copied_bytes": self.buffer.bytes,
             }
         )
-
-
-def joined_states(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The states of several parts as one, with the part's name before each key."""
-    return {f"{part}.{key}": value for part, state in parts.items() for key, value in state.items()}
-
-
-def part_of_state(state: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
-    """The state of one part of `joined_states`."""
-    prefix = f"{part}."
-    return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}

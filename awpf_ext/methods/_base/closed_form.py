@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from awpf_ext.data.stream import Task
-from awpf_ext.methods._base.buffered_finetuning import joined_states, part_of_state
 from awpf_ext.methods._base.feature_sums import FeatureSums, Lift
 from awpf_ext.methods._base.lda import LinearClassifier, lda_of
 from awpf_ext.methods._base.method import EpochProgress, Method, MethodConfig
 from awpf_ext.methods._base.pooled_covariance import shrunk_covariance
 from awpf_ext.methods._base.random_features import unit
+from awpf_ext.methods._base.states import joined_states, part_of_state
 
 
 class ClosedForm(Method):

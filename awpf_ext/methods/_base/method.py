@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from awpf_ext.data.stream import Protocol, Task
 from awpf_ext.distributed import SINGLE_PROCESS, World
-from awpf_ext.methods._base.class_statistics import ClassStatistics
+from awpf_ext.methods._base.class_statistics import ClassStatistics, StatisticsBlock
 
 if TYPE_CHECKING:
     from awpf_ext.clip.prompted import PromptedClip
@@ -119,6 +119,17 @@ class Method:
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that later tasks and predictions depend on, except the class statistics."""
         return {"seen": torch.tensor(self.seen), "generator": self.generator.get_state()}
+
+    def task_block(self) -> dict[str, Tensor] | None:
+        """What the last task added to the part of the state that only grows: a file of the run."""
+        if self.statistics is None or not self.statistics.blocks:
+            return None
+        return self.statistics.blocks[-1].tensors()
+
+    def append_task_block(self, block: Mapping[str, Tensor]) -> None:
+        """Append a block that `task_block` returned, in this or an earlier process."""
+        assert self.statistics is not None
+        self.statistics.append(StatisticsBlock(**block))
 
     def learned_state(self) -> dict[str, Tensor]:
         """The part of the state that predictions depend on, which an export keeps.

@@ -2,7 +2,9 @@
 
 The table is RAPF's. AWPF and CalFuse use the same training, so each takes the settings that its own
 configuration has. `replay_per_epoch` follows from the published number k of replayed classes per
-batch on the respective data set.
+batch on the respective data set. `paper` has no data set: it is AWPF as far as its abstract tells,
+without what is ours (the visual head, and a weight for each direction), which the other presets
+leave out too.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ from typing import Any
 
 from awpf_ext.errors import UserError
 from awpf_ext.methods._base.method import MethodConfig
+
+PAPER: dict[str, Any] = {"head": "none", "weights": "tau"}
 
 
 def _row(
@@ -29,10 +33,13 @@ def _row(
         "hinge_threshold": hinge_threshold,
         "shrinkage": shrinkage,
         "init": "uniform",
+        **PAPER,
     }
 
 
 PRESETS: dict[str, dict[str, Any]] = {
+    "paper": PAPER,
+    "text-only": {"head": "none"},
     "cifar100-b0-inc10": _row(100, 2000, 2, 0.6, 0.55, False),
     "cifar100-b50-inc10": _row(100, 2000, 2, 0.6, 0.55, False),
     "cifar100-b50-inc5": _row(50, 4000, 2, 0.6, 0.55, False),

@@ -17,9 +17,9 @@ from awpf_ext.finetuning.lora_clip import LoraClip
 from awpf_ext.finetuning.task_samples import TaskSamples
 from awpf_ext.lora.adapter_writer import AdapterFiles
 from awpf_ext.lora.trained_adapters import TrainedAdapters, task_name
-from awpf_ext.methods._base.buffered_finetuning import joined_states, part_of_state
 from awpf_ext.methods._base.finetuning import FineTuningConfig, FineTuningMethod, JointBatch
 from awpf_ext.methods._base.method import EpochProgress, MethodConfig
+from awpf_ext.methods._base.states import joined_states, part_of_state
 
 
 class TaskLorasConfig(FineTuningConfig):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from awpf_ext.data.stream import Task
-from awpf_ext.methods._base.adapter import AdapterConfig, AdapterMethod
+from awpf_ext.methods._base.adapter import AdapterMethod
+from awpf_ext.methods._base.adapter_config import AdapterConfig
 from awpf_ext.methods._base.method import EpochProgress, MethodConfig
 
 
@@ -14,6 +15,7 @@ class WithoutReplayConfig(AdapterConfig):
 
     replay_per_epoch: ClassVar[int] = 0  # type: ignore[misc]
     beta: ClassVar[float] = 1.0  # type: ignore[misc]
+    head: ClassVar[Any] = "none"  # type: ignore[misc]
     class_balance: ClassVar[bool] = False  # type: ignore[misc]
     added_variance: ClassVar[float] = 1e-4  # type: ignore[misc]
     shrinkage: ClassVar[bool] = False  # type: ignore[misc]

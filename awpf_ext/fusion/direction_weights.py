@@ -1,0 +1,87 @@
+"""A weight for each direction of a change: how much of it held-out rows want to keep.
+
+A change D = U S V' of the adapter is applied direction by direction,
+
+    A(w) = A_old + U diag(w) U' D + w_rest (D - U U' D),   0 <= w <= 1,
+
+U being the first left singular vectors of D. The weights, w_rest among them, minimise the
+cross-entropy of held-out rows, with a pull to their mean and of their mean to a prior tau, which
+fades as the rows become more:
+
+    mean CE + (rho / rows) (sum_i (w_i - mean w)^2 + (mean w - tau)^2).
+
+With rho -> infinity all weights are tau. The adapter that the rows are judged with must not have
+seen them, so its change is another one than that which is fused: both are weighted in the same U.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, normalize
+
+from awpf_ext.ops.low_rank import low_rank_sum
+
+STEPS = 50
+
+
+class DirectionWeights(NamedTuple):
+    """Weights of the directions U (d, r), the largest first, and of the rest of the change."""
+
+    directions: Tensor
+    weights: Tensor  # (r,)
+    rest: float
+
+    def fused(self, old: Tensor, new: Tensor) -> Tensor:
+        """A(w) for the change from `old` to `new`."""
+        change = new - old
+        fused: Tensor = low_rank_sum(
+            self.directions.unsqueeze(0),
+            (self.weights - self.rest).unsqueeze(0),
+            (change.mT @ self.directions).unsqueeze(0),
+            base=old + self.rest * change,
+        )
+        return fused
+
+
+class Judged(NamedTuple):
+    """Held-out rows and the change that they judge."""
+
+    old: Tensor  # the adapter before the change
+    new: Tensor
+    x: Tensor  # (n, d) held-out features
+    labels: Tensor  # (n,)
+    texts: Tensor  # (C, d) the texts that embeddings are compared with
+    logit_scale: float
+
+
+def direction_weights(
+    change: Tensor, rank: int, prior: float, strength: float, judged: Judged
+) -> DirectionWeights:
+    """The weights of the first `rank` directions of `change` and of the rest."""
+    directions = torch.linalg.svd(change, full_matrices=False).U[:, :rank]
+    before = judged.x @ judged.old.mT
+    moved = judged.x @ (judged.new - judged.old).mT
+    along = moved @ directions
+    beyond = moved - along @ directions.mT
+    weights = torch.full((directions.shape[1] + 1,), prior, device=change.device)
+    weights.requires_grad_()
+    optimizer = torch.optim.LBFGS([weights], max_iter=STEPS, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        moved = (along * weights[:-1]) @ directions.mT + weights[-1] * beyond
+        embedded = normalize(before + moved, dim=-1)
+        logits = judged.logit_scale * embedded @ judged.texts.mT
+        mean = weights.mean()
+        pull = (weights - mean).square().sum() + (mean - prior).square()
+        loss = cross_entropy(logits, judged.labels) + strength / len(judged.labels) * pull
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)
+    found = weights.detach().clamp(0, 1)
+    return DirectionWeights(directions, found[:-1], float(found[-1]))
