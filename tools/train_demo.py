@@ -28,7 +28,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from awpf_ext.data.demo.numbers import Numbers
 from awpf_ext.data.demo.scene import SIZE, paint, sample_scene
-from awpf_ext.data.demo.styles import STYLES, TRAINED
+from awpf_ext.data.demo.styles import TRAINED
 from awpf_ext.data.demo.words import Composition, compositions
 
 TRAINING_KEY = (2024, 0)
@@ -116,7 +116,7 @@ def zero_shot(
     for row, target in enumerate(classes):
         drawn = []
         for index in range(each):
-            numbers = Numbers((TRAINING_KEY[0], 1), (row, index, list(STYLES).index(style)))
+            numbers = Numbers((TRAINING_KEY[0], 1), (row, index, TRAINED.index(style)))
             scene = sample_scene(numbers, target, training, clutter)
             drawn.append(paint(scene, numbers, clutter, style))
         features = model.encode_image(pixels(torch.from_numpy(np.stack(drawn)).to(device)))

@@ -60,7 +60,7 @@ class PanelCommand(TyperCommand):
         for panel in (*own, *(panel for panel in PANELS if panel in panels)):
             rows = [(name.ljust(width), _unbroken(text)) for name, text in panels[panel]]
             with formatter.section(panel):
-                formatter.write_dl(rows)
+                formatter.write_dl(rows, col_max=width)
         formatter.buffer[:] = [text.replace(_NO_BREAK, " ") for text in formatter.buffer]
 
 

@@ -25,7 +25,7 @@ from awpf_ext.runs.references import (
     plan_references,
 )
 from awpf_ext.runs.result import Result
-from awpf_ext.runs.run import FeatureSource, run_configured
+from awpf_ext.runs.run import FeatureSource, run_configured, settled
 from awpf_ext.runs.wording import metric_label, percent, seconds_text
 
 NONE = "none"
@@ -65,15 +65,22 @@ def chosen_references(
 
 
 def train_references(
-    references: Sequence[Reference], load: FeatureSource, resume: Resume, reporter: Reporter
+    references: Sequence[Reference],
+    run: RunFolder,
+    load: FeatureSource,
+    resume: Resume,
+    reporter: Reporter,
 ) -> None:
-    """Train those that are not finished; one that fails is noted, as the run itself is finished."""
+    """Train those that are not finished; one that fails is noted, as the run itself is finished.
+
+    If their precision is auto, they have that of the run.
+    """
     for index, reference in enumerate(references):
         reporter.prefix = f"reference {index + 1}/{len(references)} ({reference.method}) "
         try:
             with reporter.live():
                 run_configured(
-                    reference.config,
+                    settled(reference.config, reference.folder, run),
                     reference.folder,
                     resume=resume or True,
                     progress=reporter,

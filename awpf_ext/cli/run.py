@@ -120,7 +120,7 @@ def run(
         print_result(result)
     try:
         source = load if world.size == 1 else SharedFeatures()
-        train_references(planned, source, resuming, reporter)
+        train_references(planned, folder, source, resuming, reporter)
     except KeyboardInterrupt:
         if report:
             closing_report(folder.path, reporter)

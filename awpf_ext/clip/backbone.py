@@ -17,13 +17,12 @@ import torch
 from torch import Tensor
 
 from awpf_ext.clip import demo_model
+from awpf_ext.clip.precision import PRECISIONS
 from awpf_ext.clip.weights import PREPROCESSING, WeightSource, resolve_weights
 from awpf_ext.errors import DataError, OfflineError, UserError
 
 if TYPE_CHECKING:
     from PIL import Image
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, eq=False)

@@ -50,7 +50,7 @@ def extract_features(
     *,
     prompt: str | Sequence[str] = DEFAULT_PROMPT,
     on_unreadable: Literal["stop", "skip"] = "stop",
-    batch_size: int = 128,
+    batch_size: int = 64,
     workers: int | None = None,
     progress: Progress | None = None,
     world: World = SINGLE_PROCESS,

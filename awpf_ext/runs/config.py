@@ -23,8 +23,10 @@ from pydantic import (
 )
 
 from awpf_ext.clip import demo_model
+from awpf_ext.clip.precision import AUTO, Precision
 from awpf_ext.clip.prompts import DEFAULT_PROMPT
 from awpf_ext.data.datasets import absolute
+from awpf_ext.data.demo import dataset as demo_data
 from awpf_ext.data.stream import Protocol
 from awpf_ext.errors import UserError, first_validation_error, reason, suggestion
 from awpf_ext.finetuning.roles import Role, keys_with, marker_of
@@ -66,10 +68,14 @@ class RunConfig(BaseModel):
     train_limit: int | None = Field(
         None,
         ge=1,
-        description="Maximum number of training images per class (and domain); null = no limit",
+        description="Maximum number of training images per class (and domain); null = no limit "
+        f"(demo: {demo_data.TRAIN_LIMIT} of {demo_data.TRAIN_EACH})",
     )
     test_limit: int | None = Field(
-        None, ge=1, description="Maximum number of test images per class (and domain)"
+        None,
+        ge=1,
+        description="Maximum number of test images per class (and domain); null = no limit "
+        f"(demo: {demo_data.TEST_LIMIT} of {demo_data.TEST_EACH})",
     )
     imbalance: float | None = Field(
         None,
@@ -110,8 +116,10 @@ class RunConfig(BaseModel):
         description="Weights of the backbone: an open_clip tag, a checkpoint file, or random:SEED "
         f"(for the model demo: {demo_model.TAG})",
     )
-    precision: Annotated[Literal["fp32", "bf16", "fp16"], Panel.MODEL, AppliesTo.IMAGES] = Field(
-        "fp32", description="Number format of the backbone: fp32, bf16 or fp16"
+    precision: Annotated[Precision, Panel.MODEL, AppliesTo.IMAGES] = Field(
+        "fp32",
+        description="Number format of the backbone: fp32, bf16, fp16, or auto (bf16 on CUDA and on "
+        "a processor with AMX, fp32 on others; the default of the demo)",
     )
     prompt: Annotated[
         str | Annotated[tuple[str, ...], Field(min_length=1)], Panel.MODEL, AppliesTo.IMAGES
@@ -131,7 +139,7 @@ class RunConfig(BaseModel):
         None, ge=1, description="Threads that read images; null = one per core, at most 16"
     )
     encode_batch: Annotated[int, Role.MACHINE, Panel.MACHINE] = Field(
-        128, ge=1, description="Number of images that are encoded at a time"
+        64, ge=1, description="Number of images that are encoded at a time"
     )
     store: Annotated[Path, Role.MACHINE, Panel.MACHINE] = Field(
         Path("~/.cache/awpf_ext/features"), description="Folder of the feature store"
@@ -144,10 +152,18 @@ class RunConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _demo_by_default(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """The default model for the data set demo is the one that comes with the package."""
+        """Defaults of the data set demo: its own model, in the precision that suits the processor,
+        and fewer images than it has.
+        """
         chosen = {name: cls.model_fields[name].default for name in ("dataset", "model")} | given
-        if "model" not in given and str(chosen["dataset"]).partition(":")[0] == "demo":
-            chosen["model"] = demo_model.MODEL
+        if str(chosen["dataset"]).partition(":")[0] == "demo":
+            if "model" not in given:
+                chosen["model"] = demo_model.MODEL
+            if chosen["model"] == demo_model.MODEL:
+                chosen.setdefault("precision", AUTO)
+            for key, limit in demo_data.LIMITS.items():
+                if chosen.get(key) is None:
+                    chosen[key] = limit
         return {"pretrained": demo_model.default_weights(str(chosen["model"])), **chosen}
 
     def to_yaml(self) -> str:

@@ -31,7 +31,7 @@ class RunOptions(TypedDict, total=False):
     seed: int
     model: str
     pretrained: str
-    precision: Literal["fp32", "bf16", "fp16"]
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
     prompt: str | Sequence[str]
     device: str
     threads: int | None

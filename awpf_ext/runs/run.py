@@ -23,6 +23,7 @@ from typing_extensions import Unpack
 
 from awpf_ext import _library
 from awpf_ext.clip import load_backbone
+from awpf_ext.clip.precision import AUTO, suited_precision
 from awpf_ext.data import (
     ExtractProgress,
     FeatureSet,
@@ -114,6 +115,7 @@ def run_configured(
     load: reads the features, by default `load_features`. world: the processes that make this run
     together, if its method supports that.
     """
+    config = settled(config, *([] if folder is None else [folder]))
     if tensorboard:
         check_tensorboard(folder)
     saved = None if folder is None else _saved_result(folder, config, resume, world)
@@ -188,6 +190,7 @@ def load_features(
 
     world: the processes that call this together and share the encoding.
     """
+    config = settled(config)
     data = load_dataset(config.dataset, class_names=config.class_names)
     data = limited(data, Limits(config.train_limit, config.test_limit, config.imbalance))
     if isinstance(data, FeatureSet):
@@ -229,6 +232,18 @@ class SharedFeatures:
         if self._features is None or key != self._key:
             self._features, self._key = load_features(config, progress, self._world), key
         return self._features
+
+
+def settled(config: RunConfig, *begun: RunFolder) -> RunConfig:
+    """The configuration with a precision instead of auto, the same on every processor once begun.
+
+    It is that of the first of these folders that holds a run, else the one that suits the device.
+    """
+    if config.precision != AUTO:
+        return config
+    found = (folder.config().precision for folder in begun if folder.is_run)
+    precision = next(found, None) or suited_precision(encoder_device(config.device))
+    return config.model_copy(update={"precision": precision})
 
 
 def encoder_device(device: str) -> torch.device:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from awpf_ext.clip.precision import AUTO
 from awpf_ext.distributed import SINGLE_PROCESS
 from awpf_ext.errors import UserError
 from awpf_ext.methods.registry import (
@@ -32,7 +33,7 @@ from awpf_ext.runs.config import (
 )
 from awpf_ext.runs.folder import RunFolder
 from awpf_ext.runs.result import Result
-from awpf_ext.runs.run import RunProgress, SharedFeatures, run_configured
+from awpf_ext.runs.run import RunProgress, SharedFeatures, run_configured, settled
 
 METRICS = ("average", "last", "forgetting", "worst_class")
 HIGHER_IS_BETTER = ("average", "last", "worst_class")
@@ -238,12 +239,17 @@ def run_sweep(
     progress: RunProgress | None = None,
     starting: Callable[[int, SweepRun], None] = lambda index, run: None,
 ) -> SweepResult:
-    """Make the runs that are not finished yet; `starting` is called before each of them."""
+    """Make the runs that are not finished yet; `starting` is called before each of them.
+
+    Runs whose precision is auto have that of the first of them that was begun.
+    """
     load = SharedFeatures()
+    begun = [RunFolder(run.folder) for run in runs if run.config.precision == AUTO]
     results = []
     for index, run in enumerate(runs):
         starting(index, run)
         folder = RunFolder(run.folder)
-        done = run_configured(run.config, folder, resume=True, progress=progress, load=load)
+        config = settled(run.config, folder, *begun)
+        done = run_configured(config, folder, resume=True, progress=progress, load=load)
         results.append(done.result)
     return SweepResult(tuple(runs), tuple(results))

@@ -84,7 +84,7 @@ def test_a_methods_own_settings_are_for_it_alone():
         ({"preset": "cifar"}, "preset is 'cifar'; expected one of cifar100-b0-inc10"),
         ({"increment": 0}, "increment is 0; expected greater than or equal to 1"),
         ({"increment": "x"}, "increment is 'x'; expected a valid integer"),
-        ({"precision": "fp8"}, "precision is 'fp8'; expected 'fp32', 'bf16' or 'fp16'"),
+        ({"precision": "fp8"}, "precision is 'fp8'; expected 'auto', 'fp32', 'bf16' or 'fp16'"),
         ({"device": "tpu"}, "device is 'tpu'"),
         ({"prompt": []}, "prompt is []"),
         ({"epochs": -1}, "awpf: epochs is -1"),
@@ -214,7 +214,7 @@ def with_new_key(monkeypatch):
 def test_a_key_without_a_role_never_reuses_features(monkeypatch, tmp_path):
     loaded = []
     monkeypatch.setattr(
-        "awpf_ext.runs.sweep.load_features", lambda config, progress: loaded.append(config) or 1
+        "awpf_ext.runs.run.load_features", lambda config, *_: loaded.append(config) or 1
     )
     monkeypatch.setattr(
         "awpf_ext.runs.sweep.run_configured",

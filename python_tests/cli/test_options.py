@@ -49,7 +49,7 @@ def test_help_shows_each_key_in_its_panel_with_its_default(awpf):
     for panel, option in (
         ("Data", "increment N"),
         ("Method", "batch-size N"),
-        ("Model", "precision fp32|bf16|fp16"),
+        ("Model", "precision auto|fp32|bf16|fp16"),
         ("Machine", "threads N"),
         ("Configuration", "set KEY=VALUE"),
         ("Output", "resume"),

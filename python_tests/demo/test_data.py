@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from collections import Counter
 
@@ -11,7 +12,8 @@ import pytest
 from awpf_ext.data import demo, load_dataset
 from awpf_ext.data.demo import dataset as demo_data
 from awpf_ext.data.demo.numbers import Numbers
-from awpf_ext.data.demo.scene import paint, sample_scene
+from awpf_ext.data.demo.scene import SIZE, paint, sample_scene
+from awpf_ext.data.demo.styles import RENDERINGS
 from awpf_ext.data.demo.words import COLORS, PATTERNS, SHAPES, WATCHED
 from awpf_ext.errors import UserError
 
@@ -19,6 +21,16 @@ from awpf_ext.errors import UserError
 def test_the_pictures_are_those_that_were_frozen():
     """Bit by bit, in every style, whatever NumPy and processor draw them."""
     assert demo.frozen_hash() == demo_data.FROZEN
+
+
+def test_the_backbones_training_pictures_are_still_those_it_was_trained_on():
+    training, digest = demo.compositions().training, hashlib.sha256()
+    for row in range(60):
+        numbers = Numbers((2024, 0), (0, 4000, row))  # as tools/train_demo.py draws them
+        clutter, style = numbers.uniform(0, 1.0), demo.TRAINED[row % 3]
+        scene = sample_scene(numbers, numbers.choice(training), training, clutter)
+        digest.update(paint(scene, numbers, clutter, style).tobytes())
+    assert digest.hexdigest()[:16] == "8a89c0b7b32f6af7"
 
 
 def test_a_pictures_random_numbers_are_pinned():
@@ -53,7 +65,7 @@ def test_the_data_set():
     assert np.bincount(data.test.labels).tolist() == [50] * 100
     picture = data.train.read(4321)
     assert (picture.size, picture.mode) == ((48, 48), "RGB")
-    assert data.train.name(4321) == f"demo plain train {data.class_names[21]} 121"
+    assert data.train.name(4321) == f"demo hue45 train {data.class_names[21]} 121"
 
 
 def test_a_picture_depends_on_nothing_but_its_place():
@@ -69,16 +81,35 @@ def test_a_picture_depends_on_nothing_but_its_place():
 def test_styles_show_the_same_classes_in_other_pictures():
     sets = {style: load_dataset(f"demo:{style}") for style in demo.STYLES}
     assert len({data.class_names for data in sets.values()}) == 1
-    assert [data.name for data in sets.values()][:2] == ["demo", "demo:faded"]
+    assert [data.name for data in sets.values()][:3] == ["demo:plain", "demo", "demo:negative"]
     assert len({data.train.read(0).tobytes() for data in sets.values()}) == len(sets) == 6
-    assert set(demo.TRAINED) < set(demo.STYLES)
-    with pytest.raises(UserError, match="demo has no style 'oil'; expected one of plain, faded"):
-        load_dataset("demo:oil")
+    assert set(demo.TRAINED) & set(demo.STYLES) == {"plain"}
+    with pytest.raises(UserError, match="demo has no style 'night'; expected one of plain, hue45"):
+        load_dataset("demo:night")
+
+
+def test_lenses_lose_nothing():
+    numbers = Numbers((5, 5), (0, 0, 0))
+    image = numbers.bytes(3 * SIZE * SIZE).astype(np.float32).reshape(3, SIZE, SIZE) / 255
+    lens = {name: RENDERINGS[name] for name in ("hue45", "negative", "sideways")}
+    for name, times, error in (("hue45", 8, 1e-5), ("negative", 2, 1e-6), ("sideways", 4, 0)):
+        turned = image
+        for _ in range(times):
+            turned = lens[name](turned, numbers)
+            assert turned.dtype == np.float32
+        assert np.abs(turned - image).max() <= error, name
+    grey = np.broadcast_to(image[:1], image.shape)
+    assert np.abs(lens["hue45"](grey, numbers) - grey).max() < 2e-6
+    red = np.array([0.85, 0.10, 0.12], np.float32)[:, None, None]
+    assert lens["hue45"](red, numbers).ravel().tolist() == pytest.approx(
+        [0.71, 0.47, -0.12], abs=0.01
+    )
+    assert lens["sideways"](image, numbers)[0, -1, 0] == image[0, 0, 0]  # top left: bottom left
 
 
 def test_fingerprints_draw_nothing(monkeypatch):
     monkeypatch.setattr(demo_data, "paint", lambda *_: pytest.fail("a picture was drawn"))
-    splits = [load_dataset(spec) for spec in ("demo", "demo:night")]
+    splits = [load_dataset(spec) for spec in ("demo", "demo:negative")]
     found = [
         part.fingerprint(start, start + 10)
         for data in splits

@@ -6,11 +6,8 @@ of them as domains.
 
 from awpf_ext.data.demo.dataset import DEFAULT_STYLE, demo_dataset, frozen_hash
 from awpf_ext.data.demo.scene import SIZE
-from awpf_ext.data.demo.styles import STYLES as _STYLES
-from awpf_ext.data.demo.styles import TRAINED
+from awpf_ext.data.demo.styles import STYLES, TRAINED
 from awpf_ext.data.demo.words import compositions
-
-STYLES = tuple(_STYLES)
 
 __all__ = [
     "DEFAULT_STYLE",

@@ -13,7 +13,7 @@ import numpy as np
 from awpf_ext.data.demo.numbers import Numbers
 from awpf_ext.data.demo.patterns import DRAWN
 from awpf_ext.data.demo.shapes import CELLS, COS, DEGREES, REACH, SIN, Field, distance_table
-from awpf_ext.data.demo.styles import DRAWINGS, STYLES
+from awpf_ext.data.demo.styles import DRAWINGS, RENDERINGS
 from awpf_ext.data.demo.words import COLORS, PATTERNS, SHAPES, Composition
 
 SIZE = 48
@@ -89,7 +89,7 @@ def paint(
     _object(image, scene.target, numbers, clutter, x, y, radius)
     if numbers.uniform() < 0.7 * clutter:
         _stroke(image, numbers)
-    steps = [STYLES[style], lambda drawn, numbers: _camera(drawn, numbers, clutter)]
+    steps = [RENDERINGS[style], lambda drawn, numbers: _camera(drawn, numbers, clutter)]
     for step in steps if style in DRAWINGS else reversed(steps):
         image = step(image, numbers)
     image *= 255.0

@@ -1,7 +1,9 @@
-"""The styles in which a scene can be rendered: the demo's domains.
+"""The renderings of a scene: those the backbone is trained on, and the styles of the demo.
 
-The first three imitate photographs, and the backbone is trained on them. The others, which it
-never sees, imitate drawings that are then photographed.
+The backbone is trained on plain, faded and night, which imitate photographs. Of these the demo has
+plain alone. Its other styles, which the backbone never sees, move the pictures away from their
+names but leave the classes as easy to tell apart: a lens before the camera (hue45, negative,
+sideways), or a rendering that is photographed (mosaic, blueprint).
 """
 
 from __future__ import annotations
@@ -14,6 +16,13 @@ from awpf_ext.data.demo.numbers import Numbers
 from awpf_ext.data.demo.shapes import Field
 
 Style = Callable[[Field, Numbers], Field]
+# The rotation of colour space by 45 degrees around (1, 1, 1), to six places: each channel's shares
+# of red, green and blue.
+HUE45 = (
+    (0.804738, -0.310617, 0.505879),
+    (0.505879, 0.804738, -0.310617),
+    (-0.310617, 0.505879, 0.804738),
+)
 
 
 def plain(image: Field, numbers: Numbers) -> Field:
@@ -43,24 +52,25 @@ def night(image: Field, numbers: Numbers) -> Field:
     return image
 
 
-def pencil(image: Field, numbers: Numbers) -> Field:
-    """Coloured pencil on paper: dark contours, hatching, much white."""
-    height, width = image.shape[1:]
-    contour = _contour(image)
-    slant = np.arange(width, dtype=np.float32) + np.arange(height, dtype=np.float32)[:, None]
-    hatching = slant * (1 / numbers.uniform(3.2, 4.2)) + numbers.uniform()
-    hatching -= np.floor(hatching)
-    strength = np.where(hatching < 0.5, 0.75, 0.3).astype(np.float32)
-    for plane, paper in zip(image, (0.98, 0.97, 0.93), strict=True):
-        plane -= paper
-        plane *= strength
-        plane += paper
-        plane -= contour * (plane * 0.75)
-    return image
+def hue45(image: Field, numbers: Numbers) -> Field:
+    """Hues turned by 45 degrees around the grey axis: a red object is orange, a blue one purple."""
+    red, green, blue = image
+    return np.stack([red * r + green * g + blue * b for r, g, b in HUE45])
+
+
+def negative(image: Field, numbers: Numbers) -> Field:
+    """Black for white, and for every colour its opposite."""
+    return 1.0 - image
+
+
+def sideways(image: Field, numbers: Numbers) -> Field:
+    """A quarter turn to the left."""
+    return np.ascontiguousarray(image.transpose(0, 2, 1)[:, ::-1])
 
 
 def mosaic(image: Field, numbers: Numbers) -> Field:
-    """Tiles of three by three pixels in their mean colour, with lighter joints."""
+    """The negative in tiles of three by three pixels in their mean colour, with lighter joints."""
+    image = 1.0 - image
     height, width = image.shape[1:]
     tiles = image.reshape(3, height // 3, 3, width // 3, 3)
     rows = tiles[:, :, 0] + tiles[:, :, 1] + tiles[:, :, 2]
@@ -73,9 +83,9 @@ def mosaic(image: Field, numbers: Numbers) -> Field:
 
 
 def blueprint(image: Field, numbers: Numbers) -> Field:
-    """White contours on blue paper, with only a trace of the colours."""
+    """White contours on blue paper, with half of the colours."""
     contour = _contour(image)
-    share = numbers.uniform(0.35, 0.45)
+    share = numbers.uniform(0.5, 0.6)
     for plane, paper in zip(image, (0.10, 0.22, 0.48), strict=True):
         plane -= paper
         plane *= share
@@ -101,13 +111,16 @@ def _contour(image: Field) -> Field:
     return strength
 
 
-STYLES: dict[str, Style] = {
+RENDERINGS: dict[str, Style] = {
     "plain": plain,
     "faded": faded,
     "night": night,
-    "pencil": pencil,
+    "hue45": hue45,
+    "negative": negative,
+    "sideways": sideways,
     "mosaic": mosaic,
     "blueprint": blueprint,
 }
 TRAINED = ("plain", "faded", "night")
-DRAWINGS = tuple(style for style in STYLES if style not in TRAINED)
+STYLES = ("plain", "hue45", "negative", "sideways", "mosaic", "blueprint")  # of the demo
+DRAWINGS = ("mosaic", "blueprint")  # rendered first and then photographed
