@@ -152,12 +152,12 @@ class Awpf(AdapterMethod):
     ) -> DirectionWeights:
         """The weights of the directions of this change that the held-out rows choose."""
         assert self.holdout is not None
-        partner = self.holdout.partner
+        partner, (x, labels) = self.holdout.partner, self.holdout.judges()
         judged = Judged(
             old=partner.before,
             new=partner.adapter,
-            x=self.holdout.x,
-            labels=self.holdout.labels,
+            x=x,
+            labels=labels,
             texts=self.texts(task.classes.stop),
             logit_scale=self.logit_scale,
         )

@@ -91,6 +91,22 @@ def test_a_fifth_of_a_class_is_held_out(images, held):
     assert torch.bincount(labels[rows], minlength=3).tolist() == [held] * 3
 
 
+def test_of_many_held_out_rows_some_of_every_class_choose(make_stream, monkeypatch):
+    """Whether the rows come class by class or in turns."""
+    holdout = create_method("finetune", make_stream(), QUICK).holdout
+    holdout.x = torch.arange(128.0)[:, None]
+    labels = torch.arange(8)
+    for rows in (labels.repeat(16), labels.repeat_interleave(16)):
+        holdout.labels = rows
+        assert torch.equal(holdout.judges()[1], rows)
+        with monkeypatch.context() as patch:
+            patch.setattr("awpf_ext.methods._base.holdout.MOST_JUDGES", 32)
+            x, chosen = holdout.judges()
+        assert torch.bincount(chosen).tolist() == [4] * 8
+        assert torch.equal(rows[x[:, 0].long()], chosen)
+        assert len(x.unique()) == 32
+
+
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_the_partner_never_sees_a_held_out_row(name, make_stream):
     """Other held-out rows change the share, but neither the partner nor what it draws."""

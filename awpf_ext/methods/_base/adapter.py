@@ -152,9 +152,9 @@ class AdapterMethod(Method):
         assert self.holdout is not None
         if not len(self.statistics.drawable):
             return None
-        partner, x = self.holdout.partner, self.holdout.x
+        partner, (x, labels) = self.holdout.partner, self.holdout.judges()
         scores = VisualScores.of(partner.statistics)(x)
-        scales = fit_scales(partner.text_logits(x, task.classes.stop), scores, self.holdout.labels)
+        scales = fit_scales(partner.text_logits(x, task.classes.stop), scores, labels)
         self.record(task, head_share=scales.share)
         return VisualHead(VisualScores.of(self.statistics), scales)
 
