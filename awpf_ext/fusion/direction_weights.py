@@ -16,15 +16,17 @@ seen them, so its change is another one than that which is fused: both are weigh
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import cross_entropy
 
 from awpf_ext.ops.low_rank import low_rank_sum
 
 STEPS = 50
+SMALLEST_SQUARE = 1e-24  # of a length: an embedding of zeros has cosines of zero
 
 
 class DirectionWeights(NamedTuple):
@@ -62,22 +64,16 @@ def direction_weights(
 ) -> DirectionWeights:
     """The weights of the first `rank` directions of `change` and of the rest."""
     directions = torch.linalg.svd(change, full_matrices=False).U[:, :rank]
-    before = judged.x @ judged.old.mT
-    moved = judged.x @ (judged.new - judged.old).mT
-    along = moved @ directions
-    beyond = moved - along @ directions.mT
+    logits = logits_by_weights(directions, judged)
     weights = torch.full((directions.shape[1] + 1,), prior, device=change.device)
     weights.requires_grad_()
     optimizer = torch.optim.LBFGS([weights], max_iter=STEPS, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        moved = (along * weights[:-1]) @ directions.mT + weights[-1] * beyond
-        embedded = normalize(before + moved, dim=-1)
-        logits = judged.logit_scale * embedded @ judged.texts.mT
         mean = weights.mean()
         pull = (weights - mean).square().sum() + (mean - prior).square()
-        loss = cross_entropy(logits, judged.labels) + strength / len(judged.labels) * pull
+        loss = cross_entropy(logits(weights), judged.labels) + strength / len(judged.labels) * pull
         loss.backward()
         return loss
 
@@ -85,3 +81,29 @@ def direction_weights(
         optimizer.step(closure)
     found = weights.detach().clamp(0, 1)
     return DirectionWeights(directions, found[:-1], float(found[-1]))
+
+
+def logits_by_weights(directions: Tensor, judged: Judged) -> Callable[[Tensor], Tensor]:
+    """The logits (n, C) of the held-out rows as a function of the weights, the last for the rest.
+
+    An embedding is b + U (w * a) + w_rest c: what it was before, how it moves along U, and beyond.
+    All products of these with each other and with the texts are made once.
+    """
+    before = judged.x @ judged.old.mT
+    moved = judged.x @ (judged.new - judged.old).mT
+    along = moved @ directions
+    beyond = moved - along @ directions.mT
+    texts = judged.texts.mT
+    before_texts, beyond_texts = before @ texts, beyond @ texts
+    direction_texts = directions.mT @ texts
+    crossed, along_square = 2 * along * (before @ directions), along.square()
+    squares = [(x * y).sum(1) for x, y in ((before, before), (before, beyond), (beyond, beyond))]
+
+    def logits(weights: Tensor) -> Tensor:
+        w, rest = weights[:-1], weights[-1]
+        products = torch.addmm(before_texts + rest * beyond_texts, along * w, direction_texts)
+        square = squares[0] + 2 * rest * squares[1] + rest.square() * squares[2]
+        square = square + crossed @ w + along_square @ w.square()
+        return products * (judged.logit_scale * square.clamp_min(SMALLEST_SQUARE).rsqrt())[:, None]
+
+    return logits

@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy, normalize
 
 from awpf_ext.fusion import DirectionWeights, Judged, direction_weights
+from awpf_ext.fusion.direction_weights import logits_by_weights
 
 DIM, CLASSES = 12, 5
 
@@ -67,3 +68,14 @@ def test_fused_weighs_the_directions_and_the_rest(rank):
     expected = old + u @ torch.diag(w * s) @ vh
     found = DirectionWeights(u[:, :rank], weights, 0.25).fused(old, new)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_weights_are_judged_by_the_logits_of_the_fused_adapter():
+    judged = problem(40)
+    weights = torch.tensor([0.2, 0.9, 0.4])
+    directions = torch.linalg.svd(judged.new - judged.old).U[:, :2]
+    fused = DirectionWeights(directions, weights[:2], 0.4).fused(judged.old, judged.new)
+    expected = judged.logit_scale * normalize(judged.x @ fused.T, dim=1) @ judged.texts.T
+    torch.testing.assert_close(
+        logits_by_weights(directions, judged)(weights), expected, rtol=1e-4, atol=1e-4
+    )
