@@ -44,7 +44,8 @@ class AdapterMethod(Method):
 
     The class statistics describe the features before the adapter, so they stay valid. Where
     something is chosen on held-out rows, a partner of the same class learns all other rows beside
-    it, which is a second pass over four fifths of the training rows.
+    it, which is a second pass over four fifths of the training rows, or more of them where classes
+    have over 80 images.
     """
 
     Config: ClassVar[type[MethodConfig]] = AdapterConfig
