@@ -10,8 +10,9 @@ fades as the rows become more:
 
     mean CE + (rho / rows) (sum_i (w_i - mean w)^2 + (mean w - tau)^2).
 
-With rho -> infinity all weights are tau. The adapter that the rows are judged with must not have
-seen them, so its change is another one than that which is fused: both are weighted in the same U.
+The minimum is sought without bounds and then clipped to them. With rho -> infinity all weights are
+tau. The adapter that the rows are judged with must not have seen them, so its change is another one
+than that which is fused: both are weighted in the same U.
 """
 
 from __future__ import annotations

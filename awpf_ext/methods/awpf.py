@@ -110,6 +110,7 @@ class Awpf(AdapterMethod):
     def train(self, task: Task, progress: EpochProgress) -> None:
         if self.config.balance != "weight" and len(self.statistics.drawable):
             self.loss_tau = self.measured(self.loss_balance, task).tau
+            self.record(task, loss_tau=self.loss_tau)
         super().train(task, progress)
 
     def loss(self, batch: Batch, task: Task) -> Tensor:

@@ -160,5 +160,6 @@ def _model(
         config, text=text, logit_scale=facts["logit_scale"], seed=facts["seed"], clip=clip
     )
     # The state of a random generator fits one kind of device; the model may be used on another.
-    method.load_state_dict({**state, "generator": method.generator.get_state()})
+    fitting = {name: x for name, x in state.items() if name.split(".")[-1] != "generator"}
+    method.load_state_dict(fitting)
     return LearnedModel(method, tuple(facts["class_names"][: method.seen]), facts)

@@ -53,6 +53,21 @@ def test_an_exported_model_classifies_as_its_run(method, settings, features_file
     assert sums.tolist() == pytest.approx([1.0] * len(sums))
 
 
+@pytest.mark.parametrize("head", ["none", "lda"])
+def test_a_model_is_used_on_another_kind_of_device(head, features_file, tmp_path):
+    """Its generators' states, as long as CUDA's here, do not fit the processor's generators."""
+    run(dataset=f"features:{features_file}", increment=3, epochs=1, head=head, out=tmp_path / "run")
+    x = read_features(features_file).test_x
+    expected = load_model(tmp_path / "run").logits(x)
+    file = tmp_path / "run" / "task_0001.safetensors"
+    state, metadata = io.load_tensors(file)
+    generators = [name for name in state if name.split(".")[-1] == "generator"]
+    assert len(generators) == 2  # the method's and its partner's
+    foreign = {name: torch.zeros(16, dtype=torch.uint8) for name in generators}
+    io.save_tensors(file, {**state, **foreign}, metadata)
+    assert torch.equal(load_model(tmp_path / "run").logits(x), expected)
+
+
 def test_the_file_is_a_plain_safetensors_that_describes_itself(features_file, tmp_path):
     safetensors = pytest.importorskip("safetensors.torch")
     run(dataset=f"features:{features_file}", increment=2, epochs=1, out=tmp_path / "run")
@@ -60,7 +75,9 @@ def test_the_file_is_a_plain_safetensors_that_describes_itself(features_file, tm
     tensors = safetensors.load_file(tmp_path / "model.safetensors")
     assert tensors["text"].shape == (6, 8)
     assert tensors["state.adapter"].shape == (8, 8)
-    assert not any("generator" in name or "statistics" in name for name in tensors)
+    assert {"state.head.weight", "state.head.bias", "state.head.scales"} <= set(tensors)
+    left_out = ("generator", "statistics", "partner", "held_out")
+    assert not any(word in name for name in tensors for word in left_out)
     _, metadata = io.load_tensors(tmp_path / "model.safetensors")
     facts = json.loads(metadata["awpf_ext"])
     assert facts["method"] == "awpf"

@@ -61,6 +61,22 @@ def test_without_held_out_rows_the_texts_decide():
     assert scales == (1.0, 0.0)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_the_scales_are_numbers_also_where_rows_are_few_and_all_right(seed):
+    """Nothing bounds the likelihood there; the share is held by its prior."""
+    generator = torch.Generator().manual_seed(seed)
+    classes, rows = 1 + seed % 6, 1 + seed
+    labels = torch.arange(rows) % classes
+    right = torch.eye(classes)[labels]
+    noise = torch.randn(2, rows, classes, generator=generator)
+    text, visual = (10.0 ** (seed % 4) * (right + 0.2 * part) for part in noise)
+    scales = fit_scales(text, visual, labels)
+    assert 0 < scales.text < float("inf")
+    assert 0.001 < scales.share < 10
+    combined = scales.text * text + scales.visual * visual
+    assert torch.equal(combined.argmax(1), labels)
+
+
 def test_scores_are_ldas_at_the_mean_length_of_the_images():
     generator = torch.Generator().manual_seed(2)
     x = 3 * normalize(torch.randn(60, 8, generator=generator), dim=1)
@@ -136,6 +152,30 @@ def test_the_head_does_not_change_what_is_learned(name, make_stream):
     shares = [record["head_share"] for record in with_head.records]
     assert len(shares) == len(stream)
     assert all(share > 0 for share in shares)
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_a_model_to_predict_needs_no_held_out_rows(name, make_stream):
+    """It takes features of any length, because LDA sees them at that of the training images."""
+    stream = make_stream(train=10, scale=9.0)
+    method = learned(name, stream)
+    state = method.learned_state()
+    assert not any(key.startswith(("partner.", "held_out.", "generator")) for key in state)
+    loaded = create_method(name, stream, {**QUICK})
+    loaded.load_state_dict(state)
+    x, _ = stream.test_seen(3)
+    assert torch.equal(loaded.logits(x), method.logits(x))
+    torch.testing.assert_close(loaded.logits(normalize(x, dim=1)), loaded.logits(x))
+    assert not torch.allclose(loaded.logits(x), loaded.text_logits(x, 12))
+
+
+def test_progress_counts_the_epochs_of_both_learners(make_stream):
+    stream = make_stream(train=10)
+    method = create_method("finetune", stream, QUICK)
+    seen = []
+    method.fit(stream[0], lambda done, epochs: seen.append((done, epochs)))
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert set(method.seconds) == {"train", "train the partner", "statistics", "head"}
 
 
 def test_classes_that_are_still_to_come_are_judged_by_their_texts(make_stream):

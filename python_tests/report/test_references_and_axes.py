@@ -158,8 +158,12 @@ def test_t_sne_keeps_clusters_together_and_is_repeatable():
 
 
 def test_the_visual_head_and_the_mean_weight(own, strict):
-    assert "Visual head" not in outline(write_report(own)).text
     saved = io.read_json(own / "result.json")
+    for task in saved["tasks"]:
+        for record in task["records"]:
+            record.pop("head_share", None)
+    io.write_json(own / "result.json", saved)
+    assert "Visual head" not in outline(write_report(own)).text
     for index, task in enumerate(saved["tasks"]):
         task["records"].append({"task": index, "head_share": 0.125 * index})
         for record in task["records"]:
@@ -170,4 +174,4 @@ def test_the_visual_head_and_the_mean_weight(own, strict):
     assert {"figure-head_share", "figure-weights"} <= set(content.ids)
     assert "0.1250" in content.text
     assert "0.6543" in content.text
-    assert "every direction of the change has a weight of its own" in content.text
+    assert "choose one for every direction of the change" in content.text

@@ -43,6 +43,11 @@ def assert_same(resumed, whole) -> None:
     state, expected = resumed[1].state_dict(), whole[1].state_dict()
     assert state.keys() == expected.keys()
     assert all(torch.equal(state[key], expected[key]) for key in expected)
+    if getattr(whole[1], "holdout", None) is not None:
+        held_out, others = resumed[1].holdout, whole[1].holdout
+        assert len(others.labels) > 0
+        assert torch.equal(held_out.x, others.x)
+        assert torch.equal(held_out.labels, others.labels)
     if whole[1].statistics is not None:
         for block, other in zip(
             resumed[1].statistics.blocks, whole[1].statistics.blocks, strict=True

@@ -134,13 +134,14 @@ class Method:
     def learned_state(self) -> dict[str, Tensor]:
         """The part of the state that predictions depend on, which an export keeps.
 
-        `load_state_dict` accepts it together with a generator's state.
+        `load_state_dict` accepts it.
         """
         return {name: value for name, value in self.state_dict().items() if name != "generator"}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.seen = int(state["seen"])
-        self.generator.set_state(state["generator"].cpu())
+        if "generator" in state:  # what is only to predict has none
+            self.generator.set_state(state["generator"].cpu())
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

@@ -2,10 +2,10 @@
 
     logits = a t + b v,   t = the method's scaled cosines with the texts, v = LDA's scores,
 
-with one LDA for all classes seen, from the class statistics. It sees features at the mean length of
-the training images, so that it does not matter whether they are normalised. a and b minimise the
-cross-entropy of the held-out rows of all classes seen, under the learner that never saw them and
-the LDA without them, plus
+with one LDA for all classes seen, from the class statistics. It sees features at the length of the
+training images (root mean square), so that images to classify may be normalised or not. a and b
+minimise the cross-entropy of the held-out rows of all classes seen, under the learner that never
+saw them and the LDA without them, plus
 
     log(b / (a share_0))^2 / rows,
 

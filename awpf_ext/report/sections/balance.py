@@ -14,8 +14,8 @@ from awpf_ext.report.style import Colour, end_labels, new_figure, series
 KEYS = ("mmd2", "separability", "tau", "weight")
 
 DIRECTIONS = (
-    " Around this weight, every direction of the change has a weight of its own; their mean is the "
-    "mean weight."
+    " From this weight, held-out training images choose one for every direction of the change; "
+    "their mean is the mean weight."
 )
 
 
@@ -50,8 +50,8 @@ def section(run: FinishedRun) -> Section | None:
                 "Before the adapter of a new task is fused with the previous one, the features of "
                 "old classes and of the new task are compared: MMD measures how far apart they "
                 "are, and LDA's J how well their classes are separated. M is the MMD scaled to "
-                "the range 0 to 1, τ = M / (M + 1 - J), and the weight is λτ, at most 1: the "
-                "fraction of the new task's change that is kept."
+                "the range 0 to 1, and τ = M / (M + 1 - J). The weight is the fraction of the new "
+                "task's change that is kept: λτ, at most 1, unless the settings fix it."
                 f"{DIRECTIONS if directions else ''}"
             ),
             Drawing(

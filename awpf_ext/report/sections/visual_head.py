@@ -30,9 +30,10 @@ def section(run: FinishedRun) -> Section | None:
         [
             Text(
                 "Beside the class texts, a linear discriminant of the class statistics classifies "
-                "the image features. Its share is the factor on its log-posterior when that is "
-                "added to the one of the texts; it is chosen on training images. 0: the texts "
-                "alone."
+                "the image features. The logits are, up to a common factor, the scaled cosines "
+                "with the texts plus the share times the discriminant's scores. It is chosen on "
+                "training images that a second learner did not see. As the scores are many times "
+                "larger than the cosines, a small share counts. 0: the texts alone."
             ),
             Drawing("head_share", f"Share of the visual head after each {run.noun}.", figure),
             Table([run.noun, "share"], rows, title="Values", beside=len(rows) <= 12),
