@@ -13,23 +13,24 @@ from awpf_ext.cli.progress import Reporter
 from awpf_ext.cli.tables import console, new_table, print_line
 from awpf_ext.distributed import SINGLE_PROCESS
 from awpf_ext.errors import AwpfError, UserError
-from awpf_ext.methods.registry import check_supported, method_label
+from awpf_ext.methods.registry import check_supported
 from awpf_ext.runs.checkpoint import Resume
 from awpf_ext.runs.config import ConfigLayer, RunConfig
 from awpf_ext.runs.folder import RunFolder
 from awpf_ext.runs.references import (
-    OF_THE_DEMO,
+    COLUMNS,
+    DEMO_REFERENCES,
+    METRICS,
     Reference,
+    by_method,
     default_references,
-    named,
     plan_references,
+    table_row,
 )
 from awpf_ext.runs.result import Result
-from awpf_ext.runs.run import FeatureSource, run_configured, settled
-from awpf_ext.runs.wording import metric_label, percent, seconds_text
+from awpf_ext.runs.run import FeatureSource, run_configured, with_settled_precision
 
 NONE = "none"
-METRICS = ("average", "last", "forgetting")
 
 ReferencesOption = Annotated[
     str | None,
@@ -37,7 +38,7 @@ ReferencesOption = Annotated[
         "--references",
         metavar="A,B,...",
         help="Methods that are trained after the run, for its report; none = no methods  "
-        f"[default: {','.join(OF_THE_DEMO)} for the demo, else {NONE}]",
+        f"[default: {','.join(DEMO_REFERENCES)} for the demo, else {NONE}]",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -80,7 +81,7 @@ def train_references(
         try:
             with reporter.live():
                 run_configured(
-                    settled(reference.config, reference.folder, run),
+                    with_settled_precision(reference.config, reference.folder, run),
                     reference.folder,
                     resume=resume or True,
                     progress=reporter,
@@ -93,11 +94,10 @@ def train_references(
 def print_references(run: Result, references: Sequence[Result]) -> None:
     """One row per method: the run itself, then its references."""
     print_line("")
-    table = new_table("method", *map(metric_label, (*METRICS, "seconds_to_learn")))
-    for place, (method, result) in enumerate(named([run, *references])):
-        accuracies = [percent(getattr(result, metric)) for metric in METRICS]
-        row = [method_label(method), *accuracies, seconds_text(result.seconds_to_learn)]
-        table.add_row(*(Text(cell, "" if place else "bold") for cell in row))
+    table = new_table(*COLUMNS)
+    for place, (method, result) in enumerate(by_method([run, *references])):
+        style = "" if place else "bold"
+        table.add_row(*(Text(cell, style) for cell in table_row(method, result)))
     console().print(table)
 
 
@@ -108,5 +108,5 @@ def references_json(references: Sequence[Result], folder: RunFolder) -> dict[str
             **{metric: getattr(result, metric) for metric in (*METRICS, "seconds_to_learn")},
             "folder": str(folder.references / method),
         }
-        for method, result in named(references)
+        for method, result in by_method(references)
     }

@@ -17,7 +17,7 @@ _CPU_FLAGS = Path("/proc/cpuinfo")
 def suited_precision(device: torch.device) -> Literal["fp32", "bf16"]:
     """bf16 on CUDA and on processors that multiply it in tiles (AMX), fp32 on all others.
 
-    Other processors with instructions for bf16 (AVX-512) gain nothing from it here.
+    Processors whose only instructions for bf16 are those of AVX-512 also use fp32.
     """
     return "bf16" if device.type == "cuda" or _has_amx_bf16() else "fp32"
 

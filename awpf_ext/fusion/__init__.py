@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from awpf_ext.fusion.balance import Balance, BalanceFactor, balance_factor
-from awpf_ext.fusion.direction_weights import DirectionWeights, Judged, direction_weights
+from awpf_ext.fusion.direction_weights import DirectionWeights, HeldOutChange, direction_weights
 from awpf_ext.fusion.parameters import FUSIONS, delta_stack, fuse, qr_mask, stack, svd_mask
 
 __all__ = [
@@ -11,7 +11,7 @@ __all__ = [
     "Balance",
     "BalanceFactor",
     "DirectionWeights",
-    "Judged",
+    "HeldOutChange",
     "balance_factor",
     "delta_stack",
     "direction_weights",

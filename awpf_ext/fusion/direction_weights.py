@@ -1,18 +1,17 @@
-"""A weight for each direction of a change: how much of it held-out rows want to keep.
+"""Fusion with a weight for each direction of a change, chosen on held-out rows.
 
 A change D = U S V' of the adapter is applied direction by direction,
 
     A(w) = A_old + U diag(w) U' D + w_rest (D - U U' D),   0 <= w <= 1,
 
-U being the first left singular vectors of D. The weights, w_rest among them, minimise the
-cross-entropy of held-out rows, with a pull to their mean and of their mean to a prior tau, which
-fades as the rows become more:
+U being the first left singular vectors of D. The weights, including w_rest, minimise the
+cross-entropy of held-out rows plus a penalty that pulls them to their mean and their mean to a
+prior tau, and are then clamped to [0, 1]. With more rows the penalty counts less:
 
     mean CE + (rho / rows) (sum_i (w_i - mean w)^2 + (mean w - tau)^2).
 
-The minimum is sought without bounds and then clipped to them. With rho -> infinity all weights are
-tau. The adapter that the rows are judged with must not have seen them, so its change is another one
-than that which is fused: both are weighted in the same U.
+With rho -> infinity all weights are tau. The rows are classified with an adapter that was not
+trained on them, so its change is not the one that is fused; both are weighted along the same U.
 """
 
 from __future__ import annotations
@@ -49,8 +48,8 @@ class DirectionWeights(NamedTuple):
         return fused
 
 
-class Judged(NamedTuple):
-    """Held-out rows and the change that they judge."""
+class HeldOutChange(NamedTuple):
+    """Held-out rows, and the change of an adapter that was not trained on them."""
 
     old: Tensor  # the adapter before the change
     new: Tensor
@@ -61,11 +60,14 @@ class Judged(NamedTuple):
 
 
 def direction_weights(
-    change: Tensor, rank: int, prior: float, strength: float, judged: Judged
+    change: Tensor, rank: int, prior: float, strength: float, held_out: HeldOutChange
 ) -> DirectionWeights:
-    """The weights of the first `rank` directions of `change` and of the rest."""
+    """The weights of the first `rank` directions of `change` and of the rest.
+
+    prior: tau. strength: rho, of the pull to the mean and of the mean to tau.
+    """
     directions = torch.linalg.svd(change, full_matrices=False).U[:, :rank]
-    logits = logits_by_weights(directions, judged)
+    logits, labels = logits_by_weights(directions, held_out), held_out.labels
     weights = torch.full((directions.shape[1] + 1,), prior, device=change.device)
     weights.requires_grad_()
     optimizer = torch.optim.LBFGS([weights], max_iter=STEPS, line_search_fn="strong_wolfe")
@@ -74,7 +76,7 @@ def direction_weights(
         optimizer.zero_grad()
         mean = weights.mean()
         pull = (weights - mean).square().sum() + (mean - prior).square()
-        loss = cross_entropy(logits(weights), judged.labels) + strength / len(judged.labels) * pull
+        loss = cross_entropy(logits(weights), labels) + strength / len(labels) * pull
         loss.backward()
         return loss
 
@@ -84,17 +86,17 @@ def direction_weights(
     return DirectionWeights(directions, found[:-1], float(found[-1]))
 
 
-def logits_by_weights(directions: Tensor, judged: Judged) -> Callable[[Tensor], Tensor]:
+def logits_by_weights(directions: Tensor, held_out: HeldOutChange) -> Callable[[Tensor], Tensor]:
     """The logits (n, C) of the held-out rows as a function of the weights, the last for the rest.
 
-    An embedding is b + U (w * a) + w_rest c: what it was before, how it moves along U, and beyond.
-    All products of these with each other and with the texts are made once.
+    An embedding is b + U (w * a) + w_rest c: b is the embedding before the change, U a its movement
+    along U, and c the rest. Their products with each other and with the texts are made once.
     """
-    before = judged.x @ judged.old.mT
-    moved = judged.x @ (judged.new - judged.old).mT
+    before = held_out.x @ held_out.old.mT
+    moved = held_out.x @ (held_out.new - held_out.old).mT
     along = moved @ directions
     beyond = moved - along @ directions.mT
-    texts = judged.texts.mT
+    texts = held_out.texts.mT
     before_texts, beyond_texts = before @ texts, beyond @ texts
     direction_texts = directions.mT @ texts
     crossed, along_square = 2 * along * (before @ directions), along.square()
@@ -105,6 +107,7 @@ def logits_by_weights(directions: Tensor, judged: Judged) -> Callable[[Tensor], 
         products = torch.addmm(before_texts + rest * beyond_texts, along * w, direction_texts)
         square = squares[0] + 2 * rest * squares[1] + rest.square() * squares[2]
         square = square + crossed @ w + along_square @ w.square()
-        return products * (judged.logit_scale * square.clamp_min(SMALLEST_SQUARE).rsqrt())[:, None]
+        scale = held_out.logit_scale * square.clamp_min(SMALLEST_SQUARE).rsqrt()
+        return products * scale[:, None]
 
     return logits

@@ -31,7 +31,7 @@ from awpf_ext.fusion import (
     Balance,
     BalanceFactor,
     DirectionWeights,
-    Judged,
+    HeldOutChange,
     delta_stack,
     direction_weights,
     stack,
@@ -54,8 +54,8 @@ class AwpfConfig(AdapterConfig):
     )
     weights: Literal["direction", "tau", "constant"] = Field(
         "direction",
-        description="Weight of the task's change: one for each direction, from held-out rows; "
-        "tau = the balance factor alone; constant = constant_weight, a control",
+        description="Weight of the task's change: direction = one for each direction, chosen on "
+        "held-out rows; tau = the balance factor alone; constant = constant_weight, a control",
     )
     weight_prior: float = Field(
         10.0, ge=0, description="Pull of the directions' weights to their mean, and of that to tau"
@@ -84,7 +84,10 @@ class AwpfConfig(AdapterConfig):
         "adapters; for weights=tau and constant",
     )
     rank: int = Field(
-        64, ge=1, description="Rank r of the stacked factors; directions with a weight of their own"
+        64,
+        ge=1,
+        description="Rank r of the stacked factors; for weights=direction the number of directions "
+        "with a weight of their own",
     )
 
 
@@ -154,7 +157,7 @@ class Awpf(AdapterMethod):
         """The weights of the directions of this change that the held-out rows choose."""
         assert self.holdout is not None
         partner, (x, labels) = self.holdout.partner, self.holdout.judges()
-        judged = Judged(
+        held_out = HeldOutChange(
             old=partner.before,
             new=partner.adapter,
             x=x,
@@ -163,7 +166,7 @@ class Awpf(AdapterMethod):
             logit_scale=self.logit_scale,
         )
         return direction_weights(
-            new - old, self.config.rank, prior, self.config.weight_prior, judged
+            new - old, self.config.rank, prior, self.config.weight_prior, held_out
         )
 
     def fuse_partner(self, partner: AdapterMethod, new: Tensor, task: Task) -> Tensor:

@@ -25,21 +25,14 @@ from torch.nn.functional import normalize
 from awpf_ext.data.stream import Task
 from awpf_ext.methods._base.feature_sums import FeatureSums
 from awpf_ext.methods._base.method import EpochProgress, Method, MethodConfig
-from awpf_ext.methods._base.random_features import FourierFeatures
-from awpf_ext.methods._base.states import joined_states, part_of_state
+from awpf_ext.methods._base.random_features import FourierConfig, FourierFeatures
+from awpf_ext.methods._base.states import joined_states, part_of_state, without_part
 from awpf_ext.methods.registry import register
 
 SPREAD = 5.0  # of cosines in the subspace, where CLIP's have 1
 
 
-class CcaConfig(MethodConfig):
-    width: int = Field(2000, ge=1, description="Number D of random features")
-    bandwidth: float = Field(
-        2.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="Bandwidth b of the kernel, for L2-normalised features",
-    )
+class CcaConfig(FourierConfig):
     eta: float = Field(
         0.99, gt=0, le=1, description="Share of the squared correlations that the subspace holds"
     )
@@ -117,8 +110,7 @@ class CanonicalCorrelation(Method):
         return {**super().state_dict(), **maps, **joined_states({"sums": self.sums.state_dict()})}
 
     def learned_state(self) -> dict[str, Tensor]:
-        state = super().learned_state()
-        return {name: state[name] for name in state if not name.startswith("sums.")}
+        return without_part(super().learned_state(), "sums")
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(state)

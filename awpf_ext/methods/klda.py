@@ -11,31 +11,19 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field
-
 from awpf_ext.methods._base.closed_form import DiscriminantAnalysis
 from awpf_ext.methods._base.feature_sums import Lift
 from awpf_ext.methods._base.method import MethodConfig
-from awpf_ext.methods._base.random_features import FourierFeatures
+from awpf_ext.methods._base.random_features import FourierConfig, FourierFeatures
 from awpf_ext.methods.registry import register
-
-
-class KldaConfig(MethodConfig):
-    width: int = Field(2000, ge=1, description="Number D of random features")
-    bandwidth: float = Field(
-        2.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="Bandwidth b of the kernel, for L2-normalised features",
-    )
 
 
 @register("klda")
 class KernelLda(DiscriminantAnalysis):
     """Linear discriminant analysis of random Fourier features."""
 
-    Config: ClassVar[type[MethodConfig]] = KldaConfig
-    config: KldaConfig
+    Config: ClassVar[type[MethodConfig]] = FourierConfig
+    config: FourierConfig
     large_state = True
 
     def make_lift(self, dim: int) -> tuple[Lift, int]:

@@ -11,12 +11,17 @@ from typing import NamedTuple
 
 from awpf_ext.errors import AwpfError
 from awpf_ext.methods import METHODS
+from awpf_ext.methods.registry import method_label
 from awpf_ext.runs.config import RUN_KEYS, ConfigLayer, RunConfig, resolve_config
 from awpf_ext.runs.folder import RunFolder, run_folders
 from awpf_ext.runs.result import Result
+from awpf_ext.runs.wording import metric_label, percent, seconds_text
 
-# On the demo: what forgetting is, training without fusion, and joint training as the upper bound.
-OF_THE_DEMO = ("naive", "finetune", "joint")
+# Those of the demo: a lower bound, training without fusion, and an upper bound.
+DEMO_REFERENCES = ("naive", "finetune", "joint")
+
+METRICS = ("average", "last", "forgetting")  # in tables of a run and its references
+COLUMNS = ("method", *map(metric_label, (*METRICS, "seconds_to_learn")))
 
 
 class Reference(NamedTuple):
@@ -38,7 +43,7 @@ def default_references(config: RunConfig) -> list[str]:
     """The references of the built-in demo that its protocol allows; none for other data."""
     if config.dataset.partition(":")[0] != "demo":
         return []
-    return [name for name in OF_THE_DEMO if config.protocol in METHODS[name].protocols]
+    return [name for name in DEMO_REFERENCES if config.protocol in METHODS[name].protocols]
 
 
 def plan_references(
@@ -68,10 +73,16 @@ def read_references(folder: RunFolder, result: Result) -> SavedReferences:
     return SavedReferences(tuple(found), tuple(left_out))
 
 
-def named(references: Iterable[Result]) -> Iterator[tuple[str, Result]]:
-    """The method of each result, and the result."""
+def by_method(references: Iterable[Result]) -> Iterator[tuple[str, Result]]:
+    """Pairs of a method and its result."""
     for result in references:
         yield str(result.provenance["method"]), result
+
+
+def table_row(method: str, result: Result) -> list[str]:
+    """The cells of a method under `COLUMNS`."""
+    numbers = [percent(getattr(result, metric)) for metric in METRICS]
+    return [method_label(method), *numbers, seconds_text(result.seconds_to_learn)]
 
 
 def _finished(folder: RunFolder) -> Result | None:

@@ -115,7 +115,7 @@ def run_configured(
     load: reads the features, by default `load_features`. world: the processes that make this run
     together, if its method supports that.
     """
-    config = settled(config, *([] if folder is None else [folder]))
+    config = with_settled_precision(config, *([] if folder is None else [folder]))
     if tensorboard:
         check_tensorboard(folder)
     saved = None if folder is None else _saved_result(folder, config, resume, world)
@@ -190,7 +190,7 @@ def load_features(
 
     world: the processes that call this together and share the encoding.
     """
-    config = settled(config)
+    config = with_settled_precision(config)
     data = load_dataset(config.dataset, class_names=config.class_names)
     data = limited(data, Limits(config.train_limit, config.test_limit, config.imbalance))
     if isinstance(data, FeatureSet):
@@ -234,10 +234,11 @@ class SharedFeatures:
         return self._features
 
 
-def settled(config: RunConfig, *begun: RunFolder) -> RunConfig:
-    """The configuration with a precision instead of auto, the same on every processor once begun.
+def with_settled_precision(config: RunConfig, *begun: RunFolder) -> RunConfig:
+    """The configuration with the precision that auto stands for.
 
-    It is that of the first of these folders that holds a run, else the one that suits the device.
+    It is that of the first folder of `begun` that holds a run, so that a run keeps its precision on
+    every processor; otherwise the one that suits the device.
     """
     if config.precision != AUTO:
         return config

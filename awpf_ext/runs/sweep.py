@@ -33,7 +33,7 @@ from awpf_ext.runs.config import (
 )
 from awpf_ext.runs.folder import RunFolder
 from awpf_ext.runs.result import Result
-from awpf_ext.runs.run import RunProgress, SharedFeatures, run_configured, settled
+from awpf_ext.runs.run import RunProgress, SharedFeatures, run_configured, with_settled_precision
 
 METRICS = ("average", "last", "forgetting", "worst_class")
 HIGHER_IS_BETTER = ("average", "last", "worst_class")
@@ -113,7 +113,7 @@ class SweepResult:
         return MeanStd.of(self.values(variant, metric))
 
     def is_bound(self, variant: str) -> bool:
-        """Whether all runs of a variant are of a method that is an upper bound."""
+        """Whether the method of all runs of a variant is an upper bound."""
         return all(is_upper_bound(run.config.method) for run in self.runs if run.variant == variant)
 
     def label(self, variant: str) -> str:
@@ -121,12 +121,12 @@ class SweepResult:
         return f"{variant} {BOUND}" if self.is_bound(variant) else variant
 
     def best(self, metric: str) -> float | None:
-        """The highest mean of a variant that is not a bound.
+        """The highest mean of the variants that are no bounds, neither lower nor upper.
 
         None if lower is better or all are equal.
         """
-        yardsticks = {run.variant for run in self.runs if method_class(run.config.method).bound}
-        variants = [variant for variant in self.variants if variant not in yardsticks]
+        bounds = {run.variant for run in self.runs if method_class(run.config.method).bound}
+        variants = [variant for variant in self.variants if variant not in bounds]
         means = [self.mean_std(variant, metric).mean for variant in variants]
         if metric not in HIGHER_IS_BETTER or len(set(means)) < 2:
             return None
@@ -249,7 +249,7 @@ def run_sweep(
     for index, run in enumerate(runs):
         starting(index, run)
         folder = RunFolder(run.folder)
-        config = settled(run.config, folder, *begun)
+        config = with_settled_precision(run.config, folder, *begun)
         done = run_configured(config, folder, resume=True, progress=progress, load=load)
         results.append(done.result)
     return SweepResult(tuple(runs), tuple(results))

@@ -9,7 +9,7 @@ import pytest
 
 from awpf_ext import io
 from awpf_ext.runs.config import ConfigLayer, resolve_config
-from awpf_ext.runs.references import OF_THE_DEMO, default_references
+from awpf_ext.runs.references import DEMO_REFERENCES, default_references
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_only_the_demo_has_them_by_default(quick_arguments, awpf):
     def chosen(**keys: object) -> list[str]:
         return default_references(resolve_config([ConfigLayer("test", keys)]).config)
 
-    assert chosen() == [*OF_THE_DEMO]
+    assert chosen() == [*DEMO_REFERENCES]
     assert chosen(dataset="demo:all", protocol="domain") == ["naive", "joint"]
     assert chosen(dataset="features:a.npz") == []
     done = awpf("run", *quick_arguments, "--out=run", "--json").json

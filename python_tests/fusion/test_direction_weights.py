@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, normalize
 
-from awpf_ext.fusion import DirectionWeights, Judged, direction_weights
+from awpf_ext.fusion import DirectionWeights, HeldOutChange, direction_weights
 from awpf_ext.fusion.direction_weights import logits_by_weights
 
 DIM, CLASSES = 12, 5
@@ -23,30 +23,30 @@ def problem(rows, seed=0):
     distortion = torch.eye(DIM) + 4 * torch.outer(towards, away)
     x = (texts[labels] + 0.3 * torch.randn(rows, DIM, generator=generator)) @ distortion.T
     harm = 2 * torch.outer(texts[2], texts[3])
-    return Judged(torch.eye(DIM), distortion.inverse() + harm, x, labels, texts, 10.0)
+    return HeldOutChange(torch.eye(DIM), distortion.inverse() + harm, x, labels, texts, 10.0)
 
 
-def loss(judged, adapter):
-    logits = judged.logit_scale * normalize(judged.x @ adapter.T, dim=1) @ judged.texts.T
-    return float(cross_entropy(logits, judged.labels))
+def loss(held_out, adapter):
+    logits = held_out.logit_scale * normalize(held_out.x @ adapter.T, dim=1) @ held_out.texts.T
+    return float(cross_entropy(logits, held_out.labels))
 
 
 def test_the_weights_are_better_than_any_single_weight():
-    judged = problem(500)
-    change = judged.new - judged.old
-    chosen = direction_weights(change, 2, 0.5, 0.0, judged)
-    best = min(loss(judged, judged.old + w / 20 * change) for w in range(21))
-    assert loss(judged, chosen.fused(judged.old, judged.new)) < best
+    held_out = problem(500)
+    change = held_out.new - held_out.old
+    chosen = direction_weights(change, 2, 0.5, 0.0, held_out)
+    best = min(loss(held_out, held_out.old + w / 20 * change) for w in range(21))
+    assert loss(held_out, chosen.fused(held_out.old, held_out.new)) < best
     assert (chosen.weights >= 0).all()
     assert (chosen.weights <= 1).all()
 
 
 def test_a_strong_prior_gives_one_weight():
-    judged = problem(50)
-    chosen = direction_weights(judged.new - judged.old, 2, 0.3, 1e7, judged)
+    held_out = problem(50)
+    chosen = direction_weights(held_out.new - held_out.old, 2, 0.3, 1e7, held_out)
     torch.testing.assert_close(chosen.weights, torch.full((2,), 0.3), rtol=0, atol=1e-3)
-    fused = chosen.fused(judged.old, judged.new)
-    torch.testing.assert_close(fused, 0.7 * judged.old + 0.3 * judged.new, rtol=0, atol=1e-2)
+    fused = chosen.fused(held_out.old, held_out.new)
+    torch.testing.assert_close(fused, 0.7 * held_out.old + 0.3 * held_out.new, rtol=0, atol=1e-2)
 
 
 def test_more_rows_outweigh_the_prior():
@@ -71,11 +71,11 @@ def test_fused_weighs_the_directions_and_the_rest(rank):
 
 
 def test_weights_are_judged_by_the_logits_of_the_fused_adapter():
-    judged = problem(40)
+    held_out = problem(40)
     weights = torch.tensor([0.2, 0.9, 0.4])
-    directions = torch.linalg.svd(judged.new - judged.old).U[:, :2]
-    fused = DirectionWeights(directions, weights[:2], 0.4).fused(judged.old, judged.new)
-    expected = judged.logit_scale * normalize(judged.x @ fused.T, dim=1) @ judged.texts.T
+    directions = torch.linalg.svd(held_out.new - held_out.old).U[:, :2]
+    fused = DirectionWeights(directions, weights[:2], 0.4).fused(held_out.old, held_out.new)
+    expected = held_out.logit_scale * normalize(held_out.x @ fused.T, dim=1) @ held_out.texts.T
     torch.testing.assert_close(
-        logits_by_weights(directions, judged)(weights), expected, rtol=1e-4, atol=1e-4
+        logits_by_weights(directions, held_out)(weights), expected, rtol=1e-4, atol=1e-4
     )

@@ -46,12 +46,12 @@ def test_factor_where_leading_features_are_constant():
 @pytest.mark.parametrize("shrinkage", [False, True])
 @pytest.mark.parametrize("count", [3, 30])
 def test_draws_have_the_mean_and_covariance_of_the_class(count, shrinkage):
-    dim, ridge = 5, 0.01
+    dim, added_variance = 5, 0.01
     x, labels = random_classes([4, count], dim)
-    statistics = ClassStatistics(dim, ridge=ridge, shrinkage=shrinkage)
+    statistics = ClassStatistics(dim, added_variance=added_variance, shrinkage=shrinkage)
     statistics.add(x, labels, range(2))
     rows = x[labels == 1]
-    expected = torch.cov(rows.T) + ridge * torch.eye(dim)
+    expected = torch.cov(rows.T) + added_variance * torch.eye(dim)
     if shrinkage:
         off = ~torch.eye(dim, dtype=torch.bool)
         expected = expected + torch.where(off, expected[off].mean(), expected.diagonal().mean())
@@ -62,7 +62,7 @@ def test_draws_have_the_mean_and_covariance_of_the_class(count, shrinkage):
 
 def test_shrinkage_with_negative_mean_covariance():
     x = torch.tensor([[1.0, -1.0], [-1.0, 1.0], [2.0, -2.0]])
-    statistics = ClassStatistics(2, ridge=1e-4, shrinkage=True)
+    statistics = ClassStatistics(2, added_variance=1e-4, shrinkage=True)
     statistics.add(x, torch.zeros(3, dtype=torch.int64), range(1))
     expected = torch.cov(x.T) + 1e-4 * torch.eye(2)
     expected = expected * 2
@@ -71,7 +71,7 @@ def test_shrinkage_with_negative_mean_covariance():
 
 def test_a_class_of_one_image_borrows_the_mean_variance_of_the_others():
     x, labels = random_classes([20, 1, 30], 4)
-    statistics = ClassStatistics(4, ridge=1e-6)
+    statistics = ClassStatistics(4, added_variance=1e-6)
     statistics.add(x, labels, range(3))
     variance = (x[labels == 0].var(0).mean() + x[labels == 2].var(0).mean()) / 2
     drawn = draws(statistics, 1)
@@ -79,9 +79,9 @@ def test_a_class_of_one_image_borrows_the_mean_variance_of_the_others():
     torch.testing.assert_close(drawn.var(0), variance.expand(4), atol=0.02, rtol=0)
 
 
-def test_only_classes_of_one_image_draw_with_the_ridge_alone():
+def test_only_classes_of_one_image_draw_with_the_added_variance_alone():
     x, labels = random_classes([1, 1], 3)
-    statistics = ClassStatistics(3, ridge=0.25)
+    statistics = ClassStatistics(3, added_variance=0.25)
     statistics.add(x, labels, range(2))
     variance = draws(statistics, 0).var(0)
     torch.testing.assert_close(variance, torch.full((3,), 0.25), atol=0.01, rtol=0)

@@ -42,7 +42,7 @@ def test_nothing_to_replay():
 
 def test_draws_follow_their_labels(monkeypatch):
     monkeypatch.setattr(replay, "ROWS_AT_ONCE", 25)  # two batches a call
-    statistics = ClassStatistics(2, ridge=1e-6)
+    statistics = ClassStatistics(2, added_variance=1e-6)
     x = torch.tensor([[0.0, 0.0], [10.0, 0.0], [20.0, 0.0]])
     statistics.add(x, torch.arange(3), range(3))
     labels = torch.randint(3, (5, 10), generator=generator())

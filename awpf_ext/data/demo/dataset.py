@@ -23,8 +23,9 @@ ALL_STYLES = "all"
 TRAIN_EACH, TEST_EACH = 200, 50
 TRAIN_LIMIT, TEST_LIMIT = 80, 20  # that a run takes unless it is given other limits
 LIMITS = {"train_limit": TRAIN_LIMIT, "test_limit": TEST_LIMIT}
-# Clutter and styles were chosen on other pictures, by the accuracies of zero-shot, of LDA, of joint
-# training and of training without replay, before any method that fuses was run on them.
+# Clutter and styles were chosen on other images, by the accuracies of zero-shot, of LDA, of joint
+# training and of training without replay, before any method that fuses was run on them; except that
+# mosaic replaced another style after a first freeze (docs/demo.md).
 CLUTTER = 0.3
 SEED = 503
 FROZEN = "5be7edb3f5e3347d"  # the value of frozen_hash() at that time

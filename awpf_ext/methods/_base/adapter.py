@@ -18,17 +18,17 @@ from awpf_ext.methods._base.hinge import hard_pairs, hinge_loss, pair_schedule
 from awpf_ext.methods._base.holdout import Holdout
 from awpf_ext.methods._base.method import EpochProgress, Method, MethodConfig
 from awpf_ext.methods._base.replay import draw_batches, replay_schedule
-from awpf_ext.methods._base.states import joined_states, part_of_state
+from awpf_ext.methods._base.states import joined_states, part_of_state, without_part
 from awpf_ext.methods._base.visual_head import VisualHead, VisualScores, fit_scales
 
 
 class Batch(NamedTuple):
     """The rows of one step: images of the task, replayed draws from old classes, and for the hinge
-    one draw from the old class of each pair.
+    loss one draw from the old class of each pair.
     """
 
     rows: Tensor
-    labels: Tensor  # of all rows but the hinge's
+    labels: Tensor  # of all rows except those for the hinge loss
     weights: Tensor  # of the labelled rows in the loss; their sum is 1
     images: int  # how many of the rows are images of the task
     pairs: Tensor  # (old, new) class ids
@@ -60,7 +60,7 @@ class AdapterMethod(Method):
         self.before = self.adapter  # before the task that is being learned
         self.statistics = ClassStatistics(
             text.shape[1],
-            ridge=config.added_variance,
+            added_variance=config.added_variance,
             shrinkage=config.shrinkage,
             max_rank=config.max_rank,
             device=self.device,
@@ -91,8 +91,8 @@ class AdapterMethod(Method):
         return scaled_cosines(self.direction(x), self.texts(classes), self.logit_scale)
 
     def logits(self, x: Tensor, classes: int | None = None) -> Tensor:
-        """Logits of the first `classes` classes, by default those seen. The head takes part where
-        it knows all of them.
+        """Logits of the first `classes` classes, by default those seen. The visual head takes part
+        if it was fitted for exactly these classes.
         """
         count = self.seen if classes is None else classes
         compared = self.text_logits(x, count)
@@ -236,9 +236,9 @@ class AdapterMethod(Method):
         return cross_entropy(logits, batch.labels, reduction="none") @ batch.weights
 
     def logits_and_hinge(self, batch: Batch, task: Task) -> tuple[Tensor, Tensor | float]:
-        """Of the labelled rows the logits over all classes, and the hinge loss of the others.
+        """The logits of the labelled rows over all classes, and the hinge loss of the other rows.
 
-        Both come from one product with the adapter.
+        Both use one product with the adapter.
         """
         directions = self.direction(batch.rows)
         texts = self.texts(task.classes.stop)
@@ -261,8 +261,7 @@ class AdapterMethod(Method):
         return {**super().state_dict(), "adapter": self.adapter, **joined_states(parts)}
 
     def learned_state(self) -> dict[str, Tensor]:
-        state = super().learned_state()
-        return {name: state[name] for name in state if not name.startswith("partner.")}
+        return without_part(super().learned_state(), "partner")
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(state)
@@ -279,8 +278,7 @@ class AdapterMethod(Method):
         return {**block, **joined_states({"held_out": self.holdout.block()})}
 
     def append_task_block(self, block: Mapping[str, Tensor]) -> None:
-        own = {name: tensor for name, tensor in block.items() if not name.startswith("held_out.")}
-        super().append_task_block(own)
+        super().append_task_block(without_part(block, "held_out"))
         if self.holdout is not None:
             self.holdout.append(part_of_state(block, "held_out"))
 

@@ -6,9 +6,9 @@ A draw is
 
     mean + F'z + sqrt(c) (z' - gamma sum(z')),      z, z' standard normal,
 
-whose covariance is F'F + (ridge + a - b) I + b 11': the ridge and RAPF's shrinkage, a and b being
-the means of the covariance's diagonal and off-diagonal (0 without shrinkage). No d x d matrix is
-made and nothing is factored at a draw. c = ridge + a - b > 0, because b <= a.
+whose covariance is F'F + (v + a - b) I + b 11', with the added variance v and RAPF's shrinkage: a
+and b are the means of the covariance's diagonal and off-diagonal (0 without shrinkage). No d x d
+matrix is made and nothing is factored at a draw. c = v + a - b > 0, because b <= a.
 
 For the shrinkage of the covariance that all classes share (pooled_covariance.py) a class also keeps
 the sum of |x - mean|^4 over its images.
@@ -47,22 +47,23 @@ class StatisticsBlock:
 class ClassStatistics:
     """Statistics of classes 0, 1, ... in the order they were added.
 
-    ridge: added to every variance. shrinkage: add the mean variance and the mean covariance, which
-    keeps the draws of a class with few images from lying in a thin subspace. max_rank: keep only
-    that many principal directions per class and spread the remaining variance evenly (None: all).
+    added_variance: added to every variance. shrinkage: add the mean variance and the mean
+    covariance, which keeps the draws of a class with few images from lying in a thin subspace.
+    max_rank: keep only that many principal directions per class and spread the remaining variance
+    evenly (None: all).
     """
 
     def __init__(
         self,
         dim: int,
         *,
-        ridge: float = 1e-4,
+        added_variance: float = 1e-4,
         shrinkage: bool = False,
         max_rank: int | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self.dim = dim
-        self.ridge = ridge
+        self.added_variance = added_variance
         self.shrinkage = shrinkage
         self.max_rank = max_rank
         self.device = torch.device(device)
@@ -136,10 +137,10 @@ class ClassStatistics:
         square = torch.stack([factor.square().sum() for factor in factors])
         total = torch.stack([factor.sum(1).square().sum() for factor in factors])
         variance = square / self.dim + residuals  # mean of the covariance's diagonal
-        noise, covariance = residuals + self.ridge, torch.zeros_like(residuals)
+        noise, covariance = residuals + self.added_variance, torch.zeros_like(residuals)
         if self.shrinkage:
             covariance = (total - square) / (self.dim * max(self.dim - 1, 1))
-            noise = noise + variance + self.ridge - covariance
+            noise = noise + variance + self.added_variance - covariance
         # noise I + covariance 11' is the square of sqrt(noise) (I - gamma 11').
         stretch = (1 + self.dim * covariance / noise).clamp_min(0).sqrt()
         self.blocks.append(block)
@@ -154,7 +155,7 @@ class ClassStatistics:
         """One feature (n, d) for each class id in `classes` (n,), computed in one batch.
 
         Rows of one class share one product with its factor, so that the cost is the arithmetic and
-        one small call a distinct class.
+        one small call per distinct class.
         """
         classes = classes.to(self.device)
         order = classes.argsort(stable=True)

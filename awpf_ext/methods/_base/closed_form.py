@@ -15,14 +15,14 @@ from awpf_ext.methods._base.lda import LinearClassifier, lda_of
 from awpf_ext.methods._base.method import EpochProgress, Method, MethodConfig
 from awpf_ext.methods._base.pooled_covariance import shrunk_covariance
 from awpf_ext.methods._base.random_features import unit
-from awpf_ext.methods._base.states import joined_states, part_of_state
+from awpf_ext.methods._base.states import joined_states, part_of_state, without_part
 
 
 class ClosedForm(Method):
     """Adds the images of a task to sums and solves for a linear classifier of lifted features.
 
-    A subclass defines `solve`, and `lift` and its width where the features are lifted. Classes
-    without images are not predicted. An export keeps the classifier and not the sums.
+    A subclass defines `solve`, and `make_lift` if it lifts the features. Classes without images are
+    not predicted. An export keeps the classifier and not the sums.
     """
 
     protocols = ("class", "domain")
@@ -64,8 +64,7 @@ class ClosedForm(Method):
         return {**super().state_dict(), **self.classifier._asdict(), **sums}
 
     def learned_state(self) -> dict[str, Tensor]:
-        state = super().learned_state()
-        return {name: state[name] for name in state if not name.startswith("sums.")}
+        return without_part(super().learned_state(), "sums")
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(state)
@@ -76,7 +75,7 @@ class ClosedForm(Method):
 
 
 class DiscriminantAnalysis(ClosedForm):
-    """LDA of the lifted features, with the shrunk covariance that all classes share."""
+    """LDA of the lifted features, with one shrunk covariance for all classes."""
 
     def learn(self, task: Task, progress: EpochProgress) -> None:
         with self.timed("statistics"):

@@ -6,7 +6,8 @@ With the feature h of an image (L2-normalised, perhaps lifted to more dimensions
 
 where the mean in q is that of the image's class within its task. The sums of two sets of images are
 the sums of their sums, so no result depends on the order of tasks or on their size, except for
-rounding: G is kept in float64 up to `FLOAT64_DIM` dimensions, else in float32.
+rounding (G is kept in float64 up to `FLOAT64_DIM` dimensions, else in float32) and except for q if
+a class comes in several tasks.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class FeatureSums:
         return self.totals / self.counts.clamp_min(1)[:, None]
 
     def add(self, lift: Lift, x: Tensor, labels: Tensor, classes: int) -> None:
-        """Add the lifted rows of x, of `classes` classes in all; q is added by `add_quartic`."""
+        """Add the lifted rows of x, except to q; there are `classes` classes so far."""
         more = classes - len(self.counts)
         self.totals = torch.cat([self.totals, self.totals.new_zeros(more, self.dim)])
         self.counts = torch.cat([self.counts, self.counts.new_zeros(more)])
@@ -77,7 +78,7 @@ class FeatureSums:
         return state if self.gram is None else {**state, "gram": self.gram}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Takes what `state_dict` returned; nothing, as of an exported model, changes nothing."""
+        """Load what `state_dict` returned; an exported model has no sums, and changes nothing."""
         for name, tensor in state.items():
             setattr(self, name, tensor.to(self.totals.device, copy=True))
 

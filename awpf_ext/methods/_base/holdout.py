@@ -1,14 +1,14 @@
-"""Held-out rows: what the training rows cannot tell, because the method has learned them.
+"""Held-out training rows, to choose settings on, and a second learner that never sees them.
 
 Of each class a fifth of the training rows is held out, evenly spaced, at least one and at most
-`MOST_HELD_OUT`. A second learner of the same kind gets all other rows, in the same tasks. It never
-sees a held-out row of any class, so its accuracy on them is that of new images. What is chosen with
-it, such as the share of the visual head, is then used by the learner of all rows.
+`MOST_HELD_OUT`. The second learner, the partner, is of the same method and gets all other rows, in
+the same tasks. To it the held-out rows of all classes are new images. What is chosen with it, such
+as the share of the visual head, is then used by the learner of all rows.
 
 The held-out rows are kept as features, because those of old classes are needed in later tasks. A
-class with a single image holds out none. At most `MOST_JUDGES` of all rows choose, which bounds the
-time and memory: few numbers are chosen, so more rows would hardly change them, and at 1,000 classes
-a float64 for each row and class takes 32 MB instead of 128.
+class with a single image holds out none. At most `MOST_JUDGES` of all rows are used to choose,
+which bounds the time and memory: few numbers are chosen, so more rows would hardly change them, and
+at 1,000 classes a float64 for each row and class takes 32 MB instead of 128.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from awpf_ext.methods._base.method import Method
 Partner = TypeVar("Partner", bound=Method)
 
 ONE_IN = 5
-MOST_HELD_OUT = 16  # rows of a class
-MOST_JUDGES = 4096  # rows of all classes that choose at a time
+MOST_HELD_OUT = 16  # rows of a class in a task
+MOST_JUDGES = 4096  # rows of all classes that are used at a time
 
 
 class Holdout(Generic[Partner]):

@@ -43,7 +43,7 @@ class Method:
     protocols: ClassVar[tuple[Protocol, ...]] = ("class",)
     distributed: ClassVar[bool] = False  # whether several processes can train one model together
     large_state: ClassVar[bool] = False  # a run then keeps only the states after its last two tasks
-    bound: ClassVar[Literal["lower", "upper"] | None] = None  # a yardstick rather than a contender
+    bound: ClassVar[Literal["lower", "upper"] | None] = None  # which bound for the others it is
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class Method:
         return {"seen": torch.tensor(self.seen), "generator": self.generator.get_state()}
 
     def task_block(self) -> dict[str, Tensor] | None:
-        """What the last task added to the part of the state that only grows: a file of the run."""
+        """What the last task added to the part of the state that only grows; one file of a run."""
         if self.statistics is None or not self.statistics.blocks:
             return None
         return self.statistics.blocks[-1].tensors()

@@ -2,9 +2,9 @@
 
 The table is RAPF's. AWPF and CalFuse use the same training, so each takes the settings that its own
 configuration has. `replay_per_epoch` follows from the published number k of replayed classes per
-batch on the respective data set. `paper` has no data set: it is AWPF as far as its abstract tells,
-without what is ours (the visual head, and a weight for each direction), which the other presets
-leave out too.
+batch on the respective data set. Two presets belong to no data set: `paper` is AWPF as far as its
+abstract tells, without what is ours (the visual head, and a weight for each direction), and
+`text-only` leaves out the visual head alone. The presets of data sets include `paper`.
 """
 
 from __future__ import annotations

@@ -12,8 +12,11 @@ from __future__ import annotations
 import math
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import normalize
+
+from awpf_ext.methods._base.method import MethodConfig
 
 
 class ReluFeatures:
@@ -24,6 +27,18 @@ class ReluFeatures:
 
     def __call__(self, x: Tensor) -> Tensor:
         return (normalize(x, dim=-1) @ self.projection).relu_()
+
+
+class FourierConfig(MethodConfig):
+    """Settings of a method on random Fourier features."""
+
+    width: int = Field(2000, ge=1, description="Number D of random features")
+    bandwidth: float = Field(
+        2.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Bandwidth b of the kernel, for L2-normalised features",
+    )
 
 
 class FourierFeatures:

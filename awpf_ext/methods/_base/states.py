@@ -16,3 +16,8 @@ def part_of_state(state: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
     """The state of one part of `joined_states`."""
     prefix = f"{part}."
     return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+
+
+def without_part(state: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """The result of `joined_states` without one part, its keys unchanged."""
+    return {key: value for key, value in state.items() if not key.startswith(f"{part}.")}

@@ -26,7 +26,7 @@ from awpf_ext.report.style import (
     series,
     with_room,
 )
-from awpf_ext.runs.references import named
+from awpf_ext.runs.references import by_method
 from awpf_ext.runs.wording import percent, seconds_text
 
 Line = tuple[str, Sequence[float], Colour, str]  # label, fractions, colour, line style
@@ -80,7 +80,7 @@ def section(run: FinishedRun) -> Section:
 def _references(run: FinishedRun) -> list[Line]:
     """A line for each reference; an upper bound is dashed."""
     found: list[Line] = []
-    for method, result in named(run.references.results):
+    for method, result in by_method(run.references.results):
         bound = is_upper_bound(method)
         colour = INK if bound else series(1 + len(found))
         style = BOUND_LINE if bound else "-"

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from awpf_ext.methods.registry import is_upper_bound, method_class, method_label
+from awpf_ext.methods.registry import is_upper_bound, method_class
 from awpf_ext.report.blocks import Table, Text
 from awpf_ext.report.load import FinishedRun
 from awpf_ext.report.names import plain
-from awpf_ext.runs.references import named
+from awpf_ext.runs.references import COLUMNS, by_method, table_row
 from awpf_ext.runs.result import Result
-from awpf_ext.runs.wording import metric_label, percent, seconds_text
+from awpf_ext.runs.wording import percent
 
 FUSING = ("rapf", "awpf", "calfuse")  # of the methods that train an adapter as finetune does
-METRICS = ("average", "last", "forgetting")
 
 
 def table(run: FinishedRun) -> list[Table]:
     """The run, its references and zero-shot CLIP; nothing without references."""
     if not run.references.results:
         return []
-    methods = list(named([run.result, *run.references.results]))
-    rows = [_row(method, result) for method, result in methods]
+    methods = list(by_method([run.result, *run.references.results]))
+    rows = [table_row(method, result) for method, result in methods]
     if run.diagnostics is not None and run.method != "zero_shot":
         steps = run.diagnostics.zero_shot_accuracy
         rows.append(["zero-shot", percent(sum(steps) / len(steps)), percent(steps[-1]), "-", "-"])
@@ -33,18 +32,12 @@ def table(run: FinishedRun) -> list[Table]:
         for place in compared
         if float(rows[place][column]) == max(float(rows[other][column]) for other in compared)
     }
-    columns = ["method", *map(metric_label, (*METRICS, "seconds_to_learn"))]
-    return [Table(columns, rows, strong=frozenset(best))]
-
-
-def _row(method: str, result: Result) -> list[str]:
-    numbers = [percent(getattr(result, metric)) for metric in METRICS]
-    return [method_label(method), *numbers, seconds_text(result.seconds_to_learn)]
+    return [Table(COLUMNS, rows, strong=frozenset(best))]
 
 
 def in_words(run: FinishedRun) -> list[Text]:
     """What forgetting is, what cures it, and how far the upper bound is."""
-    results = dict(named(run.references.results))
+    results = dict(by_method(run.references.results))
     if not results:
         return []
     sentences = [_forgetting(run, results), *_learning(run, results), *_bounds(run, results)]

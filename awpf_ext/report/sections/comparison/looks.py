@@ -32,14 +32,13 @@ def looks(comparison: Comparison, most: int | None = MOST_LINES) -> dict[str, Lo
     found: dict[str, Look] = {}
     place = 0
     for variant in sweep.variants:
-        label = short(variant, NARROW)
+        label = short(variant, NARROW) + (f" {BOUND}" if variant in bounds else "")
         if bounds == [variant]:
-            found[variant] = Look(INK, BOUND_LINE, f"{label} {BOUND}")
+            found[variant] = Look(INK, BOUND_LINE, label)
         elif zero_shots == [variant]:
             found[variant] = Look(MUTED, ZERO_SHOT_LINE, label)
         elif most is None or place < most:
-            marked = f"{label} {BOUND}" if variant in bounds else label
-            found[variant] = Look(series(place), "-", marked)
+            found[variant] = Look(series(place), "-", label)
             place += 1
     return found
 
@@ -48,4 +47,4 @@ def left_out(comparison: Comparison, drawn: dict[str, Look]) -> str:
     """What the figures do not show; empty if they show all."""
     if len(drawn) == len(comparison.sweep.variants):
         return ""
-    return f"The figures show the first {len(drawn)} settings; the table has all of them."
+    return f"The figures show {len(drawn)} of the settings; the table has all of them."
