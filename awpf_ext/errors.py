@@ -63,6 +63,8 @@ class OfflineError(AwpfError):
 def suggestion(name: str, known: Iterable[str]) -> str:
     """The known name that is closest to `name`; if none is close, the names to choose from."""
     known = list(known)
+    if not known:
+        return "there is none"
     close = difflib.get_close_matches(name, known, n=1)
     if close:
         return f"did you mean {close[0]!r}?"

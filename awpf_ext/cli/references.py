@@ -71,11 +71,13 @@ def train_references(
     load: FeatureSource,
     resume: Resume,
     reporter: Reporter,
-) -> None:
-    """Train those that are not finished; one that fails is noted, as the run itself is finished.
+) -> list[str]:
+    """Train those that are not finished, and return those that failed, which are noted: the run
+    itself is finished.
 
     If their precision is auto, they have that of the run.
     """
+    failed = []
     for index, reference in enumerate(references):
         reporter.prefix = f"reference {index + 1}/{len(references)} ({reference.method}) "
         try:
@@ -89,6 +91,8 @@ def train_references(
                 )
         except AwpfError as error:
             reporter.note(f"the reference {reference.method} is left out: {error}")
+            failed.append(reference.method)
+    return failed
 
 
 def print_references(run: Result, references: Sequence[Result]) -> None:

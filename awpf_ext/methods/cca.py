@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from awpf_ext.data.stream import Task
+from awpf_ext.errors import UserError
 from awpf_ext.methods._base.feature_sums import FeatureSums
 from awpf_ext.methods._base.method import EpochProgress, Method, MethodConfig
 from awpf_ext.methods._base.random_features import FourierConfig, FourierFeatures
@@ -39,7 +40,6 @@ class CcaConfig(FourierConfig):
     penalty: float = Field(
         1.0,
         gt=0,
-        allow_inf_nan=False,
         description="r: added to both covariances, in units of their mean variance",
     )
 
@@ -124,7 +124,11 @@ def _root(covariance: Tensor, penalty: float) -> Tensor:
     added = penalty * float(covariance.trace()) / len(covariance)
     penalised = covariance.clone()
     penalised.diagonal().add_(max(added, 1e-9))
-    root: Tensor = torch.linalg.cholesky(penalised)
+    root, failed = torch.linalg.cholesky_ex(penalised)
+    if failed:
+        raise UserError(
+            f"penalty is {penalty:g}; expected a larger one: with it the covariance is singular"
+        )
     return root
 
 

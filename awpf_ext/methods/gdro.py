@@ -28,7 +28,6 @@ class GdroConfig(GclConfig):
     dro_lambda: float = Field(
         1.0,
         gt=0,
-        allow_inf_nan=False,
         description="KL weight lambda of the class weights: a large one gives the mean over "
         "classes, a small one the worst class",
     )

@@ -55,7 +55,6 @@ class RidgeConfig(MethodConfig):
     penalty: float | None = Field(
         None,
         gt=0,
-        allow_inf_nan=False,
         description="lambda; null = chosen on held-out training images",
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -56,6 +57,7 @@ class AdapterMethod(Method):
         self, config: AdapterConfig, *, text: Tensor, is_partner: bool = False, **given: Any
     ) -> None:
         super().__init__(config, text=text, **given)
+        load_optimizer()
         self.adapter = initial_adapter(config.init, text, self.generator)
         self.before = self.adapter  # before the task that is being learned
         self.statistics = ClassStatistics(
@@ -290,3 +292,11 @@ def initial_adapter(init: str, text: Tensor, generator: torch.Generator) -> Tens
     if init == "identity":
         return torch.nn.init.eye_(adapter)
     return adapter.uniform_(-(dim**-0.5), dim**-0.5, generator=generator)
+
+
+@cache
+def load_optimizer() -> None:
+    """The first step of an optimizer in a process takes a second, which belongs to no task."""
+    weight = torch.zeros(1, requires_grad=True)
+    weight.grad = torch.zeros(1)
+    torch.optim.Adam([weight], fused=True).step()

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from awpf_ext.errors import UserError
 from awpf_ext.methods._base.class_statistics import ClassStatistics
 from awpf_ext.methods._base.pooled_covariance import pooled_covariance
 
@@ -47,7 +48,12 @@ def lda_of(means: Tensor, counts: Tensor, covariance: Tensor) -> LinearClassifie
     One Cholesky factorisation in the precision of S; the result is float32.
     """
     means = means.to(covariance.dtype)
-    factor = torch.linalg.cholesky(covariance)
+    factor, failed = torch.linalg.cholesky_ex(covariance)
+    if failed:
+        raise UserError(
+            "the covariance of the features is singular, so that LDA has no solution (for klda: "
+            "expected a bandwidth nearer to 2, the default)"
+        )
     weight = torch.cholesky_solve(means.mT, factor).mT
     bias = -(weight * means).sum(1) / 2
     return LinearClassifier(

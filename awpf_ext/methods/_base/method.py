@@ -28,7 +28,7 @@ EpochProgress = Callable[[int, int], None]  # epochs done, epochs in the task
 class MethodConfig(BaseModel):
     """The settings of a method; unknown ones are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Method:

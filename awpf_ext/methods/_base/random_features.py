@@ -36,7 +36,6 @@ class FourierConfig(MethodConfig):
     bandwidth: float = Field(
         2.0,
         gt=0,
-        allow_inf_nan=False,
         description="Bandwidth b of the kernel, for L2-normalised features",
     )
 

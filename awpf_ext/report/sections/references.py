@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 from awpf_ext.methods.registry import is_upper_bound, method_class
 from awpf_ext.report.blocks import Table, Text
 from awpf_ext.report.load import FinishedRun
 from awpf_ext.report.names import plain
+from awpf_ext.runs.metrics import average
 from awpf_ext.runs.references import COLUMNS, by_method, table_row
 from awpf_ext.runs.result import Result
 from awpf_ext.runs.wording import percent
@@ -21,16 +23,19 @@ def table(run: FinishedRun) -> list[Table]:
         return []
     methods = list(by_method([run.result, *run.references.results]))
     rows = [table_row(method, result) for method, result in methods]
+    accuracies = [
+        (math.nan, math.nan) if method_class(method).bound else (result.average, result.last)
+        for method, result in methods
+    ]
     if run.diagnostics is not None and run.method != "zero_shot":
         steps = run.diagnostics.zero_shot_accuracy
-        rows.append(["zero-shot", percent(sum(steps) / len(steps)), percent(steps[-1]), "-", "-"])
-    bounds = [method for method, _ in methods if method_class(method).bound]
-    compared = [place for place, row in enumerate(rows) if row[0].split()[0] not in bounds]
+        accuracies.append((average(steps), steps[-1]))
+        rows.append(["zero-shot", *map(percent, accuracies[-1]), "-", "-"])
     best = {
-        (place, column)
-        for column in (1, 2)
-        for place in compared
-        if float(rows[place][column]) == max(float(rows[other][column]) for other in compared)
+        (place, column + 1)
+        for column, values in enumerate(zip(*accuracies, strict=True))
+        for place, value in enumerate(values)
+        if percent(value) == percent(max(filter(math.isfinite, values), default=0.0))
     }
     return [Table(COLUMNS, rows, strong=frozenset(best))]
 
