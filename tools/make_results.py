@@ -126,9 +126,9 @@ class Table(NamedTuple):
 
 TABLES = {
     "main": Table(SETS, MAIN, ORDERS),
-    "controls": Table(SETS, CONTROLS, ORDERS[:3]),
-    "images": Table(IMAGES, FEW, ORDERS[:2]),
-    "tasks": Table(TASKS, FEW, ORDERS[:2]),
+    "controls": Table(SETS, CONTROLS, ORDERS[:1]),
+    "images": Table(IMAGES, FEW, ORDERS[:1]),
+    "tasks": Table(TASKS, FEW, ORDERS[:1]),
 }
 
 
