@@ -29,7 +29,7 @@ from awpf_ext.finetuning.roles import Role
 from awpf_ext.runs.checkpoint import Resume
 from awpf_ext.runs.config import ConfigLayer, RunConfig, resolve_config
 from awpf_ext.runs.folder import RunFolder
-from awpf_ext.runs.references import named, read_references
+from awpf_ext.runs.references import by_method, read_references
 from awpf_ext.runs.run import SharedFeatures, load_features, run_configured
 from awpf_ext.runs.run import threads as threads_of
 from awpf_ext.runs.wording import pluralize
@@ -127,7 +127,7 @@ def run(
         kept = f"the run in {folder} is finished"
         raise KeyboardInterrupt(f": {kept}; the same command continues its references") from None
     saved = read_references(folder, result).results if planned else ()
-    beside = [reference for method, reference in named(saved) if method not in failed]
+    beside = [reference for method, reference in by_method(saved) if method not in failed]
     if beside and not as_json:
         print_references(result, beside)
     if not as_json:

@@ -124,11 +124,12 @@ def _root(covariance: Tensor, penalty: float) -> Tensor:
     added = penalty * float(covariance.trace()) / len(covariance)
     penalised = covariance.clone()
     penalised.diagonal().add_(max(added, 1e-9))
-    root, failed = torch.linalg.cholesky_ex(penalised)
-    if failed:
+    factorised = torch.linalg.cholesky_ex(penalised)
+    if factorised.info:
         raise UserError(
             f"penalty is {penalty:g}; expected a larger one: with it the covariance is singular"
         )
+    root: Tensor = factorised.L
     return root
 
 
