@@ -213,6 +213,14 @@ def markdown(table: Table, metric: str, given: Arguments, title: str) -> str:
     return "\n".join(lines)
 
 
+def transposed(table: str) -> str:
+    """A table with the sets as rows and the methods as columns, where there are many sets."""
+    lines = table.splitlines()
+    cells = [line.strip("| ").split(" | ") for line in (lines[0], *lines[2:])]
+    heads, *rows = zip(*cells, strict=True)
+    return "\n".join(f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows))
+
+
 def write(file: Path, name: str, content: str) -> None:
     """Replace what stands between the markers `<!-- results: NAME -->` and `<!-- end -->`."""
     text = file.read_text(encoding="utf-8")
@@ -229,8 +237,9 @@ def write_tables(given: Arguments) -> None:
     for metric in ("last", "average", "forgetting", "seconds_to_learn"):
         title = {"seconds_to_learn": "seconds to learn"}.get(metric, metric)
         write(page, metric, markdown(TABLES["main"], metric, given, title))
-    for name in ("controls", "images", "tasks"):
+    for name in ("controls", "tasks"):
         write(page, name, markdown(TABLES[name], "last", given, "last"))
+    write(page, "images", transposed(markdown(TABLES["images"], "last", given, "last")))
     short = ("`zero_shot`", "`naive` (lower bound)", "`finetune`", "`rapf`", "`calfuse`", "`slda`",
              "`ridge`", "`awpf`, texts alone", "`finetune`, `head=lda`", "**`awpf`**",
              "`joint` (bound)")  # fmt: skip
