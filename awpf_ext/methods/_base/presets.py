@@ -38,8 +38,6 @@ def _row(
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "paper": PAPER,
-    "text-only": {"head": "none"},
     "cifar100-b0-inc10": _row(100, 2000, 2, 0.6, 0.55, False),
     "cifar100-b50-inc10": _row(100, 2000, 2, 0.6, 0.55, False),
     "cifar100-b50-inc5": _row(50, 4000, 2, 0.6, 0.55, False),
@@ -54,6 +52,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "imagenet-r-b100-inc10": _row(64, 1900, 2, 0.7, 0.65, True),
     "imagenet-r-b100-inc20": _row(64, 1900, 1, 0.7, 0.65, True),
     "cub200-b0-inc20": _row(32, 1900, 1, 0.8, 0.65, True),
+    "paper": PAPER,
+    "text-only": {"head": "none"},
 }
 
 
