@@ -10,9 +10,8 @@ saw them and the LDA without them, plus
     log(b / (a share_0))^2 / rows,
 
 which keeps the share b / a near share_0 while there are few held-out rows. LDA is overconfident,
-more so in more dimensions; with both scales free the likelihood corrects this, and it chooses a
-share b / a about as well as accuracy does, but more smoothly. A class without images has no score
-of its own: v is then the mean over the others.
+more so in more dimensions; with both scales free the likelihood corrects this. A class without
+images has no score of its own: v is then the mean over the others.
 """
 
 from __future__ import annotations
