@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+CHECKOUT = Path(__file__).parents[1]
+if not (CHECKOUT / "awpf_ext" / "awpf_cpu.so").exists():
+    # `python -m pytest` looks for modules in the working folder first; use the installed package.
+    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != CHECKOUT]
 
 import memory
 import pytest

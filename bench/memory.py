@@ -5,12 +5,15 @@ from __future__ import annotations
 import ctypes
 import gc
 import multiprocessing
+import os
 import re
 import sys
 import time
+import traceback
 from collections.abc import Callable
+from multiprocessing import forkserver
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from comparison import Work
 
@@ -25,8 +28,18 @@ class Peak(NamedTuple):
 
 
 def start_server() -> None:
-    """Import torch once, in a process that never computes; each measurement is forked from it."""
+    """Import torch once, in a process that never computes; each measurement is forked from it.
+
+    Python looks for modules first where that process starts: that must not be the checkout, whose
+    `awpf_ext` has no native libraries unless it is installed as editable.
+    """
     multiprocessing.get_context("forkserver").set_forkserver_preload(_PRELOADED)
+    home = Path.cwd()
+    os.chdir(Path(__file__).parent)
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.chdir(home)
 
 
 def can_measure() -> bool:
@@ -42,11 +55,14 @@ def peak(make: Callable[[], Work], name: str, warm_up: bool) -> Peak:
     process.start()
     sender.close()
     try:
-        return Peak(*receiver.recv())
+        measured = receiver.recv()
     except EOFError:
         raise RuntimeError(f"{name}: the process that measures memory died") from None
     finally:
         process.join()
+    if isinstance(measured, str):
+        raise RuntimeError(f"{name}: failed where its memory is measured\n{measured}")
+    return Peak(*measured)
 
 
 def _status(name: str) -> int:
@@ -56,7 +72,15 @@ def _status(name: str) -> int:
     return int(found[1]) * 1024
 
 
-def _measure(make: Callable[[], Work], name: str, warm_up: bool, sender: object) -> None:
+def _measure(make: Callable[[], Work], name: str, warm_up: bool, sender: Any) -> None:
+    """Send what `peak` returns, or the traceback of a failure."""
+    try:
+        sender.send(_peak_here(make, name, warm_up))
+    except Exception:
+        sender.send(traceback.format_exc())
+
+
+def _peak_here(make: Callable[[], Work], name: str, warm_up: bool) -> tuple[int, float]:
     import torch
 
     run = make().contenders[name].run
@@ -71,5 +95,6 @@ def _measure(make: Callable[[], Work], name: str, warm_up: bool, sender: object)
     start = time.perf_counter()
     result = run()
     seconds = time.perf_counter() - start
-    sender.send((max(0, _status("VmHWM") - before), seconds))  # type: ignore[attr-defined]
+    extra = max(0, _status("VmHWM") - before)
     del result
+    return extra, seconds

@@ -13,11 +13,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+CHECKOUT = Path(__file__).parents[1]
+if not (CHECKOUT / "awpf_ext" / "awpf_cpu.so").exists():
+    # `python -m pytest` looks for modules in the working folder first; use the installed package.
+    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != CHECKOUT]
+
 from awpf_ext.data.features import FeatureSet, read_features
 from awpf_ext.data.stream import TaskStream, task_stream
 
 sys.path.append(str(Path(__file__).parent / "ops"))  # `from error_bounds import ...`
-SHARED = Path(__file__).parents[1].parent / "shared"
+SHARED = CHECKOUT.parent / "shared"
 
 
 @pytest.fixture(autouse=True, scope="session")
