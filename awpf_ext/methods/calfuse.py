@@ -16,13 +16,14 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import kl_div, log_softmax
 
 from awpf_ext.data.stream import Task
 from awpf_ext.fusion import qr_mask
 from awpf_ext.methods._base.adapter import AdapterMethod, Batch
 from awpf_ext.methods._base.adapter_config import AdapterConfig
-from awpf_ext.methods._base.cosine import inverse_norms, scaled_cosines
+from awpf_ext.methods._base.cosine import row_norms, scaled_cosines
 from awpf_ext.methods._base.method import EpochProgress, MethodConfig
 from awpf_ext.methods.registry import register
 
@@ -97,7 +98,29 @@ class Calfuse(AdapterMethod):
 
 
 def calibrated(features: Tensor, adapter: Tensor, theta: Tensor) -> Tensor:
-    """a n(f) + (1 - a) n(A f), a = sigmoid(theta)."""
-    weight, adapted = theta.sigmoid(), features @ adapter.T
-    own = features * (weight * inverse_norms(features))
-    return own + adapted * ((1 - weight) * inverse_norms(adapted))
+    """a n(f) + (1 - a) n(A f), a = sigmoid(theta); differentiable in the adapter and theta."""
+    mixed: Tensor = _Mixed.apply(features, features @ adapter.T, theta)
+    return mixed
+
+
+class _Mixed(torch.autograd.Function):
+    """a n(f) + (1 - a) n(h) for rows f and h, with its gradient in h and theta written out."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, adapted: Tensor, theta: Tensor) -> Tensor:
+        weight, norms = theta.sigmoid(), row_norms(adapted)
+        own, rest = weight / row_norms(features), (1 - weight) / norms
+        ctx.save_for_backward(features, adapted, weight, norms, own, rest)
+        return (adapted * rest).addcmul_(features, own)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        features, adapted, weight, norms, own, rest = ctx.saved_tensors
+        along = (grads[0] * adapted).sum(1, keepdim=True).mul_(rest)
+        of_theta = None
+        if ctx.needs_input_grad[2]:
+            of_own = (grads[0] * features).sum(1, keepdim=True).mul_(own)
+            of_theta = (1 - weight) * of_own.sum() - weight * along.sum()
+        radial = along / norms.square()
+        return None, (grads[0] * rest).addcmul_(adapted, radial, value=-1), of_theta

@@ -9,9 +9,9 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
-from torch.optim.lr_scheduler import MultiStepLR
 
 from awpf_ext.data.stream import Task
+from awpf_ext.methods._base.adam import Adam
 from awpf_ext.methods._base.adapter_config import AdapterConfig
 from awpf_ext.methods._base.class_statistics import ClassStatistics
 from awpf_ext.methods._base.cosine import scaled_cosines
@@ -173,20 +173,18 @@ class AdapterMethod(Method):
         parameters = self.trained_parameters()
         for parameter in parameters:
             parameter.requires_grad_()
-        optimizer = torch.optim.Adam(parameters, lr=config.learning_rate, fused=True)
-        schedule = MultiStepLR(optimizer, list(config.milestones), gamma=config.decay)
+        optimizer = Adam(parameters)
         loss = torch.compile(self.loss, dynamic=True) if config.compile else self.loss
         pairs = self.hard_pairs(task)
         for epoch in range(config.epochs):
+            decays = sum(milestone <= epoch for milestone in config.milestones)
+            learning_rate = config.learning_rate * config.decay**decays
             for batch in self.batches(task, pairs):
-                optimizer.zero_grad()
-                torch.autograd.backward(loss(batch, task))
-                optimizer.step()
-            schedule.step()
+                gradients = torch.autograd.grad(loss(batch, task), parameters)
+                optimizer.step(gradients, learning_rate)
             progress(epoch + 1, config.epochs)
         for parameter in parameters:
             parameter.requires_grad_(False)
-            parameter.grad = None
 
     def batches(self, task: Task, pairs: Tensor) -> Iterator[Batch]:
         """One epoch: the task's images in random order, each batch with its replayed features."""
@@ -211,16 +209,18 @@ class AdapterMethod(Method):
         class_counts = len(torch.unique(task.train_y)), old_classes
         replay = draw_batches(self.statistics, replayed, generator)
         hard = draw_batches(self.statistics, paired[..., 0], generator)
+        weights: dict[tuple[int, int], Tensor] = {}  # of the rows of a batch, by its sizes
         for rows, old_labels, old_x, hard_x, hard_pair in zip(
             images, replayed, replay, hard, paired, strict=True
         ):
-            row_counts = len(rows), len(old_x)
+            sizes = len(rows), len(old_x)
+            if sizes not in weights:
+                shares = class_counts if config.class_balance else sizes
+                weights[sizes] = self.row_weights(sizes, shares)
             yield Batch(
-                rows=torch.cat([task.train_x[rows], old_x, hard_x]),
+                rows=torch.cat([task.train_x.index_select(0, rows), old_x, hard_x]),
                 labels=torch.cat([task.train_y[rows], old_labels]),
-                weights=self.row_weights(
-                    row_counts, class_counts if config.class_balance else row_counts
-                ),
+                weights=weights[sizes],
                 images=len(rows),
                 pairs=hard_pair,
             )
@@ -297,6 +297,4 @@ def initial_adapter(init: str, text: Tensor, generator: torch.Generator) -> Tens
 @cache
 def load_optimizer() -> None:
     """The first step of an optimizer in a process takes a second, which belongs to no task."""
-    weight = torch.zeros(1, requires_grad=True)
-    weight.grad = torch.zeros(1)
-    torch.optim.Adam([weight], fused=True).step()
+    Adam([torch.zeros(1)]).step([torch.zeros(1)], 1e-3)

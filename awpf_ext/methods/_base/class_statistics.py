@@ -162,7 +162,8 @@ class ClassStatistics:
         counts = torch.bincount(classes, minlength=len(self)).tolist()
         by_class = classes[order]
         drawn = self._normal(len(classes), self.dim, generator)
-        drawn -= self._gamma[by_class, None] * drawn.sum(1, keepdim=True)
+        if self.shrinkage:
+            drawn -= self._gamma[by_class, None] * drawn.sum(1, keepdim=True)
         drawn *= self._noise[by_class, None].sqrt()
         parts = torch.split(drawn, counts)
         for part, mean, factor in zip(parts, self._means, self._factors, strict=True):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import relu
 
-from awpf_ext.methods._base.cosine import inverse_norms
+from awpf_ext.methods._base.cosine import row_products
 from awpf_ext.methods._base.replay import shuffled_cycle
 
 
@@ -33,6 +33,6 @@ def pair_schedule(
 
 def hinge_loss(directions: Tensor, text: Tensor, pairs: Tensor, margin: float) -> Tensor:
     """Mean of max(0, margin - cos(e, t_old) + cos(e, t_new)), e = A f with f of the old class."""
-    differences = text[pairs[:, 1]] - text[pairs[:, 0]]
-    gaps = (directions * differences).sum(1, keepdim=True) * inverse_norms(directions)
-    return relu(margin + gaps).mean()
+    old, new = pairs.unbind(1)
+    differences = text.index_select(0, new) - text.index_select(0, old)
+    return relu(margin + row_products(directions, differences)).mean()
