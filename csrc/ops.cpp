@@ -28,8 +28,8 @@ STABLE_TORCH_LIBRARY(AWPF_LIBRARY, m) {
   m.def(
       "rbf_permutation_sums(Tensor z, Tensor rows, Tensor gamma, SymInt permutations, int seed, "
       "bool allow_fp16) -> Tensor");
-  // (p,): the lower median of the squared distances between the pooled rows, or between max_rows of them chosen by
-  // seed.
+  // (p,): the lower median of the squared distances of some pairs of the pooled rows, or of max_rows of them, chosen by
+  // seed (common/median_pairs.h).
   m.def("median_square_distance(Tensor z, Tensor rows, SymInt max_rows, int seed) -> Tensor");
   // Within-class scatter, between-class scatter and class means (float64), and counts (int64).
   m.def("scatter(Tensor x, Tensor labels, SymInt num_classes) -> (Tensor, Tensor, Tensor, Tensor)");

@@ -123,19 +123,23 @@ def median_subset(found: ShardedRows, most: int, seed: int) -> tuple[Tensor, Ten
     starts = (found.group_sizes.cumsum(0) - found.group_sizes)[None] + (
         found.sizes.cumsum(0) - found.sizes
     )  # of each rank's part of each group, if one process held them all
-    own = torch.cat(
-        [
-            torch.arange(start, start + size)
-            for start, size in zip(
-                starts[world.rank].tolist(), found.sizes[world.rank].tolist(), strict=True
-            )
-        ]
-    )
+    positions = [
+        torch.cat(
+            [
+                torch.arange(start, start + size)
+                for start, size in zip(begin.tolist(), sizes.tolist(), strict=True)
+            ]
+        )
+        for begin, sizes in zip(starts, found.sizes, strict=True)
+    ]  # of the rows of each rank
+    number = torch.arange(total)  # of each row among those that are looked at
     if total > most:
-        own = torch.isin(own, sampled_rows(seed, total, most)).nonzero().squeeze(1)
-    else:
-        own = torch.arange(len(own))
+        number = torch.full((total,), -1)
+        number[sampled_rows(seed, total, most)] = torch.arange(most)
+    own = (number[positions[world.rank]] >= 0).nonzero().squeeze(1)
     rows, _ = world.all_gather_ragged(found.z.detach()[own.to(found.z.device)])
+    gathered = number[torch.cat(positions)]
+    rows = rows[gathered[gathered >= 0].argsort().to(rows.device)]
     return rows, torch.tensor([[[0, len(rows)]]], device=rows.device)
 
 

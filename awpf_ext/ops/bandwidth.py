@@ -17,8 +17,8 @@ from awpf_ext.ops._sharded import ShardedRows, median_subset
 from awpf_ext.ops._types import Bandwidth, TensorOrArray
 
 MEDIAN_ROWS = 1024
-"""The median is that over all pairs of up to this many rows; of more rows, as many are drawn with a
-fixed seed."""
+"""The median looks at pairs of up to this many rows; of more rows, as many are drawn with a fixed
+seed."""
 
 MEDIAN_SEED = 0
 
@@ -29,9 +29,10 @@ def median_bandwidth(
 ) -> TensorOrArray:
     """Median distance between the points of x and y pooled: the sigma of ``bandwidth="median"``.
 
-    The median is the lower of the two middle values, over all pairs of different points. From more
-    than 1,024 pooled points, 1,024 are drawn with a fixed seed. Computed in double precision, and
-    without a gradient.
+    The median is the lower of the two middle values, over all pairs of up to 46 pooled points. Of
+    more points at least 1,024 pairs are looked at: the points, or 1,024 of them, are put into a
+    random order with a fixed seed, and each is compared with the next few. Computed in double
+    precision, and without a gradient.
 
     Args:
         x: Points (..., n, d).

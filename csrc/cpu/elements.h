@@ -174,6 +174,39 @@ inline double add_rows(double* __restrict sums, const void* from, ElementType ty
   return sum_chains(chains);
 }
 
+// out[k] = |row - others[k]|^2 for a few rows at a time, so that independent sums hide the latency of each.
+template <int kOthers>
+inline void distances_to(double* out, const double* row, const double* others, int64_t stride, int64_t depth) {
+  Vec<double> sums[kOthers] = {};
+  double rest[kOthers] = {};
+  int64_t p = 0;
+  for (; p + kLanes<double> <= depth; p += kLanes<double>) {
+    const Vec<double> own = load(row + p);
+#pragma GCC unroll 8
+    for (int k = 0; k < kOthers; ++k) {
+      const Vec<double> difference = own - load(others + k * stride + p);
+      sums[k] += difference * difference;
+    }
+  }
+  for (; p < depth; ++p)
+    for (int k = 0; k < kOthers; ++k) {
+      const double difference = row[p] - others[k * stride + p];
+      rest[k] += difference * difference;
+    }
+  for (int k = 0; k < kOthers; ++k) {
+    out[k] = rest[k];
+    for (int l = 0; l < kLanes<double>; ++l) out[k] += sums[k][l];
+  }
+}
+
+inline void squared_distances(double* out, const double* row, const double* others, int64_t stride, int64_t count,
+                              int64_t depth) {
+  int64_t k = 0;
+  for (; k + 8 <= count; k += 8) distances_to<8>(out + k, row, others + k * stride, stride, depth);
+  for (; k + 2 <= count; k += 2) distances_to<2>(out + k, row, others + k * stride, stride, depth);
+  for (; k < count; ++k) distances_to<1>(out + k, row, others + k * stride, stride, depth);
+}
+
 inline void narrow(double value, double* to) { *to = value; }
 inline void narrow(float value, float* to) { *to = value; }
 inline void narrow(double value, float* to) { *to = float(value); }

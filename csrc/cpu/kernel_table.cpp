@@ -35,7 +35,6 @@ constexpr TypedKernels<T> typed_kernels() {
       &centre_rows<T>,
       &rbf_sum<T>,
       &rbf_values<T>,
-      &squared_distances<T>,
       &widen_bytes<T>,
       &centre_by_label<T>,
       &scale_rows<T>,
@@ -50,6 +49,7 @@ constexpr TypedKernels<double> kDouble = typed_kernels<double>();
 }  // namespace
 
 extern const KernelTable AWPF_CONCAT(kKernelTable_, AWPF_ISA) = {
-    AWPF_STRING(AWPF_ISA), &kFloat, &kDouble, &narrow_row, &shuffle_values, &add_rows_by_label, &add_rows};
+    AWPF_STRING(AWPF_ISA), &kFloat,   &kDouble,          &narrow_row, &shuffle_values,
+    &add_rows_by_label,    &add_rows, &squared_distances};
 
 }  // namespace awpf

@@ -70,8 +70,6 @@ struct TypedKernels {
   // the sums of the rows to row_sums, and returns the sum of the unweighted mixture over the cell.
   double (*rbf_values)(const GramBlock<T>& block, const Cell& cell, const MixtureView<T>& mixture, T factor, Keep keep,
                        double* row_sums);
-  // Writes the first `columns` squared distances of one row.
-  void (*squared_distances)(const GramBlock<T>& block, int64_t row, int64_t columns, T* out);
 
   void (*widen_bytes)(T* to, const uint8_t* from, int64_t count);
   // to[r] = from[r] - centres[labels[r]].
@@ -101,6 +99,9 @@ struct KernelTable {
   // sums += the rows; returns the sum of their squares.
   double (*add_rows)(double* sums, const void* from, ElementType type, int64_t from_stride, int64_t rows,
                      int64_t depth);
+  // out[k] = |row - others[k]|^2, by differences.
+  void (*squared_distances)(double* out, const double* row, const double* others, int64_t stride, int64_t count,
+                            int64_t depth);
 };
 
 // The table in use: that of the best instruction set of this machine, or the one that AWPF_CPU_ISA names.

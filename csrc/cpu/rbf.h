@@ -108,18 +108,6 @@ double rbf_values(const GramBlock<T>& block, const Cell& cell, const MixtureView
   return total.total();
 }
 
-// A distance within the rounding error of the inner product, as between equal points, counts as zero.
-template <class T>
-void squared_distances(const GramBlock<T>& block, int64_t i, int64_t columns, T* out) {
-  constexpr T kRounding = sizeof(T) == 4 ? T(1e-5) : T(1e-13);
-  const T* row = block.values + i * block.stride;
-  for (int64_t j = 0; j < columns; ++j) {
-    const T norms = block.row_norm[i] + block.column_norm[j];
-    const T half = norms - row[j] + (block.row_norm_rest[i] + block.column_norm_rest[j]);
-    out[j] = half > kRounding * norms ? 2 * half : T(0);
-  }
-}
-
 template <class T>
 void add_block(double* sums, int64_t sums_stride, const T* values, int64_t stride, int64_t rows, int64_t columns) {
   for (int64_t i = 0; i < rows; ++i)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from references import FIVE, autograd_mmd, gammas_of, median_distance, mmd
+from references import FIVE, autograd_mmd, gammas_of, mmd, sampled_median_distance
 
 import awpf_ext
 
@@ -140,7 +140,7 @@ def test_a_bandwidth_for_each_problem():
 
 def test_the_median_bandwidth_is_the_default_and_is_that_of_the_pool():
     x, y = samples(31, 22, 6)
-    sigma = float(median_distance(torch.cat([x, y])))
+    sigma = float(sampled_median_distance(torch.cat([x, y])))
     found = awpf_ext.mmd(x, y, scales=(0.5, 1.0))
     assert float(found) == pytest.approx(
         float(mmd(x, y, gammas_of([sigma], (0.5, 1.0)))), rel=1e-12

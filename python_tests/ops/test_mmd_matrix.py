@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from references import FIVE, estimate, gammas_of, kernel, median_distance
+from references import FIVE, estimate, gammas_of, kernel, median_distance, sampled_median_distance
 
 import awpf_ext
 
@@ -55,7 +55,7 @@ def test_many_tiny_groups(dtype):
 
 def test_the_median_is_that_of_all_rows_together():
     x, labels = groups_of([8, 5, 9], 4)
-    sigma = float(median_distance(x))
+    sigma = float(sampled_median_distance(x))
     found = awpf_ext.mmd_matrix(x, labels)
     assert torch.allclose(found, awpf_ext.mmd_matrix(x, labels, bandwidth=sigma), rtol=1e-12)
 
@@ -96,11 +96,11 @@ def test_a_single_group():
 # ---- median bandwidth ----
 
 
-@pytest.mark.parametrize("size", [2, 3, 4, 15, 113, 130, 257])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_it_is_the_lower_median_over_all_pairs(size, dtype):
-    x = torch.randn(size, 5).to(dtype)
-    expected = float(median_distance(x))
+@pytest.mark.parametrize("size", [2, 3, 4, 15, 45, 46, 47, 113, 257, 600, 1023, 1025, 2500])
+def test_it_is_the_lower_median_over_the_pairs_that_are_looked_at(size, dtype):
+    x = torch.randn(size, 21).to(dtype)
+    expected = float(sampled_median_distance(x))
     found = awpf_ext.median_bandwidth(x)
     assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert float(found) == pytest.approx(expected, rel=1e-12 if dtype == torch.float64 else 1e-7)
@@ -115,23 +115,56 @@ def test_two_samples_are_pooled():
     assert torch.equal(batch, awpf_ext.median_bandwidth(x, y).expand(4))
 
 
-def test_1024_rows_are_all_used_and_more_are_a_sample_of_them():
-    x = torch.randn(1024, 2).double()
-    assert float(awpf_ext.median_bandwidth(x)) == pytest.approx(
-        float(median_distance(x)), rel=1e-12
-    )
-    more = torch.randn(2500, 2).double()
-    found = float(awpf_ext.median_bandwidth(more))
-    assert found == pytest.approx(float(median_distance(more)), rel=0.05)
-    assert found == float(awpf_ext.median_bandwidth(more))
-    # The sample is of rows from everywhere: a prefix would give a median of about 300.
-    spaced = torch.arange(3000).double().unsqueeze(1)
-    assert 600 < float(awpf_ext.median_bandwidth(spaced)) < 1200
+def test_up_to_46_rows_all_pairs_are_looked_at():
+    for size in (5, 45, 46):
+        x = torch.randn(size, 2).double()
+        expected = float(median_distance(x))
+        assert float(awpf_ext.median_bandwidth(x)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_of_more_rows_it_is_close_to_the_median_of_all_pairs():
+    for size in (100, 500, 2500):
+        x = torch.randn(size, 10).double()
+        found = float(awpf_ext.median_bandwidth(x))
+        assert found == pytest.approx(float(median_distance(x)), rel=0.05)
+        assert found == float(awpf_ext.median_bandwidth(x))
+
+
+@pytest.mark.parametrize("size", [100, 1000, 3000])
+def test_the_pairs_are_of_rows_from_everywhere(size):
+    """Pairs of neighbours would give a median of a few rows, pairs of the first 1,024 rows a third
+    of the right one."""
+    spaced = torch.arange(size).double().unsqueeze(1)
+    assert 0.22 * size < float(awpf_ext.median_bandwidth(spaced)) < 0.36 * size
 
 
 def test_data_far_from_the_origin():
     x = 1e6 + torch.randn(60, 4).double()
-    assert float(awpf_ext.median_bandwidth(x)) == pytest.approx(float(median_distance(x)), rel=1e-9)
+    assert float(awpf_ext.median_bandwidth(x)) == pytest.approx(
+        float(sampled_median_distance(x)), rel=1e-9
+    )
+
+
+@pytest.mark.parametrize("scale", [1e8, 1e-8])
+def test_points_of_different_scales_keep_their_distances(scale):
+    """Also of one cluster far from the other; no two rows are equal, whatever their distance."""
+    x, y = torch.randn(5, 8) * scale, torch.randn(31, 8)
+    expected = float(median_distance(torch.cat([x, y])))
+    assert float(awpf_ext.median_bandwidth(x, y)) == pytest.approx(expected, rel=1e-6)
+    far = torch.cat([x.double() + 1e9, x.double() - 1e9])
+    assert float(awpf_ext.median_bandwidth(far)) == pytest.approx(
+        float(median_distance(far)), rel=1e-12
+    )
+
+
+@pytest.mark.parametrize("size", [30, 200])
+def test_a_point_that_is_not_finite(size):
+    x = torch.randn(size, 4)
+    x[size - 3, 1] = float("nan")
+    with pytest.raises(ValueError, match=f"row {size - 3} .* NaN or an infinity"):
+        awpf_ext.median_bandwidth(x)
+    with pytest.raises(ValueError, match="too large"):
+        awpf_ext.median_bandwidth(torch.randn(size, 4).double() * 1e200)
 
 
 def test_duplicates_up_to_half_of_the_pairs():

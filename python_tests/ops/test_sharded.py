@@ -67,7 +67,7 @@ def rank_order(found: list[Any], dtype: torch.dtype) -> tuple[torch.Tensor, ...]
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_values_are_those_of_one_machine(found: list[Any], dtype: torch.dtype) -> None:
-    """The median too, which of 1,350 pooled rows looks at a choice of 1,024."""
+    """The median too, which of 1,350 pooled rows looks at pairs of 1,024."""
     alone = worker.losses(*rank_order(found, dtype))
     for rank in found:
         for name, value in rank[str(dtype)]["values"].items():

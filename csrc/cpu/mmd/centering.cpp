@@ -15,7 +15,8 @@ struct WorkItem {
   bool columns;
 };
 
-// Raises an error: names the first row that is not finite, or says that a squared norm overflows.
+}  // namespace
+
 void report_row(const Points& points, const PooledRows& pooled) {
   std::vector<double> sum(points.dim);
   for (const Group& group : pooled.groups)
@@ -27,8 +28,6 @@ void report_row(const Points& points, const PooledRows& pooled) {
     }
   AWPF_CHECK(false, "the points are too large: their squared norms overflow");
 }
-
-}  // namespace
 
 std::vector<Centering> find_centres(const Points& points, const std::vector<PooledRows>& rows,
                                     const std::vector<PooledRows>& columns, const double* given_centres) {

@@ -17,4 +17,8 @@ struct Centering {
 std::vector<Centering> find_centres(const Points& points, const std::vector<PooledRows>& rows,
                                     const std::vector<PooledRows>& columns, const double* given_centres);
 
+// Raises an error about points whose sums of squares are not finite: names the first row that is not finite, or says
+// that a squared norm overflows.
+[[noreturn]] void report_row(const Points& points, const PooledRows& pooled);
+
 }  // namespace awpf

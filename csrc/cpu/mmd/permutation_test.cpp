@@ -7,10 +7,12 @@
 // Split 0 is the given one, so that the statistic and its null distribution have the same rounding errors.
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "common/ops.h"
 #include "cpu/mmd/kernel_sum_call.h"
 #include "cpu/parallel.h"
+#include "cpu/shuffle_all.h"
 
 namespace awpf {
 namespace {
@@ -34,7 +36,8 @@ class Memberships {
   // Split k is permutation number first_split + k of the rows; permutation 0 is the identity.
   void fill(uint64_t seed, int64_t first_split) {
     for_each_task(strips(), [&](int64_t strip, int64_t) {
-      std::vector<uint32_t> value(rows_), row(rows_);
+      std::vector<uint32_t> every_row(rows_);
+      std::iota(every_row.begin(), every_row.end(), 0u);
       for (int64_t k = 0; k < strip_splits_; ++k) {
         const int64_t split = strip * strip_splits_ + k;
         uint8_t* out = bytes_.get() + strip * rows_ * strip_splits_ + k;
@@ -42,32 +45,14 @@ class Memberships {
           for (int64_t i = 0; i < rows_; ++i) out[i * strip_splits_] = split < splits_ && i < first_size_;
           continue;
         }
-        permute(shuffle_key(seed, uint64_t(first_split + split), uint64_t(rows_)), value.data(), row.data(), out);
+        const ShuffleKey key = shuffle_key(seed, uint64_t(first_split + split), uint64_t(rows_));
+        for_each_shuffled(every_row, rows_, key,
+                          [&](int64_t row, uint32_t to) { out[row * strip_splits_] = to < uint64_t(first_size_); });
       }
     });
   }
 
  private:
-  // Writes the members of one permutation. `value` and `row` have room for all rows.
-  void permute(const ShuffleKey& key, uint32_t* value, uint32_t* row, uint8_t* out) {
-    int64_t pending = rows_;
-    for (int64_t i = 0; i < rows_; ++i) value[i] = row[i] = uint32_t(i);
-    // Values outside the range go through the shuffle again, all of them in one vectorised pass.
-    while (pending > 0) {
-      kernel_table().shuffle_once(value, pending, key);
-      int64_t left = 0;
-      for (int64_t k = 0; k < pending; ++k) {
-        if (value[k] < uint64_t(rows_)) {
-          out[int64_t(row[k]) * strip_splits_] = value[k] < uint64_t(first_size_);
-        } else {
-          value[left] = value[k];
-          row[left++] = row[k];
-        }
-      }
-      pending = left;
-    }
-  }
-
   int64_t rows_, first_size_, strip_splits_, splits_;
   Buffer<uint8_t> bytes_;
 };

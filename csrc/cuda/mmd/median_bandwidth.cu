@@ -1,13 +1,13 @@
-// The lower median of the squared distances between all pairs of pooled rows, or of a seeded sample of the rows.
+// The lower median of the squared distances of some pairs of pooled rows (common/median_pairs.h).
 //
-// Distances are computed by differences in double precision, whatever the input: 3 m^2 d / 2 FLOPs for m rows. They are
-// stored, at most kBatchPairs at a time, and the median is found by a radix select: six passes count the values of
-// eleven bits, the most significant first, and each narrows down the distances still in question. Counts are integers,
-// so the order of additions does not matter. Launches: one, and eight more for each batch of kBatchPairs pairs or
-// kBatchProblems problems.
+// Distances are computed by differences in double precision, whatever the input: 3 d FLOPs for each of about a thousand
+// pairs, by a warp. The median is found by a radix select: six passes count the values of eleven bits, the most
+// significant first, and each narrows down the distances still in question. Counts are integers, so the order of
+// additions does not matter. Launches: one, and two more for each batch of kBatchPairs pairs or kBatchProblems
+// problems.
 #include <torch/csrc/stable/ops.h>
 
-#include "common/shuffle.h"
+#include "common/median_pairs.h"
 #include "cuda/device/block.h"
 #include "cuda/device/device.h"
 #include "cuda/mmd/problem_layout.h"
@@ -17,135 +17,99 @@ namespace {
 
 constexpr int64_t kBatchPairs = int64_t(8) << 20;
 constexpr int64_t kBatchProblems = 1024;
-constexpr int kTile = 64, kSlab = 16, kStride = kTile + 2, kThreads = 256;
+constexpr int kThreads = 256, kWarps = kThreads / kWarp, kPairsOfWarp = 4;
 constexpr int kDigitBits = 11, kBins = 1 << kDigitBits, kPasses = 6;
+
+struct MedianCall {
+  ProblemLayout layout;
+  int64_t first;     // problem of this batch
+  int64_t max_rows;  // of a problem
+  int64_t stride;    // room for the distances of a problem
+  uint64_t seed;
+  uint64_t* distance;  // bits of doubles, whose order is that of the values
+  double* median;
+
+  __device__ MedianPairs pairs(int64_t k) const { return MedianPairs::of(layout.size(0, first + k), max_rows, seed); }
+};
+
+struct ShuffleKeys {
+  ShuffleKey around, sample;
+};
+
+// The distances of one problem, blockIdx.y.
+__global__ void __launch_bounds__(kThreads) distance_kernel(MedianCall call) {
+  ShuffleKeys* const keys = shared_memory<ShuffleKeys>();
+  const ProblemLayout& layout = call.layout;
+  const MedianPairs pairs = call.pairs(blockIdx.y);
+  if (pairs.count() <= 0) return;
+  if (threadIdx.x == 0) {
+    if (pairs.is_shuffled()) keys->around = shuffle_key(call.seed, 0, uint64_t(pairs.rows));
+    if (pairs.is_sampled()) keys->sample = shuffle_key(call.seed, 0, uint64_t(pairs.pool));
+  }
+  __syncthreads();
+  const int lane = threadIdx.x % kWarp;
+  for (int64_t item = blockIdx.x * int64_t(kWarps) + threadIdx.x / kWarp; item < pairs.rows * pairs.partners;
+       item += gridDim.x * int64_t(kWarps)) {
+    const int64_t place = item / pairs.partners, partner = item % pairs.partners;
+    if (partner >= pairs.partners_of(place)) continue;
+    // Even lanes find the row at the place, odd ones its partner.
+    const int64_t own_place = lane % 2 == 0 ? place : (place + 1 + partner) % pairs.rows;
+    const int64_t position = median_position(pairs, own_place, keys->around, keys->sample);
+    const int64_t own_row = layout.row_ref(0, call.first + blockIdx.y, position).row;
+    const int64_t left = __shfl_sync(kWholeWarp, own_row, 0) * layout.dim;
+    const int64_t right = __shfl_sync(kWholeWarp, own_row, 1) * layout.dim;
+    double sum = 0;
+    for (int depth = lane; depth < layout.dim; depth += kWarp) {
+      const double difference =
+          load_double(layout.z, layout.type, left + depth) - load_double(layout.z, layout.type, right + depth);
+      sum = fma(difference, difference, sum);
+    }
+    sum = warp_sum(sum);
+    const double square = sum == sum ? sum : HUGE_VAL;  // NaN counts as the largest distance
+    if (lane == 0)
+      call.distance[blockIdx.y * call.stride + pairs.first_pair(place) + partner] =
+          uint64_t(__double_as_longlong(square));
+  }
+}
 
 struct Selection {
   uint64_t prefix;  // leading bits of the median
   int64_t rank;     // its rank among the distances that have them
 };
 
-struct MedianCall {
-  ProblemLayout layout;
-  int64_t first, problems;  // of this batch
-  int64_t max_rows;         // of a problem
-  int64_t stride;           // room for the distances of a problem
-  uint64_t seed;
-  uint64_t* distance;    // bits of doubles, whose order is that of the values
-  uint32_t* count;       // [pass][problem][bin]
-  Selection* selection;  // [pass][problem]
-  double* median;
-
-  __device__ int64_t rows(int64_t k) const { return smaller(layout.size(0, first + k), max_rows); }
-  __device__ int64_t pairs(int64_t k) const { return rows(k) * (rows(k) - 1) / 2; }
-};
-
-__global__ void __launch_bounds__(kThreads, 2) distance_kernel(MedianCall call) {
-  double* const left = shared_memory<double>();
-  double* const right = left + kSlab * kStride;
-  int64_t* const row = reinterpret_cast<int64_t*>(right + kSlab * kStride);
-  ShuffleKey* const key = reinterpret_cast<ShuffleKey*>(row + 2 * kTile);
-  const ProblemLayout& layout = call.layout;
-  for (int64_t k = blockIdx.x * int64_t(kThreads) + threadIdx.x; k < kPasses * call.problems * kBins;
-       k += int64_t(gridDim.x) * kThreads)
-    call.count[k] = 0;
-  const int64_t edge = ceil_div(call.max_rows, kTile), tiles = edge * edge;
-  for (int64_t item = blockIdx.x; item < call.problems * tiles; item += gridDim.x) {
-    const int64_t k = item / tiles, p = call.first + k, rows = call.rows(k), pool = layout.size(0, p);
-    const int64_t top = item % tiles / edge * kTile, side = item % tiles % edge * kTile;
-    if (side > top || top >= rows) continue;
-    const bool chosen = pool > call.max_rows;
-    __syncthreads();
-    if (threadIdx.x == 0 && chosen) *key = shuffle_key(call.seed, 0, uint64_t(pool));
-    __syncthreads();
-    if (threadIdx.x < 2 * kTile) {
-      const int64_t position = threadIdx.x < kTile ? top + threadIdx.x : side + threadIdx.x - kTile;
-      const int64_t at = chosen ? int64_t(shuffled(uint32_t(position), uint32_t(pool), *key)) : position;
-      row[threadIdx.x] = position < rows ? layout.row_ref(0, p, at).row : -1;
-    }
-    double sum[4][4] = {};
-    for (int begin = 0; begin < layout.dim; begin += kSlab) {
-      __syncthreads();
-#pragma unroll
-      for (int q = 0; q < 2 * kTile * kSlab / kThreads; ++q) {
-        const int line = threadIdx.x / kSlab + q * (kThreads / kSlab), depth = threadIdx.x % kSlab;
-        const bool valid = row[line] >= 0 && begin + depth < layout.dim;
-        double* const to = line < kTile ? left + line : right + line - kTile;
-        to[depth * kStride] = valid ? load_double(layout.z, layout.type, row[line] * layout.dim + begin + depth) : 0;
-      }
-      __syncthreads();
-#pragma unroll
-      for (int depth = 0; depth < kSlab; ++depth) {
-        double a[4], b[4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          a[i] = left[depth * kStride + threadIdx.x / 16 + 16 * i];
-          b[i] = right[depth * kStride + threadIdx.x % 16 + 16 * i];
-        }
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-#pragma unroll
-          for (int j = 0; j < 4; ++j) sum[i][j] = fma(a[i] - b[j], a[i] - b[j], sum[i][j]);
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < 4; ++i)
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const int64_t r = top + threadIdx.x / 16 + 16 * i, c = side + threadIdx.x % 16 + 16 * j;
-        const double square = sum[i][j] == sum[i][j] ? sum[i][j] : HUGE_VAL;  // NaN counts as the largest distance
-        if (c < r && r < rows)
-          call.distance[k * call.stride + r * (r - 1) / 2 + c] = uint64_t(__double_as_longlong(square));
-      }
-  }
-}
-
-__device__ int shift_of(int pass) { return (kPasses - 1 - pass) * kDigitBits; }
-
-// What is known before a pass, from the counts of the previous one. For all threads.
-__device__ Selection narrow_down(const MedianCall& call, int64_t k, int pass, int64_t* scratch, Selection* found) {
-  if (pass == 0) return {0, (call.pairs(k) - 1) / 2};
-  const Selection before = call.selection[(pass - 1) * call.problems + k];
-  const uint32_t* count = call.count + ((pass - 1) * call.problems + k) * kBins;
-  __syncthreads();
-  block_scan(
-      kBins, scratch, [&](int64_t bin) { return int64_t(count[bin]); },
-      [&](int64_t bin, int64_t smaller_ones) {
-        if (before.rank >= smaller_ones && before.rank < smaller_ones + int64_t(count[bin]))
-          *found = {before.prefix << kDigitBits | uint64_t(bin), before.rank - smaller_ones};
-      });
-  __syncthreads();
-  return *found;
-}
-
-__global__ void __launch_bounds__(kThreads) count_kernel(MedianCall call, int pass) {
-  uint32_t* const bins = shared_memory<uint32_t>();
-  int64_t* const scratch = reinterpret_cast<int64_t*>(bins + kBins);
-  Selection* const found = reinterpret_cast<Selection*>(scratch + kWarp);
-  const int64_t k = blockIdx.y, pairs = call.pairs(k);
-  if (pairs <= 0) return;
-  const Selection known = narrow_down(call, k, pass, scratch, found);
-  if (blockIdx.x == 0 && threadIdx.x == 0) call.selection[pass * call.problems + k] = known;
-  for (int bin = threadIdx.x; bin < kBins; bin += kThreads) bins[bin] = 0;
-  __syncthreads();
-  const uint64_t* distance = call.distance + k * call.stride;
-  const int shift = shift_of(pass);
-  for (int64_t i = blockIdx.x * int64_t(kThreads) + threadIdx.x; i < pairs; i += int64_t(gridDim.x) * kThreads) {
-    const uint64_t digits = distance[i] >> shift;
-    if (digits >> kDigitBits == known.prefix) atomicAdd(bins + (digits & (kBins - 1)), 1u);
-  }
-  __syncthreads();
-  for (int bin = threadIdx.x; bin < kBins; bin += kThreads)
-    if (bins[bin] > 0) atomicAdd(call.count + (pass * call.problems + k) * kBins + bin, bins[bin]);
-}
-
+// The median of one problem, blockIdx.x.
 __global__ void __launch_bounds__(kThreads) median_kernel(MedianCall call) {
-  int64_t* const scratch = shared_memory<int64_t>();
-  Selection* const found = reinterpret_cast<Selection*>(scratch + kWarp);
-  const int64_t k = blockIdx.x;
-  double median = nan("");
-  if (call.pairs(k) > 0) median = __longlong_as_double(int64_t(narrow_down(call, k, kPasses, scratch, found).prefix));
-  if (threadIdx.x == 0) call.median[call.first + k] = median;
+  Selection* const found = shared_memory<Selection>();
+  int64_t* const scratch = reinterpret_cast<int64_t*>(found + 1);
+  uint32_t* const bins = reinterpret_cast<uint32_t*>(scratch + kWarp);
+  const int64_t count = call.pairs(blockIdx.x).count();
+  double* const out = call.median + call.first + blockIdx.x;
+  if (count <= 0) {
+    if (threadIdx.x == 0) *out = nan("");
+    return;
+  }
+  const uint64_t* distance = call.distance + blockIdx.x * call.stride;
+  Selection known{0, (count - 1) / 2};
+  for (int pass = 0; pass < kPasses; ++pass) {
+    const int shift = (kPasses - 1 - pass) * kDigitBits;
+    for (int bin = threadIdx.x; bin < kBins; bin += kThreads) bins[bin] = 0;
+    __syncthreads();
+    for (int64_t i = threadIdx.x; i < count; i += kThreads) {
+      const uint64_t digits = distance[i] >> shift;
+      if (digits >> kDigitBits == known.prefix) atomicAdd(bins + (digits & (kBins - 1)), 1u);
+    }
+    __syncthreads();
+    block_scan(
+        kBins, scratch, [&](int64_t bin) { return int64_t(bins[bin]); },
+        [&](int64_t bin, int64_t smaller_ones) {
+          if (known.rank >= smaller_ones && known.rank < smaller_ones + int64_t(bins[bin]))
+            *found = {known.prefix << kDigitBits | uint64_t(bin), known.rank - smaller_ones};
+        });
+    __syncthreads();
+    known = *found;
+    __syncthreads();
+  }
+  if (threadIdx.x == 0) *out = __longlong_as_double(int64_t(known.prefix));
 }
 
 }  // namespace
@@ -160,31 +124,23 @@ Tensor median_square_distance(Tensor z, Tensor rows, int64_t max_rows, int64_t s
   Tensor result = torch::stable::new_empty(z, {problems}, ScalarType::Double);
   if (problems == 0) return result;
   call.max_rows = smaller(max_rows, larger(2, call.layout.groups[0] * call.layout.rows_of_z));
-  call.stride = call.max_rows * (call.max_rows - 1) / 2;
+  call.stride = MedianPairs::most_pairs(call.max_rows);
   call.seed = uint64_t(seed);
   call.median = result.mutable_data_ptr<double>();
   const int64_t batch = smaller(problems, larger(1, smaller(kBatchProblems, kBatchPairs / call.stride)));
   const Tensor memory = allocate_arena(z, [&](Arena& arena) {
     allocate_layout(call.layout, arena);
     call.distance = arena.take<uint64_t>(batch * call.stride);
-    call.count = arena.take<uint32_t>(kPasses * batch * kBins);
-    call.selection = arena.take<Selection>(kPasses * batch);
   });
 
   const Stream stream = scope.stream;
   launch_layout(call.layout, stream);
-  const size_t tile_bytes = 2 * kSlab * kStride * sizeof(double) + 2 * kTile * sizeof(int64_t) + sizeof(ShuffleKey);
-  const size_t scan_bytes = kWarp * sizeof(int64_t) + sizeof(Selection);
-  const int64_t tiles = ceil_div(call.max_rows, kTile) * ceil_div(call.max_rows, kTile);
-  const unsigned slices = unsigned(smaller(ceil_div(call.stride, 16 * kThreads), 2 * multiprocessors()));
+  const size_t select_bytes = sizeof(Selection) + kWarp * sizeof(int64_t) + kBins * sizeof(uint32_t);
+  const unsigned slices = unsigned(smaller(ceil_div(call.stride, kPairsOfWarp * kWarps), 4 * multiprocessors()));
   for (call.first = 0; call.first < problems; call.first += batch) {
-    call.problems = smaller(batch, problems - call.first);
-    launch(distance_kernel, dim3(unsigned(smaller(call.problems * tiles, 4 * multiprocessors()))), dim3(kThreads),
-           tile_bytes, stream, call);
-    for (int pass = 0; pass < kPasses; ++pass)
-      launch(count_kernel, dim3(slices, unsigned(call.problems)), dim3(kThreads), kBins * sizeof(uint32_t) + scan_bytes,
-             stream, call, pass);
-    launch(median_kernel, dim3(unsigned(call.problems)), dim3(kThreads), scan_bytes, stream, call);
+    const unsigned now = unsigned(smaller(batch, problems - call.first));
+    launch(distance_kernel, dim3(slices, now), dim3(kThreads), sizeof(ShuffleKeys), stream, call);
+    launch(median_kernel, dim3(now), dim3(kThreads), select_bytes, stream, call);
   }
   return result;
 }
