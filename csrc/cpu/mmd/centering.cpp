@@ -8,7 +8,7 @@
 namespace awpf {
 namespace {
 
-constexpr int64_t kRowsPerItem = 2048;
+constexpr int64_t kRowsPerItem = 64;
 
 struct WorkItem {
   int64_t problem, begin, end;

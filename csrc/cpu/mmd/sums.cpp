@@ -13,6 +13,15 @@
 namespace awpf {
 namespace {
 
+// A small problem has blocks of fewer rows, so that it keeps several threads busy. Depends on the size of the problem
+// alone, so that it has the same sums in every batch.
+template <class T>
+int64_t block_height(int64_t rows) {
+  constexpr int64_t kFewest = 32, kBlocks = 4;
+  const int64_t height = std::max(kFewest, ceil_div(rows, kBlocks));
+  return std::min(block_rows<T>(), round_up(height, kernels<T>().tile_rows));
+}
+
 // The blocks that cover the pairs of all members of a batch; of a symmetric problem, only those of the lower triangle.
 template <class T>
 std::vector<BlockTask> list_blocks(const KernelSumCall& call, const std::vector<int64_t>& problems) {
@@ -20,8 +29,9 @@ std::vector<BlockTask> list_blocks(const KernelSumCall& call, const std::vector<
   int64_t partials = 0;
   for (std::size_t member = 0; member < problems.size(); ++member) {
     const PooledRows &rows = call.rows[problems[member]], &columns = call.columns_of(problems[member]);
-    for (int64_t i = 0; i < rows.size; i += block_rows<T>()) {
-      const int64_t row_end = std::min(i + block_rows<T>(), rows.size);
+    const int64_t height = block_height<T>(rows.size);
+    for (int64_t i = 0; i < rows.size; i += height) {
+      const int64_t row_end = std::min(i + height, rows.size);
       const int64_t last = call.symmetric() ? row_end : columns.size;
       for (int64_t j = 0; j < last; j += block_columns<T>()) {
         const Block block{i, row_end, j, std::min(j + block_columns<T>(), columns.size)};
