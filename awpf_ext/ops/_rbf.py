@@ -88,7 +88,7 @@ class _WeightedRbfSums(ReverseMode):
         rows: Tensor,
         gamma: Tensor,
         coefficients: Tensor,
-        problem_ids: Tensor,
+        problem_ids: Tensor | None,
         allow_fp16: bool,
     ) -> tuple[Tensor, Tensor]:
         arguments = (z, rows, gamma, coefficients, allow_fp16)
@@ -111,8 +111,10 @@ class _WeightedRbfSums(ReverseMode):
 
 class _ScaledGradient(FirstDerivative):
     @staticmethod
-    def forward(grad: Tensor, z: Tensor, gradient: Tensor, problem_ids: Tensor) -> Tensor:
-        scale = grad.to(gradient.dtype).index_select(0, problem_ids)
+    def forward(grad: Tensor, z: Tensor, gradient: Tensor, problem_ids: Tensor | None) -> Tensor:
+        scale = grad.to(gradient.dtype)
+        if problem_ids is not None:
+            scale = scale.index_select(0, problem_ids)
         return (gradient * scale.unsqueeze(-1)).to(z.dtype)
 
     @staticmethod
@@ -142,7 +144,8 @@ def weighted_rbf_sums(
         value = run(operation, z, rows, gamma, coefficients, constant, allow_fp16)
         return value
     if torch.is_grad_enabled() and z.requires_grad:
-        arguments = (z, rows, gamma, coefficients.contiguous(), problem_ids(), allow_fp16)
+        ids = problem_ids() if len(rows) > 1 else None
+        arguments = (z, rows, gamma, coefficients.contiguous(), ids, allow_fp16)
         value = apply(_WeightedRbfSums, *arguments)[0]
     else:
         value = (coefficients * rbf_sums(z, rows, gamma)).sum((-2, -1))
