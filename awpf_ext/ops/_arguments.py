@@ -47,7 +47,7 @@ def _to_numpy(value: Any) -> Any:
 
 def _holds(value: Any, kind: type) -> bool:
     if isinstance(value, (list, tuple)):
-        return any([isinstance(item, kind) for item in value])
+        return any(isinstance(item, kind) for item in value)
     return isinstance(value, kind)
 
 
