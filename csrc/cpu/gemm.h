@@ -22,6 +22,11 @@ template <class T>
 constexpr int kColumns = kVectors * kLanes<T>;
 
 template <class T>
+int64_t strip_size(Operand operand, int64_t depth) {
+  return (operand == Operand::a ? kRows : kColumns<T>)*depth;
+}
+
+template <class T>
 inline void multiply_tile(const T* __restrict a, const T* __restrict b, T* __restrict c, int64_t c_stride,
                           int64_t depth, bool accumulate) {
   Vec<T> tile[kRows][kVectors];

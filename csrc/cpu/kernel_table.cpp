@@ -7,6 +7,7 @@ using awpf::ElementType;
 using awpf::GramBlock;
 using awpf::Keep;
 using awpf::MixtureView;
+using awpf::Operand;
 using awpf::ShuffleKey;
 }  // namespace
 
@@ -27,6 +28,8 @@ constexpr TypedKernels<T> typed_kernels() {
   return {
       kRows,
       kColumns<T>,
+      1,
+      &strip_size<T>,
       &pack_rows<kRows, T>,
       &pack_rows<kColumns<T>, T>,
       &pack_columns<kRows, T>,

@@ -45,10 +45,17 @@ enum class Keep : int32_t { below_diagonal, off_diagonal, all };
 // `diagonal` of a block that does not meet the diagonal.
 constexpr int64_t kNoDiagonal = INT64_MAX / 4;
 
+// The two operands of a product A . B'.
+enum class Operand : int32_t { a, b };
+
 // Operand A of a product is packed into strips of `tile_rows` rows, operand B into strips of `tile_columns` rows.
 template <class T>
 struct TypedKernels {
   int32_t tile_rows, tile_columns;
+  // A product runs over whole steps of the depth; a block of the depth that is cut elsewhere wastes part of a step.
+  int32_t depth_step;
+  // How much room a packed strip takes, in T. What is stored there need not be of type T, unless T is double.
+  int64_t (*strip_size)(Operand operand, int64_t depth);
 
   // Pack from rows of points (the depth is contiguous) or from columns (the rows are contiguous).
   void (*pack_rows_a)(T* to, const T* from, int64_t row_stride, int64_t rows, int64_t depth);

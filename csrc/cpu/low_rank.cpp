@@ -18,17 +18,13 @@ namespace {
 // Packs the rows [begin, end) of U or V: the depth is that of all terms, one after the other.
 template <class T>
 void pack_side(const char* from, ElementType type, int64_t element_bytes, int64_t rows, const LowRankShape& shape,
-               const T* coefficients, int64_t begin, int64_t end, const DepthBlocks& depth, T* scratch, T* to,
-               int64_t padded, void (*pack)(T*, const T*, int64_t, int64_t, int64_t)) {
+               const T* coefficients, int64_t begin, int64_t end, T* scratch, const StripLayout<T>& layout, T* to) {
   const int64_t total = shape.depth();
   for (int64_t t = 0; t < shape.terms; ++t)
     kernels<T>().scale_rows(scratch + t * shape.rank, total, from + (t * rows + begin) * shape.rank * element_bytes,
                             type, shape.rank, end - begin, shape.rank,
                             coefficients == nullptr ? nullptr : coefficients + t * shape.rank);
-  for (int64_t k = 0; k < total; k += depth.block) {
-    const int64_t block = std::min(depth.block, total - k);
-    pack(to + k * padded + begin * block, scratch + k, total, end - begin, block);
-  }
+  layout.pack_rows(to, begin, scratch, total, end - begin);
 }
 
 template <class T>
@@ -36,16 +32,15 @@ void low_rank_product(const Points& u, const Points& v, const Points* base, cons
                       const LowRankShape& shape, char* out) {
   const int64_t batch = shape.batch;
   const auto& table = kernels<T>();
-  const DepthBlocks depth(shape.depth());
+  const DepthBlocks depth = depth_blocks<T>(shape.depth());
   const int64_t total = shape.depth(), chunk = packing_chunk<T>();
-  const int64_t padded_rows = round_up(shape.rows, table.tile_rows),
-                padded_columns = round_up(shape.columns, table.tile_columns);
+  const StripLayout<T> layout_a(Operand::a, shape.rows, depth), layout_b(Operand::b, shape.columns, depth);
   // Only a few matrices are packed at a time, so that the packed factors stay in cache.
-  const int64_t bytes_each = (padded_rows + padded_columns) * total * int64_t(sizeof(T));
+  const int64_t bytes_each = (layout_a.size() + layout_b.size()) * int64_t(sizeof(T));
   const int64_t at_once = std::min(batch, std::max<int64_t>(4, (int64_t(32) << 20) / std::max<int64_t>(1, bytes_each)));
   Buffer<T> factor(batch * total);
   for (int64_t k = 0; k < batch * total; ++k) factor[k] = T(coefficients[k]);
-  Buffer<T> a(at_once * padded_rows * total), b(at_once * padded_columns * total);
+  Buffer<T> a(at_once * layout_a.size()), b(at_once * layout_b.size());
   const int64_t row_chunks = ceil_div(shape.rows, chunk), column_chunks = ceil_div(shape.columns, chunk);
   const int64_t row_blocks = ceil_div(shape.rows, block_rows<T>());
   const int64_t column_blocks = ceil_div(shape.columns, block_columns<T>());
@@ -62,13 +57,13 @@ void low_rank_product(const Points& u, const Points& v, const Points* base, cons
       if (chunk_of_k < row_chunks)
         pack_side<T>(static_cast<const char*>(u.row(item * shape.terms * shape.rows)), u.type, u.element_bytes,
                      shape.rows, shape, factor.get() + item * total, chunk_of_k * chunk,
-                     std::min((chunk_of_k + 1) * chunk, shape.rows), depth, own_scratch,
-                     a.get() + k * padded_rows * total, padded_rows, table.pack_rows_a);
+                     std::min((chunk_of_k + 1) * chunk, shape.rows), own_scratch, layout_a,
+                     a.get() + k * layout_a.size());
       else
         pack_side<T>(static_cast<const char*>(v.row(item * shape.terms * shape.columns)), v.type, v.element_bytes,
                      shape.columns, shape, nullptr, (chunk_of_k - row_chunks) * chunk,
-                     std::min((chunk_of_k - row_chunks + 1) * chunk, shape.columns), depth, own_scratch,
-                     b.get() + k * padded_columns * total, padded_columns, table.pack_rows_b);
+                     std::min((chunk_of_k - row_chunks + 1) * chunk, shape.columns), own_scratch, layout_b,
+                     b.get() + k * layout_b.size());
     });
     for_each_task(now * row_blocks * column_blocks, [&](int64_t task, int64_t worker) {
       const int64_t k = task / (row_blocks * column_blocks);
@@ -78,13 +73,11 @@ void low_rank_product(const Points& u, const Points& v, const Points* base, cons
       const int64_t width = std::min(block_columns<T>(), shape.columns - j);
       T* block = values.get() + worker * area;
       if (total == 0) std::fill(block, block + area, T(0));
-      for (int64_t d = 0; d < total; d += depth.block) {
-        const int64_t count = std::min(depth.block, total - d);
-        table.multiply(a.get() + k * padded_rows * total + d * padded_rows + i * count,
-                       b.get() + k * padded_columns * total + d * padded_columns + j * count, block, block_stride<T>(),
-                       ceil_div(height, table.tile_rows), ceil_div(width, table.tile_columns), count, d > 0,
+      for (int64_t d = 0; d < total; d += depth.block)
+        table.multiply(a.get() + k * layout_a.size() + layout_a.at(i, d),
+                       b.get() + k * layout_b.size() + layout_b.at(j, d), block, block_stride<T>(),
+                       ceil_div(height, table.tile_rows), ceil_div(width, table.tile_columns), depth.end(d) - d, d > 0,
                        kNoDiagonal);
-      }
       for (int64_t r = 0; r < height; ++r) {
         const int64_t offset = (((first + k) * shape.rows + i + r) * shape.columns + j) * u.element_bytes;
         table.store_row(out + offset, block + r * block_stride<T>(), base == nullptr ? nullptr : base->data + offset,

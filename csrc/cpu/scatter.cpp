@@ -69,16 +69,17 @@ void outer_products(const LabelledRows& x, double* result) {
   const int64_t tasks = chunks * panels, workers = workers_for(tasks);
   const int64_t width = round_up(dim, table.tile_columns), height = round_up(std::min(dim, kPanel), table.tile_rows);
   Buffer<double> sums(chunks * area);
-  Buffer<T> slice(workers * kSlice * dim), a(workers * kSlice * height), b(workers * kSlice * width),
-      product(workers * height * width);
+  const int64_t a_size = StripLayout<T>(Operand::a, height, one_block(kSlice)).size();
+  const int64_t b_size = StripLayout<T>(Operand::b, width, one_block(kSlice)).size();
+  Buffer<T> slice(workers * kSlice * dim), a(workers * a_size), b(workers * b_size), product(workers * height * width);
   for_each_task(tasks, [&](int64_t task, int64_t worker) {
     const int64_t chunk = task / panels, panel = panels - 1 - task % panels;  // the widest panel first
     const int64_t panel_begin = panel * kPanel, panel_end = std::min(panel_begin + kPanel, dim);
     double* own_sums = sums.get() + chunk * area;
     std::fill(own_sums + panel_begin * dim, own_sums + panel_end * dim, 0.0);
     add_panel<T>(x, chunk * per_chunk, std::min((chunk + 1) * per_chunk, x.rows), panel_begin, panel_end, own_sums,
-                 slice.get() + worker * kSlice * dim, a.get() + worker * kSlice * height,
-                 b.get() + worker * kSlice * width, product.get() + worker * height * width);
+                 slice.get() + worker * kSlice * dim, a.get() + worker * a_size, b.get() + worker * b_size,
+                 product.get() + worker * height * width);
   });
   for_each_task(dim, [&](int64_t r, int64_t) {
     for (int64_t k = 0; k <= r; ++k) {

@@ -40,7 +40,7 @@ void prepare_panels(const KernelSumCall& call, const std::vector<PanelTask<T>>& 
     const int64_t begin = side.begin(panels[t].panel), end = side.end(panels[t].panel);
     T* centred = rows + worker * panel_size<T>() * dim;
     centred_rows(call, side, begin, end, centred);
-    kernels<T>().pack_columns_b(side.points.get() + begin * side.padded_dim, centred, dim, dim, end - begin);
+    kernels<T>().pack_columns_b(side.points.get() + side.points_of(begin), centred, dim, dim, end - begin);
     const int64_t last = begin + panel_size<T>();
     std::fill(side.product.get() + begin * side.padded_dim, side.product.get() + last * side.padded_dim, T(0));
     std::fill(side.row_sums.get() + begin, side.row_sums.get() + last, 0.0);
@@ -51,7 +51,7 @@ void prepare_panels(const KernelSumCall& call, const std::vector<PanelTask<T>>& 
 template <class T>
 struct PairScratch {
   Buffer<T> values{panel_size<T>() * stride()};
-  Buffer<T> operand{panel_size<T>() * panel_size<T>()};
+  Buffer<T> operand{StripLayout<T>(Operand::a, panel_size<T>(), one_block(panel_size<T>())).size()};
   Buffer<double> column_sums{panel_size<T>()};
 
   static int64_t stride() { return panel_size<T>() + kAlignment / int64_t(sizeof(T)); }
@@ -83,7 +83,7 @@ void accumulate_pair(const MixtureView<T>& mixture, const DepthBlocks& depth, Si
   });
   // P . Z for the rows
   table.pack_rows_a(scratch.operand.get(), gram.values, stride, height, width);
-  table.multiply(scratch.operand.get(), columns.points.get() + block.column_begin * columns.padded_dim,
+  table.multiply(scratch.operand.get(), columns.points.get() + columns.points_of(block.column_begin),
                  rows.product.get() + block.row_begin * rows.padded_dim, rows.padded_dim,
                  ceil_div(height, table.tile_rows), dim_strips, width, true, kNoDiagonal);
   if (on_diagonal) return;
@@ -93,7 +93,7 @@ void accumulate_pair(const MixtureView<T>& mixture, const DepthBlocks& depth, Si
     table.add_block(scratch.column_sums.get(), width, gram.values + i * stride, stride, 1, width);
   for (int64_t j = 0; j < width; ++j) columns.row_sums[block.column_begin + j] += scratch.column_sums[j];
   table.pack_columns_a(scratch.operand.get(), gram.values, stride, width, height);
-  table.multiply(scratch.operand.get(), rows.points.get() + block.row_begin * rows.padded_dim,
+  table.multiply(scratch.operand.get(), rows.points.get() + rows.points_of(block.row_begin),
                  columns.product.get() + block.column_begin * columns.padded_dim, columns.padded_dim,
                  ceil_div(width, table.tile_rows), dim_strips, height, true, kNoDiagonal);
 }
@@ -181,7 +181,7 @@ void store_gradient(const KernelSumCall& call, const std::vector<PanelTask<T>>& 
 template <class T>
 void differentiate_batch(const KernelSumCall& call, const std::vector<int64_t>& problems, const double* coefficients,
                          const Output& out, double* sums) {
-  const DepthBlocks depth(call.points.dim);
+  const DepthBlocks depth = depth_blocks<T>(call.points.dim);
   const PackedBatch<T> batch = pack_batch<T>(call, problems, depth);
   Sides<T> sides = make_sides(call, problems, batch);
   const std::vector<PanelTask<T>> panels = list_panels(sides);

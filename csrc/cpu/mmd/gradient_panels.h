@@ -10,30 +10,31 @@ namespace awpf {
 // A panel serves as rows and as columns of P: it consists of whole strips of both kinds.
 template <class T>
 int64_t panel_size() {
-  int64_t strips = kernels<T>().tile_rows;  // becomes the least common multiple
-  while (strips % kernels<T>().tile_columns != 0) strips += kernels<T>().tile_rows;
-  return round_up(sizeof(T) == 4 ? 224 : 112, strips);
+  return round_up(sizeof(T) == 4 ? 224 : 112, common_strips<T>());
 }
 
 // The rows or the columns of one problem: the points as second operand of P . Z, and what is accumulated for them.
 template <class T>
 struct Side {
-  int64_t problem = 0, padded_dim = 0;
+  int64_t problem = 0, padded_dim = 0, panel_points = 0;
   const PooledRows* pooled = nullptr;
   const PackedRows<T>* packed = nullptr;
-  Buffer<T> points;         // Z, with the features in strips
+  Buffer<T> points;         // Z, with the features in strips: each panel takes `panel_points`
   Buffer<T> product;        // P . Z
   Buffer<double> row_sums;  // sum_j P_ij
 
   void allocate(int64_t dim) {
     padded_dim = round_up(dim, kernels<T>().tile_columns);
     const int64_t rows = panels() * panel_size<T>();
-    points = Buffer<T>(rows * padded_dim);
+    panel_points = StripLayout<T>(Operand::b, dim, one_block(panel_size<T>())).size();
+    points = Buffer<T>(panels() * panel_points);
     product = Buffer<T>(rows * padded_dim);
     row_sums = Buffer<double>(rows);
   }
   int64_t panels() const { return ceil_div(pooled->size, panel_size<T>()); }
   int64_t begin(int64_t panel) const { return panel * panel_size<T>(); }
+  // Where the points of the panel that begins with `row` are.
+  int64_t points_of(int64_t row) const { return row / panel_size<T>() * panel_points; }
   int64_t end(int64_t panel) const { return std::min((panel + 1) * panel_size<T>(), pooled->size); }
 };
 

@@ -52,7 +52,7 @@ PackedBatch<T> pack_batch(const KernelSumCall& call, const std::vector<int64_t>&
     for (int side = 0; side < (call.symmetric() ? 1 : 2); ++side) {
       const PooledRows& pooled = side == 0 ? call.rows[problems[member]] : call.columns[problems[member]];
       PackedRows<T>& packed = side == 0 ? batch.rows[member] : batch.columns[member];
-      packed.allocate(pooled.size, depth.depth);
+      packed.allocate(pooled.size, depth);
       for (int64_t begin = 0; begin < pooled.size; begin += packing_chunk<T>())
         tasks.push_back({&packed, &pooled, problems[member], begin, std::min(begin + packing_chunk<T>(), pooled.size)});
     }
@@ -60,7 +60,7 @@ PackedBatch<T> pack_batch(const KernelSumCall& call, const std::vector<int64_t>&
   Buffer<T> scratch(workers_for(int64_t(tasks.size())) * scratch_size);
   for_each_task(int64_t(tasks.size()), [&](int64_t t, int64_t worker) {
     const WorkItem& task = tasks[t];
-    task.to->pack(call.points, *task.from, call.centerings[task.problem], call.mixtures[task.problem].scale(), depth,
+    task.to->pack(call.points, *task.from, call.centerings[task.problem], call.mixtures[task.problem].scale(),
                   task.begin, task.end, scratch.get() + worker * scratch_size);
   });
   return batch;

@@ -3,14 +3,14 @@
 namespace awpf {
 
 template <class T>
-void PackedRows<T>::allocate(int64_t rows, int64_t dim) {
+void PackedRows<T>::allocate(int64_t rows, const DepthBlocks& depth) {
   size = rows;
-  padded_a = round_up(rows, kernels<T>().tile_rows);
-  padded_b = round_up(rows, kernels<T>().tile_columns);
-  a = Buffer<T>(padded_a * dim);
-  b = Buffer<T>(padded_b * dim);
+  layout_a = StripLayout<T>(Operand::a, rows, depth);
+  layout_b = StripLayout<T>(Operand::b, rows, depth);
+  a = Buffer<T>(layout_a.size());
+  b = Buffer<T>(layout_b.size());
   // A whole vector may be loaded from any position on.
-  const int64_t padded = std::max(padded_a, padded_b) + kAlignment / int64_t(sizeof(T));
+  const int64_t padded = round_up(rows, common_strips<T>()) + kAlignment / int64_t(sizeof(T));
   norm = Buffer<T>(padded);
   norm_rest = Buffer<T>(padded);
   std::fill(norm.get() + rows, norm.get() + padded, T(0));
@@ -19,7 +19,7 @@ void PackedRows<T>::allocate(int64_t rows, int64_t dim) {
 
 template <class T>
 void PackedRows<T>::pack(const Points& points, const PooledRows& pooled, const Centering& centering, double scale,
-                         const DepthBlocks& depth, int64_t begin, int64_t end, T* scratch) {
+                         int64_t begin, int64_t end, T* scratch) {
   const int64_t dim = points.dim;
   std::vector<double> half_norm(end - begin);
   pooled.for_runs(begin, end, [&](int64_t first, int64_t position, int64_t count) {
@@ -30,11 +30,8 @@ void PackedRows<T>::pack(const Points& points, const PooledRows& pooled, const C
     norm[i] = T(half_norm[i - begin]);
     norm_rest[i] = T(half_norm[i - begin] - double(norm[i]));
   }
-  for (int64_t k = 0; k < dim; k += depth.block) {
-    const int64_t block = std::min(depth.block, dim - k);
-    kernels<T>().pack_rows_a(a.get() + k * padded_a + begin * block, scratch + k, dim, end - begin, block);
-    kernels<T>().pack_rows_b(b.get() + k * padded_b + begin * block, scratch + k, dim, end - begin, block);
-  }
+  layout_a.pack_rows(a.get(), begin, scratch, dim, end - begin);
+  layout_b.pack_rows(b.get(), begin, scratch, dim, end - begin);
 }
 
 template <class T>
@@ -43,10 +40,9 @@ GramBlock<T> gram_block(const PackedRows<T>& rows, const PackedRows<T>& columns,
   const int64_t row_strips = ceil_div(block.row_end - block.row_begin, kernels<T>().tile_rows);
   const int64_t column_strips = ceil_div(block.column_end - block.column_begin, kernels<T>().tile_columns);
   for (int64_t k = 0; k < depth.depth; k += depth.block) {
-    const int64_t count = std::min(depth.block, depth.depth - k);
-    kernels<T>().multiply(rows.a.get() + k * rows.padded_a + block.row_begin * count,
-                          columns.b.get() + k * columns.padded_b + block.column_begin * count, values, stride,
-                          row_strips, column_strips, count, k > 0, diagonal);
+    kernels<T>().multiply(rows.a.get() + rows.layout_a.at(block.row_begin, k),
+                          columns.b.get() + columns.layout_b.at(block.column_begin, k), values, stride, row_strips,
+                          column_strips, depth.end(k) - k, k > 0, diagonal);
   }
   return {values,
           stride,

@@ -9,14 +9,14 @@ namespace awpf {
 template <class T>
 struct PackedRows {
   int64_t size = 0;
-  int64_t padded_a = 0, padded_b = 0;
+  StripLayout<T> layout_a, layout_b;
   Buffer<T> a, b;             // the points as first and as second operand of a product
   Buffer<T> norm, norm_rest;  // half the squared norm of each point, and its rounding residual
 
-  void allocate(int64_t rows, int64_t dim);
+  void allocate(int64_t rows, const DepthBlocks& depth);
   // Centres, scales and packs the positions [begin, end). `begin` is a multiple of packing_chunk().
-  void pack(const Points& points, const PooledRows& pooled, const Centering& centering, double scale,
-            const DepthBlocks& depth, int64_t begin, int64_t end, T* scratch);
+  void pack(const Points& points, const PooledRows& pooled, const Centering& centering, double scale, int64_t begin,
+            int64_t end, T* scratch);
 };
 
 // A block of the Gram matrix: positions [row_begin, row_end) against [column_begin, column_end), both starting with a

@@ -70,7 +70,7 @@ template <class T>
 SplitSums split_sums(const KernelSumCall& call, int64_t problem, const Memberships& members, int64_t splits) {
   const auto& wide = kernels<double>();
   const PooledRows& pooled = call.rows[problem];
-  const DepthBlocks depth(call.points.dim);
+  const DepthBlocks depth = depth_blocks<T>(call.points.dim);
   const PackedBatch<T> batch = pack_batch<T>(call, {problem}, depth);
   MixtureArrays<T> mixture(call.mixtures[problem]);
   std::fill(mixture.weight.begin(), mixture.weight.end(), T(1));

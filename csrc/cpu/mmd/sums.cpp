@@ -45,7 +45,7 @@ std::vector<BlockTask> list_blocks(const KernelSumCall& call, const std::vector<
 
 template <class T>
 void sum_batch(const KernelSumCall& call, const std::vector<int64_t>& problems, double* sums) {
-  const DepthBlocks depth(call.points.dim);
+  const DepthBlocks depth = depth_blocks<T>(call.points.dim);
   const PackedBatch<T> batch = pack_batch<T>(call, problems, depth);
   const std::vector<BlockTask> tasks = list_blocks<T>(call, problems);
   Buffer<double> partial(tasks.empty() ? 0 : tasks.back().first_partial + tasks.back().partials());
