@@ -75,6 +75,17 @@ def _facts() -> Any:
     return _C
 
 
+def _let_signals_interrupt() -> None:
+    """Let Ctrl-C end a long CPU kernel. Without the native module it waits for the kernel's end."""
+    facts = _facts()
+    if MISSING_CPU is None and facts is not None:
+        register = ctypes.CDLL(str(_FOLDER / "awpf_cpu.so")).awpf_interrupt_by
+        register(*(ctypes.c_void_p(at) for at in (facts.interrupt_wanted, facts.raise_interrupt)))
+
+
+_let_signals_interrupt()
+
+
 def _load_cuda() -> str | None:
     """Load the CUDA kernels in addition; the reason if that fails, otherwise None."""
     if MISSING_CPU is not None:

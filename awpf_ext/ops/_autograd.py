@@ -61,10 +61,12 @@ class FirstDerivative(ReverseMode):
 
 
 _MARK = "awpf_ext: "
+_NO_MEMORY = "not enough memory"  # common/allocate.h
 
 
 def run(operation: Callable[..., Any], *args: Any) -> Any:
-    """Call a raw operation; raise ValueError for what it finds wrong with the values."""
+    """Call a raw operation; raise ValueError for what it finds wrong with the values, and
+    MemoryError for a result that memory cannot hold."""
     if torch.compiler.is_compiling():
         return operation(*args)
     try:
@@ -73,4 +75,6 @@ def run(operation: Callable[..., Any], *args: Any) -> Any:
         message = str(error)
         if not message.startswith(_MARK):
             raise
-        raise ValueError(message.removeprefix(_MARK)) from None
+        message = message.removeprefix(_MARK)
+        kind = MemoryError if message.startswith(_NO_MEMORY) else ValueError
+        raise kind(message) from None

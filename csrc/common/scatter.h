@@ -1,8 +1,7 @@
 // Checks the arguments of scatter and allocates its results, on every device.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-
+#include "common/allocate.h"
 #include "common/checks.h"
 
 namespace awpf {
@@ -14,7 +13,9 @@ struct ScatterShape {
 inline ScatterShape check_scatter(const Tensor& x, const Tensor& labels, int64_t num_classes) {
   AWPF_CHECK(x.dim() == 3 && labels.dim() == 2 && labels.size(0) == x.size(0) && labels.size(1) == x.size(1),
              "x must have shape (batch, n, d) and labels (batch, n)");
-  AWPF_CHECK(num_classes >= 1, "num_classes must be at least 1");
+  AWPF_CHECK(x.size(2) >= 1, "x must have at least one feature");
+  constexpr int64_t kMost = int64_t(1) << 30;
+  AWPF_CHECK(num_classes >= 1 && num_classes < kMost, "num_classes must be from 1 to 2^30 - 1, got ", num_classes);
   check_beside(x, x, "x", "x");
   check_beside(labels, x, "labels", "x");
   check_type(labels, ScalarType::Long, "labels", "int64");
@@ -25,10 +26,10 @@ struct ScatterResult {
   Tensor within, between, means, counts;
 
   ScatterResult(const Tensor& x, const ScatterShape& s)
-      : within(torch::stable::new_empty(x, {s.batch, s.dim, s.dim}, ScalarType::Double)),
-        between(torch::stable::new_empty(x, {s.batch, s.dim, s.dim}, ScalarType::Double)),
-        means(torch::stable::new_empty(x, {s.batch, s.classes, s.dim}, ScalarType::Double)),
-        counts(torch::stable::new_empty(x, {s.batch, s.classes}, ScalarType::Long)) {}
+      : within(allocate(x, {s.batch, s.dim, s.dim}, ScalarType::Double)),
+        between(allocate(x, {s.batch, s.dim, s.dim}, ScalarType::Double)),
+        means(allocate(x, {s.batch, s.classes, s.dim}, ScalarType::Double)),
+        counts(allocate(x, {s.batch, s.classes}, ScalarType::Long)) {}
 };
 
 }  // namespace awpf

@@ -23,7 +23,8 @@ class Buffer {
   explicit Buffer(int64_t count) {
     if (count <= 0) return;
     // Large buffers ask for huge pages. Without them page faults and TLB misses take a tenth of the time of a product.
-    std::size_t bytes = std::size_t(count) * sizeof(T);
+    std::size_t bytes = 0;
+    if (__builtin_mul_overflow(std::size_t(count), sizeof(T), &bytes) || bytes > PTRDIFF_MAX) throw std::bad_alloc();
     const std::size_t alignment = bytes >= kHugePage ? kHugePage : kAlignment;
     bytes = (bytes + alignment - 1) / alignment * alignment;
     data_.reset(static_cast<T*>(std::aligned_alloc(alignment, bytes)));

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 
+#include "common/allocate.h"
 #include "common/ops.h"
 #include "cpu/parallel.h"
 #include "cpu/points.h"
@@ -100,7 +101,7 @@ Tensor low_rank_sum(Tensor u, Tensor v, Tensor coefficients, std::optional<Tenso
   const Points right = flat(v, batch * shape.terms * shape.columns, shape.rank);
   Points base_points{};
   if (base.has_value()) base_points = flat(*base, batch * shape.rows, shape.columns);
-  Tensor result = torch::stable::new_empty(u, {batch, shape.rows, shape.columns});
+  Tensor result = allocate(u, {batch, shape.rows, shape.columns}, u.scalar_type());
   if (shape.empty()) return result;
   const Points* start = base.has_value() ? &base_points : nullptr;
   char* out = static_cast<char*>(result.mutable_data_ptr());

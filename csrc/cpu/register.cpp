@@ -1,17 +1,41 @@
 #include <torch/csrc/stable/library.h>
 
+#include <new>
+
+#include "common/allocate.h"
 #include "common/ops.h"
+#include "cpu/interrupt.h"
 #include "cpu/kernel_table.h"
 
+namespace {
+
+// Calls an operation with what all of them need around it.
+template <auto kOperation>
+struct Call;
+
+template <class Result, class... Arguments, Result (*kOperation)(Arguments...)>
+struct Call<kOperation> {
+  static Result run(Arguments... arguments) {
+    awpf::begin_call();
+    try {
+      return kOperation(std::move(arguments)...);
+    } catch (const std::bad_alloc&) {
+      awpf::fail(awpf::kOutOfMemory, " for what is computed on the way to the result");
+    }
+  }
+};
+
+}  // namespace
+
 STABLE_TORCH_LIBRARY_IMPL(awpf, CPU, m) {
-  m.impl("rbf_sums", TORCH_BOX(&awpf::rbf_sums));
-  m.impl("rbf_weighted_sums", TORCH_BOX(&awpf::rbf_weighted_sums));
-  m.impl("rbf_sums_backward", TORCH_BOX(&awpf::rbf_sums_backward));
-  m.impl("rbf_sums_and_gradient", TORCH_BOX(&awpf::rbf_sums_and_gradient));
-  m.impl("rbf_permutation_sums", TORCH_BOX(&awpf::rbf_permutation_sums));
-  m.impl("median_square_distance", TORCH_BOX(&awpf::median_square_distance));
-  m.impl("scatter", TORCH_BOX(&awpf::scatter));
-  m.impl("low_rank_sum", TORCH_BOX(&awpf::low_rank_sum));
+  m.impl("rbf_sums", TORCH_BOX(&Call<&awpf::rbf_sums>::run));
+  m.impl("rbf_weighted_sums", TORCH_BOX(&Call<&awpf::rbf_weighted_sums>::run));
+  m.impl("rbf_sums_backward", TORCH_BOX(&Call<&awpf::rbf_sums_backward>::run));
+  m.impl("rbf_sums_and_gradient", TORCH_BOX(&Call<&awpf::rbf_sums_and_gradient>::run));
+  m.impl("rbf_permutation_sums", TORCH_BOX(&Call<&awpf::rbf_permutation_sums>::run));
+  m.impl("median_square_distance", TORCH_BOX(&Call<&awpf::median_square_distance>::run));
+  m.impl("scatter", TORCH_BOX(&Call<&awpf::scatter>::run));
+  m.impl("low_rank_sum", TORCH_BOX(&Call<&awpf::low_rank_sum>::run));
 }
 
 // For build_info().

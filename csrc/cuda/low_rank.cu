@@ -8,6 +8,7 @@
 // float64 input is multiplied in double precision.
 #include <algorithm>
 
+#include "common/allocate.h"
 #include "common/low_rank.h"
 #include "common/ops.h"
 #include "cuda/device/arena.h"
@@ -243,7 +244,7 @@ void run(const Call& call, T) {
 Tensor low_rank_sum(Tensor u, Tensor v, Tensor coefficients, std::optional<Tensor> base) {
   const LowRankShape shape = check_low_rank(u, v, coefficients, base);
   AWPF_CHECK(shape.depth() < (int64_t(1) << 30), "u must have less than 2^30 terms times ranks, got ", shape.depth());
-  Tensor result = torch::stable::new_empty(u, {shape.batch, shape.rows, shape.columns});
+  Tensor result = allocate(u, {shape.batch, shape.rows, shape.columns}, u.scalar_type());
   if (shape.empty()) return result;
   const DeviceScope device(u);
   const Call call{u,

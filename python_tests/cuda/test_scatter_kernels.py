@@ -109,6 +109,18 @@ def test_single_precision_on_hard_data(kernels, name, make):
     assert ((within - expected) / torch.outer(scale, scale)).abs().max() < 1e-6, name
 
 
+@pytest.mark.parametrize("scale", [1e-44, 1e-38, 1e-25, 1e19, 1e30, 8e37])
+def test_points_whose_squares_leave_single_precision(kernels, scale):
+    x, labels = scale * torch.randn(300, 6), torch.randint(0, 4, (300,))
+    x[:, 0], x[:, 1] = 0.1, torch.randn(300)  # a constant feature, and one of the usual size
+    within, between, _, _ = kernels.scatter(x[None], labels[None], 4)
+    expected = references.scatter(x, labels, 4)
+    for found, reference in ((within[0], expected[0]), (between[0], expected[1])):
+        deviation = reference.diagonal().sqrt().clamp(min=1e-8 * 0.1)
+        deviation[2:] = reference.diagonal()[2:].sqrt()
+        assert ((found - reference) / torch.outer(deviation, deviation)).abs().max() < 1e-6
+
+
 @pytest.mark.parametrize("gap", [1e3, 1e6, 1e12])
 def test_tight_classes_far_apart_fall_back_to_double(kernels, gap):
     """fp16 halves scaled for the gap would have no bits left for the spread within a class."""

@@ -67,6 +67,33 @@ def test_single_precision_on_hard_data(name, make):
     assert relative_error(found.means, means) < 1e-7, name
 
 
+@pytest.mark.parametrize("scale", [1e-44, 1e-38, 1e-25, 1e-20, 1e-16, 1e18, 1e19, 1e30, 8e37])
+@pytest.mark.parametrize("others", ["all alike", "some of the usual size", "some constant"])
+def test_squares_that_leave_single_precision(scale, others):
+    """Points fit in float32 and the scatter in float64, but squares of the points do not fit."""
+    x, labels = scale * torch.randn(300, 6), torch.randint(0, 4, (300,))
+    if others == "some of the usual size":
+        x[:, :2] = torch.randn(300, 2)
+    elif others == "some constant":
+        x[:, :2] = torch.tensor([0.1, 0.0])
+    within, between, _, _ = references.scatter(x, labels, 4)
+    found = awpf_ext.ScatterAccumulator(4, 6).update(x, labels).result()
+    for part, expected in ((found.within, within), (found.between, between)):
+        spread = expected.diagonal().sqrt().clamp(min=1e-17 if others == "some constant" else 0)
+        spread[2:] = expected.diagonal()[2:].sqrt()
+        scaled = (part - expected) / torch.outer(spread, spread)
+        assert scaled.nan_to_num().abs().max() < SINGLE
+    expected = between.trace() / (between.trace() + within.trace())
+    assert float(awpf_ext.separability(x, labels)) == pytest.approx(float(expected), rel=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e19])
+def test_squares_of_bfloat16_that_leave_single_precision(scale):
+    x, labels = (scale * torch.randn(300, 6)).bfloat16(), torch.randint(0, 4, (300,))
+    found = awpf_ext.ScatterAccumulator(4, 6).update(x, labels).result()
+    assert relative_error(found.within, references.scatter(x, labels, 4)[0]) < SINGLE
+
+
 def test_within_and_between_make_the_total():
     x, labels = labelled(90, 8, 4)
     found = awpf_ext.scatter(x, labels)

@@ -5,6 +5,7 @@
 // its rows and as P' for its columns. Memory: three packed copies of the points and the gradient, O(n d).
 // Trick: the points are cut into panels, and the pairs of panels follow a round-robin schedule (round_robin.h), so that
 // the order of additions is fixed without atomics and without copies to merge.
+#include "common/allocate.h"
 #include "common/ops.h"
 #include "cpu/mmd/gradient_panels.h"
 #include "cpu/parallel.h"
@@ -230,7 +231,7 @@ Tensor rbf_sums_backward(Tensor grad, Tensor z, Tensor rows, std::optional<Tenso
   const KernelSumCall call = read_call(z, rows, columns, gamma, centre);
   check_disjoint(call);
   check_coefficients(grad, call, "grad");
-  Tensor gradient = torch::stable::new_zeros(z, {z.size(0), z.size(1)});
+  Tensor gradient = allocate_zeros(z, {z.size(0), z.size(1)}, z.scalar_type());
   differentiate(call, grad, gradient, nullptr);
   return gradient;
 }
@@ -240,8 +241,8 @@ std::tuple<Tensor, Tensor> rbf_sums_and_gradient(Tensor z, Tensor rows, Tensor g
   check_disjoint(call);
   check_coefficients(coefficients, call, "coefficients");
   const ScalarType type = call.points.type == ElementType::f64 ? ScalarType::Double : ScalarType::Float;
-  Tensor gradient = torch::stable::new_zeros(z, {z.size(0), z.size(1)}, type);
-  Tensor sums = torch::stable::new_zeros(coefficients, {rows.size(0), rows.size(1), rows.size(1)});
+  Tensor gradient = allocate_zeros(z, {z.size(0), z.size(1)}, type);
+  Tensor sums = allocate_zeros(coefficients, {rows.size(0), rows.size(1), rows.size(1)}, ScalarType::Double);
   double* out = sums.mutable_data_ptr<double>();
   differentiate(call, coefficients, gradient, out);
   // The diagonal, where every kernel is 1, has no gradient and was left out.

@@ -8,6 +8,7 @@ namespace awpf {
 KernelSumCall read_call(const Tensor& z, const Tensor& rows, const std::optional<Tensor>& columns, const Tensor& gamma,
                         const std::optional<Tensor>& centre) {
   KernelSumCall call{as_points(z), {}, {}, {}, {}};
+  AWPF_CHECK(call.points.dim >= 1, "z must have at least one feature");
   call.rows = read_pooled_rows(rows, call.points, "rows");
   const int64_t problems = call.problems();
   if (columns.has_value()) {

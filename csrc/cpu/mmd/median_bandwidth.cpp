@@ -103,12 +103,12 @@ void find_medians(const Points& points, const PooledRows* pooled, const MedianPa
 
 Tensor median_square_distance(Tensor z, Tensor rows, int64_t max_rows, int64_t seed) {
   const Points points = as_points(z);
+  AWPF_CHECK(points.dim >= 1, "z must have at least one feature");
   const std::vector<PooledRows> problems = read_pooled_rows(rows, points, "rows");
   AWPF_CHECK(max_rows >= 2, "max_rows must be at least 2");
   std::vector<MedianPairs> pairs;
   for (const PooledRows& pooled : problems) {
     AWPF_CHECK(pooled.size >= 2, "bandwidth=\"median\" needs at least two points");
-    AWPF_CHECK(pooled.size < int64_t(1) << 31, "at most 2^31 - 1 pooled rows");
     pairs.push_back(MedianPairs::of(pooled.size, max_rows, uint64_t(seed)));
   }
   const int64_t count = int64_t(problems.size());

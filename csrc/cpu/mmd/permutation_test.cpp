@@ -9,6 +9,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "common/allocate.h"
 #include "common/ops.h"
 #include "cpu/mmd/kernel_sum_call.h"
 #include "cpu/parallel.h"
@@ -86,7 +87,7 @@ SplitSums split_sums(const KernelSumCall& call, int64_t problem, const Membershi
   Buffer<double> lower(workers * operand_size), operand(workers * operand_size);
   Buffer<double> member(workers * block_columns<T>() * padded_splits), product(workers * product_size);
 
-  for_each_task(panels, [&](int64_t task, int64_t worker) {
+  for_each_task(panels, [&](int64_t task, int64_t worker, EarlyEnd& end_early) {
     const int64_t panel = panels - 1 - task;  // the longest first
     const int64_t begin = panel * block_rows<T>(), end = std::min(begin + block_rows<T>(), pooled.size);
     const int64_t height = end - begin;
@@ -96,6 +97,7 @@ SplitSums split_sums(const KernelSumCall& call, int64_t problem, const Membershi
     double* const a = operand.get() + worker * operand_size;
     std::vector<double> row_sums(height, 0.0);
     for (int64_t j = 0; j < end; j += block_columns<T>()) {
+      if (end_early.wanted()) return;
       const Block block{begin, end, j, std::min(j + block_columns<T>(), pooled.size)};
       const int64_t width = block.column_end - j;
       const GramBlock<T> gram = gram_block<T>(batch.rows[0], batch.rows[0], depth, block, begin - j,
@@ -138,14 +140,14 @@ SplitSums split_sums(const KernelSumCall& call, int64_t problem, const Membershi
 
 Tensor rbf_permutation_sums(Tensor z, Tensor rows, Tensor gamma, int64_t permutations, int64_t seed, bool) {
   AWPF_CHECK(rows.dim() == 3 && rows.size(1) == 2, "rows must hold two groups a problem");
-  AWPF_CHECK(permutations >= 0, "permutations must not be negative");
+  AWPF_CHECK(permutations >= 0 && permutations < INT64_MAX, "permutations must be from 0 to 2^63 - 2, got ",
+             permutations);
   const KernelSumCall call = read_call(z, rows, std::nullopt, gamma, std::nullopt);
   const int64_t splits = permutations + 1;
-  Tensor sums = torch::stable::new_zeros(gamma, {call.problems(), splits, 3}, ScalarType::Double);
+  Tensor sums = allocate_zeros(gamma, {call.problems(), splits, 3}, ScalarType::Double);
   double* out = sums.mutable_data_ptr<double>();
   for (int64_t p = 0; p < call.problems(); ++p) {
     const PooledRows& pooled = call.rows[p];
-    AWPF_CHECK(pooled.size < int64_t(1) << 31, "at most 2^31 - 1 pooled rows");
     const double count = call.mixtures[p].count();
     const double n = double(pooled.groups[0].length), m = double(pooled.groups[1].length);
     for (int64_t first = 0; first < splits; first += kSplitsAtOnce) {

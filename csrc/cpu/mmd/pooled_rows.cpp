@@ -22,6 +22,7 @@ std::vector<PooledRows> read_pooled_rows(const Tensor& ranges, const Points& poi
                  " rows there are");
       pooled.groups.push_back({bounds[0], pooled.size, bounds[1] - bounds[0]});
       pooled.size += bounds[1] - bounds[0];
+      AWPF_CHECK(pooled.size < int64_t(1) << 31, name, ": a problem has at most 2^31 - 1 pooled rows");
     }
   }
   return problems;

@@ -5,6 +5,7 @@
 // columns. Memory: two packed copies of the points, O(n d), and one block of inner products per thread; there is never
 // an n x n matrix. Trick: a block of inner products stays in cache while its distances, exponentials and sums are
 // computed.
+#include "common/allocate.h"
 #include "common/ops.h"
 #include "common/weighted_sums.h"
 #include "cpu/mmd/kernel_sum_call.h"
@@ -92,7 +93,7 @@ void complete_symmetric(const KernelSumCall& call, double* sums) {
 Tensor rbf_sums(Tensor z, Tensor rows, std::optional<Tensor> columns, Tensor gamma, std::optional<Tensor> centre,
                 bool) {
   const KernelSumCall call = read_call(z, rows, columns, gamma, centre);
-  Tensor sums = torch::stable::new_zeros(
+  Tensor sums = allocate_zeros(
       gamma, {rows.size(0), rows.size(1), columns.has_value() ? columns->size(1) : rows.size(1)}, ScalarType::Double);
   double* out = sums.mutable_data_ptr<double>();
   for_each_batch<float>(call, [&](const auto& problems) { sum_batch<float>(call, problems, out); });

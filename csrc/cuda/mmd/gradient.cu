@@ -6,6 +6,7 @@
 // chunk of 256 features (each computes P anew) and 2 n^2 d for the second product; three times that with split halves.
 #include <type_traits>
 
+#include "common/allocate.h"
 #include "cuda/device/device.h"
 #include "cuda/mmd/gradient_tile.h"
 #include "cuda/mmd/partial_sums.h"
@@ -229,7 +230,7 @@ std::tuple<Tensor, Tensor> rbf_sums_and_gradient(Tensor z, Tensor rows, Tensor g
   check_coefficients(coefficients, prepared.plan, z, "coefficients");
   const bool wide = z.scalar_type() == ScalarType::Double;
   Tensor gradient = torch::stable::new_zeros(z, {z.size(0), z.size(1)}, wide ? ScalarType::Double : ScalarType::Float);
-  Tensor sums = torch::stable::new_empty(coefficients, {rows.size(0), rows.size(1), rows.size(1)}, ScalarType::Double);
+  Tensor sums = allocate(coefficients, {rows.size(0), rows.size(1), rows.size(1)}, ScalarType::Double);
   launch_gradients(prepared.plan, coefficients, gradient, true, scope.stream);
   if (sums.numel() > 0) reduce_partial_sums(prepared.plan, sums.mutable_data_ptr<double>(), scope.stream);
   return {sums, gradient};

@@ -124,6 +124,7 @@ Tensor median_square_distance(Tensor z, Tensor rows, int64_t max_rows, int64_t s
   Tensor result = torch::stable::new_empty(z, {problems}, ScalarType::Double);
   if (problems == 0) return result;
   call.max_rows = smaller(max_rows, larger(2, call.layout.groups[0] * call.layout.rows_of_z));
+  AWPF_CHECK(call.max_rows < int64_t(1) << 30, "max_rows must be less than 2^30");
   call.stride = MedianPairs::most_pairs(call.max_rows);
   call.seed = uint64_t(seed);
   call.median = result.mutable_data_ptr<double>();

@@ -14,6 +14,7 @@
 // null distribution share every rounding.
 #include <torch/csrc/stable/ops.h>
 
+#include "common/allocate.h"
 #include "common/shuffle.h"
 #include "cuda/device/device.h"
 #include "cuda/mmd/permutation_test_parts.h"
@@ -147,14 +148,15 @@ void launch_permutations(const PermutationBatch& call, Stream stream) {
 
 Tensor rbf_permutation_sums(Tensor z, Tensor rows, Tensor gamma, int64_t permutations, int64_t seed, bool allow_fp16) {
   AWPF_CHECK(rows.dim() == 3 && rows.size(1) == 2, "rows must hold two groups a problem");
-  AWPF_CHECK(permutations >= 0, "permutations must not be negative");
+  AWPF_CHECK(permutations >= 0 && permutations < INT64_MAX, "permutations must be from 0 to 2^63 - 2, got ",
+             permutations);
   AWPF_CHECK(z.size(0) < int64_t(1) << 31, "at most 2^31 - 1 pooled rows");
   const DeviceScope scope(z);
   const Prepared prepared = prepare(z, rows, std::nullopt, gamma, std::nullopt, allow_fp16, false, scope.stream);
   PermutationBatch call{};
   call.plan = prepared.plan;
   const int64_t problems = call.plan.problems, count = permutations + 1;
-  Tensor sums = torch::stable::new_empty(gamma, {problems, count, 3}, ScalarType::Double);
+  Tensor sums = allocate(gamma, {problems, count, 3}, ScalarType::Double);
   call.seed = uint64_t(seed);
   call.parts = call.plan.type == ScalarType::Double ? kMaxParts : 3;
   call.whole = 1;

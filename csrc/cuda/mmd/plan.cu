@@ -48,7 +48,7 @@ void allocate_small(SmallBuffers& buffers, const Plan& plan, Arena& arena) {
 
 ProblemLayout check_problems(const Tensor& z, const Tensor& rows, const std::optional<Tensor>& columns) {
   check_beside(z, z, "z", "z");
-  AWPF_CHECK(z.dim() == 2, "z must have two dimensions");
+  AWPF_CHECK(z.dim() == 2 && z.size(1) >= 1, "z must have two dimensions, and at least one feature");
   with_element_type(z, "z", [](auto) {});
   check_ranges(rows, z, "rows");
   if (columns.has_value()) {

@@ -6,6 +6,7 @@
 // tile of inner products into distances, exponentials and one sum; problems, strips and segments are one list of work
 // items, whose length only the device knows. Seven launches, whatever the number of problems, and none waits for the
 // host.
+#include "common/allocate.h"
 #include "cuda/device/device.h"
 #include "cuda/mmd/small.h"
 #include "cuda/mmd/tile_sums.h"
@@ -55,7 +56,7 @@ Tensor rbf_sums(Tensor z, Tensor rows, std::optional<Tensor> columns, Tensor gam
                                                    : Route::rows;
   const Prepared prepared = plan_for(layout, z, gamma, centre, allow_fp16, true, route);
   const Plan& plan = prepared.plan;
-  Tensor sums = torch::stable::new_empty(gamma, {plan.problems, plan.groups[0], plan.groups[1]}, ScalarType::Double);
+  Tensor sums = allocate(gamma, {plan.problems, plan.groups[0], plan.groups[1]}, ScalarType::Double);
   if (plan.problems == 0) return sums;
   if (block_groups.count > 0) {
     sum_small(prepared, block_groups, sums.mutable_data_ptr<double>(), WeightedSums{}, scope.stream);
