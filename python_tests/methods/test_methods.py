@@ -293,3 +293,17 @@ def test_a_name_belongs_to_one_method():
         @register("rapf")
         class Impostor(METHODS["zero_shot"]):
             pass
+
+
+def test_a_state_from_another_kind_of_device_is_learned_on(make_stream):
+    stream = make_stream()
+    method = fitted("finetune", stream, tasks=1)
+    # CUDA's generators have states of 16 bytes.
+    state = {**method.state_dict(), "generator": torch.zeros(16, dtype=torch.uint8)}
+    continued = [create_method("finetune", stream) for _ in range(2)]
+    for learner in continued:
+        learner.load_state_dict(state)
+        assert torch.equal(learner.logits(stream[1].test_x), method.logits(stream[1].test_x))
+    draws = [torch.rand(8, generator=learner.generator) for learner in continued]
+    assert torch.equal(*draws)
+    assert not torch.equal(draws[0], torch.rand(8, generator=torch.Generator().manual_seed(0)))

@@ -141,7 +141,14 @@ class Method:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.seen = int(state["seen"])
         if "generator" in state:  # what is only to predict has none
-            self.generator.set_state(state["generator"].cpu())
+            self._restore_generator(state["generator"].cpu())
+
+    def _restore_generator(self, state: Tensor) -> None:
+        """Continue the random numbers; on another kind of device other numbers, as repeatable."""
+        try:
+            self.generator.set_state(state)
+        except RuntimeError:  # the state of another kind of device
+            self.generator.manual_seed(self.generator.initial_seed() + self.seen)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
