@@ -20,8 +20,6 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX timers"),
 ]
 
-MINUTES = 5
-
 SCRIPT = """
 import os, signal, sys, threading, time
 import torch, awpf_ext

@@ -144,7 +144,7 @@ class Method:
             self._restore_generator(state["generator"].cpu())
 
     def _restore_generator(self, state: Tensor) -> None:
-        """Continue the random numbers; on another kind of device other numbers, as repeatable."""
+        """Continue the random numbers, or start new ones of a fixed seed for another kind of device."""
         try:
             self.generator.set_state(state)
         except RuntimeError:  # the state of another kind of device
