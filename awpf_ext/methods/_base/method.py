@@ -144,7 +144,7 @@ class Method:
             self._restore_generator(state["generator"].cpu())
 
     def _restore_generator(self, state: Tensor) -> None:
-        """Continue the random numbers, or start new ones of a fixed seed for another kind of device."""
+        """Continue the random numbers; another kind of device starts those of a fixed seed."""
         try:
             self.generator.set_state(state)
         except RuntimeError:  # the state of another kind of device
