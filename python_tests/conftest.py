@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -22,6 +23,10 @@ from awpf_ext.data.features import FeatureSet, read_features
 from awpf_ext.data.stream import TaskStream, task_stream
 
 sys.path.append(str(Path(__file__).parent / "ops"))  # `from error_bounds import ...`
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts jobs in the background so, and processes that the tests start would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 SHARED = CHECKOUT.parent / "shared"
 
 
