@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -61,7 +63,8 @@ class Browser:
     """One process for all tests; each page is a target of its own."""
 
     def __init__(self, program: str) -> None:
-        self._profile = tempfile.TemporaryDirectory()
+        # The browser's helper processes may still write for a moment after it has ended.
+        self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         (read_end, self._to), (self._from, write_end) = map(_out_of_the_way, (os.pipe(), os.pipe()))
         flags = [*FLAGS, f"--user-data-dir={self._profile.name}"]
         self._process = subprocess.Popen(
@@ -70,6 +73,7 @@ class Browser:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         os.close(read_end)
         os.close(write_end)
@@ -85,6 +89,8 @@ class Browser:
         os.close(self._from)
         self._process.terminate()
         self._process.wait(PATIENCE)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._profile.cleanup()
 
     def open(self, path: Path, width: int, dark: bool = False) -> Page:
