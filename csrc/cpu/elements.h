@@ -207,6 +207,35 @@ inline void squared_distances(double* out, const double* row, const double* othe
   for (; k < count; ++k) distances_to<1>(out + k, row, others + k * stride, stride, depth);
 }
 
+// |scale (a - b)|^2. Scaled before it is squared, so that no square overflows or vanishes.
+inline double square_difference(const void* a, const void* b, ElementType type, double scale, int64_t depth) {
+  double chains[kChains] = {};
+  with_elements(a, type, [&](auto* one) {
+    const auto* other = static_cast<decltype(one)>(b);
+    int64_t p = 0;
+    for (; p + kChains <= depth; p += kChains)
+#pragma GCC unroll 16
+      for (int l = 0; l < kChains; ++l) {
+        const double difference = (double(widen(one[p + l])) - double(widen(other[p + l]))) * scale;
+        chains[l] += difference * difference;
+      }
+    for (int l = 0; p < depth; ++p, ++l) {
+      const double difference = (double(widen(one[p])) - double(widen(other[p]))) * scale;
+      chains[l] += difference * difference;
+    }
+  });
+  return sum_chains(chains);
+}
+
+// sums += factor * (a - b).
+inline void add_difference(double* __restrict sums, const void* a, const void* b, ElementType type, double factor,
+                           int64_t depth) {
+  with_elements(a, type, [&](auto* one) {
+    const auto* other = static_cast<decltype(one)>(b);
+    for (int64_t p = 0; p < depth; ++p) sums[p] += factor * (double(widen(one[p])) - double(widen(other[p])));
+  });
+}
+
 inline void narrow(double value, double* to) { *to = value; }
 inline void narrow(float value, float* to) { *to = value; }
 inline void narrow(double value, float* to) { *to = float(value); }

@@ -6,6 +6,7 @@ using awpf::Cell;
 using awpf::ElementType;
 using awpf::GramBlock;
 using awpf::Keep;
+using awpf::LostDistances;
 using awpf::MixtureView;
 using awpf::Operand;
 using awpf::ShuffleKey;
@@ -52,7 +53,8 @@ constexpr TypedKernels<double> kDouble = typed_kernels<double>();
 }  // namespace
 
 extern const KernelTable AWPF_CONCAT(kKernelTable_, AWPF_ISA) = {
-    AWPF_STRING(AWPF_ISA), &kFloat,   &kDouble,          &narrow_row, &shuffle_values,
-    &add_rows_by_label,    &add_rows, &squared_distances};
+    AWPF_STRING(AWPF_ISA), &kFloat,   &kDouble,           &narrow_row,        &shuffle_values,
+    &add_rows_by_label,    &add_rows, &squared_distances, &square_difference, &add_difference,
+    &lost_columns};
 
 }  // namespace awpf

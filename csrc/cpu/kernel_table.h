@@ -4,6 +4,7 @@
 
 #include <stdint.h>
 
+#include "common/lost_distances.h"
 #include "common/shuffle.h"
 
 namespace awpf {
@@ -109,6 +110,13 @@ struct KernelTable {
   // out[k] = |row - others[k]|^2, by differences.
   void (*squared_distances)(double* out, const double* row, const double* others, int64_t stride, int64_t count,
                             int64_t depth);
+  // |scale (a - b)|^2 for two rows.
+  double (*square_difference)(const void* a, const void* b, ElementType type, double scale, int64_t depth);
+  // sums += factor * (a - b).
+  void (*add_difference)(double* sums, const void* a, const void* b, ElementType type, double factor, int64_t depth);
+  // Lists those columns of [begin, end) whose distances from a row of the block are lost; returns how many.
+  int64_t (*lost_columns)(const GramBlock<double>& block, int64_t row, int64_t begin, int64_t end,
+                          const LostDistances& lost, int32_t* columns);
 };
 
 // The table in use: that of the best instruction set of this machine, or the one that AWPF_CPU_ISA names.

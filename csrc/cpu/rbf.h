@@ -108,6 +108,25 @@ double rbf_values(const GramBlock<T>& block, const Cell& cell, const MixtureView
   return total.total();
 }
 
+// Lists the columns whose distances from row `i` are lost (common/lost_distances.h).
+inline int64_t lost_columns(const GramBlock<double>& block, int64_t i, int64_t begin, int64_t end,
+                            const LostDistances& lost, int32_t* columns) {
+  const double* row = block.values + i * block.stride;
+  int64_t count = 0;
+  for (int64_t j = begin; j < end; j += kLanes<double>) {
+    const Vec<double> column_norm = load(block.column_norm + j), norms = block.row_norm[i] + column_norm;
+    const Vec<double> exponent = (load(row + j) - block.row_norm[i]) - column_norm;
+    const auto found = (norms > lost.limit) & (exponent > -LostDistances::kLargest - lost.worst * norms) &
+                       (exponent > -LostDistances::kReach * lost.usual * norms);
+    int64_t any = 0;
+    for (int k = 0; k < kLanes<double>; ++k) any |= found[k];
+    if (any == 0) continue;
+    for (int k = 0; k < kLanes<double> && j + k < end; ++k)
+      if (found[k] != 0) columns[count++] = int32_t(j + k);
+  }
+  return count;
+}
+
 template <class T>
 void add_block(double* sums, int64_t sums_stride, const T* values, int64_t stride, int64_t rows, int64_t columns) {
   for (int64_t i = 0; i < rows; ++i)

@@ -79,4 +79,39 @@ std::vector<Centering> find_centres(const Points& points, const std::vector<Pool
   return found;
 }
 
+void centre_the_bulk(const Points& points, const PooledRows& rows, const PooledRows* columns,
+                     std::vector<double>& centre) {
+  constexpr double kFar = 16;  // in squares, relative to the median
+  constexpr int kMostPasses = 4;
+  const int64_t dim = points.dim, row_count = rows.size, count = row_count + (columns == nullptr ? 0 : columns->size);
+  const auto for_runs = [&](const auto& f) {
+    rows.for_runs(0, row_count, f);
+    if (columns != nullptr)
+      columns->for_runs(0, columns->size,
+                        [&](int64_t first, int64_t position, int64_t n) { f(first, row_count + position, n); });
+  };
+  std::vector<double> squares(count), sorted, centred(dim), sum(dim);
+  for (int64_t pass = 0, kept_before = count; pass < kMostPasses; ++pass) {
+    for_runs([&](int64_t first, int64_t position, int64_t n) {
+      kernels<double>().centre_rows(centred.data(), 0, points.row(first), points.type, dim, n, dim, centre.data(), 1.0,
+                                    squares.data() + position);
+    });
+    sorted = squares;
+    std::nth_element(sorted.begin(), sorted.begin() + count / 2, sorted.end());
+    const double farthest = kFar * sorted[count / 2];
+    std::fill(sum.begin(), sum.end(), 0.0);
+    int64_t kept = 0;
+    for_runs([&](int64_t first, int64_t position, int64_t n) {
+      for (int64_t k = 0; k < n; ++k) {
+        if (!(squares[position + k] <= farthest)) continue;
+        kernel_table().add_rows(sum.data(), points.row(first + k), points.type, dim, 1, dim);
+        ++kept;
+      }
+    });
+    if (kept == kept_before || kept == 0) return;
+    kept_before = kept;
+    for (int64_t k = 0; k < dim; ++k) centre[k] = sum[k] / double(kept);
+  }
+}
+
 }  // namespace awpf

@@ -17,6 +17,10 @@ struct Centering {
 std::vector<Centering> find_centres(const Points& points, const std::vector<PooledRows>& rows,
                                     const std::vector<PooledRows>& columns, const double* given_centres);
 
+// Replaces a centre by that of the bulk of the points, where a few far away have drawn it out. `columns` may be null.
+void centre_the_bulk(const Points& points, const PooledRows& rows, const PooledRows* columns,
+                     std::vector<double>& centre);
+
 // Raises an error about points whose sums of squares are not finite: names the first row that is not finite, or says
 // that a squared norm overflows.
 [[noreturn]] void report_row(const Points& points, const PooledRows& pooled);

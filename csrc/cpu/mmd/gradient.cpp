@@ -5,6 +5,8 @@
 // its rows and as P' for its columns. Memory: three packed copies of the points and the gradient, O(n d).
 // Trick: the points are cut into panels, and the pairs of panels follow a round-robin schedule (round_robin.h), so that
 // the order of additions is fixed without atomics and without copies to merge.
+#include <numeric>
+
 #include "common/allocate.h"
 #include "common/ops.h"
 #include "cpu/mmd/gradient_panels.h"
@@ -54,9 +56,34 @@ struct PairScratch {
   Buffer<T> values{panel_size<T>() * stride()};
   Buffer<T> operand{StripLayout<T>(Operand::a, panel_size<T>(), one_block(panel_size<T>())).size()};
   Buffer<double> column_sums{panel_size<T>()};
+  std::vector<LostPair> lost;
 
   static int64_t stride() { return panel_size<T>() + kAlignment / int64_t(sizeof(T)); }
 };
+
+// Takes the pairs whose distances were lost out of a block of P, since their pull is lost in (P . Z)_i - (sum_j P_ij)
+// z_i, too, and adds it by differences of their rows. Adds what is left to the sums of the rows.
+inline void pull_lost_pairs(Side<double>& rows, Side<double>& columns, const Block& block, bool on_diagonal,
+                            const GramBlock<double>& gram, const std::vector<LostPair>& lost) {
+  const OriginalRows &row_of = rows.packed->original, &column_of = columns.packed->original;
+  const Points& points = row_of.points;
+  for (const LostPair& pair : lost) {
+    double& weight = gram.values[pair.row * gram.stride + pair.column];
+    const double factor = weight * row_of.scale;
+    weight = 0;
+    const int64_t i = block.row_begin + pair.row, j = block.column_begin + pair.column;
+    const void *row = row_of.at(i), *column = column_of.at(j);
+    kernel_table().add_difference(rows.product.get() + i * rows.padded_dim, column, row, points.type, factor,
+                                  points.dim);
+    if (on_diagonal) continue;  // where the pair is met the other way round, too
+    kernel_table().add_difference(columns.product.get() + j * columns.padded_dim, row, column, points.type, factor,
+                                  points.dim);
+  }
+  for (int64_t i = block.row_begin; i < block.row_end; ++i) {
+    const double* values = gram.values + (i - block.row_begin) * gram.stride;
+    rows.row_sums[i] += std::accumulate(values, values + (block.column_end - block.column_begin), 0.0);
+  }
+}
 
 // Phase 2, for one pair of panels: computes their block of P, stores the sums of its kernels in `partial`, and adds its
 // products to both sides. coefficient(g, h) is c_gh for the pairs of groups g and h.
@@ -75,13 +102,16 @@ void accumulate_pair(const MixtureView<T>& mixture, const DepthBlocks& depth, Si
   if (!needed) return;
 
   // P, in place of the inner products
-  const GramBlock<T> gram =
-      gram_block<T>(*rows.packed, *columns.packed, depth, block, kNoDiagonal, scratch.values.get(), stride);
+  const GramBlock<T> gram = gram_block<T>(*rows.packed, *columns.packed, depth, block, kNoDiagonal,
+                                          scratch.values.get(), stride, scratch.lost);
+  // Not of use where pairs are taken out of P.
+  double* const row_sums = scratch.lost.empty() ? rows.row_sums.get() + block.row_begin : scratch.column_sums.get();
   const Keep keep = on_diagonal ? Keep::off_diagonal : Keep::all;
   for_each_cell(task, *rows.pooled, *columns.pooled, [&](int64_t g, int64_t h, const Cell& cell) {
-    partial[task.partial_of(g, h)] =
-        table.rbf_values(gram, cell, mixture, T(coefficient(g, h)), keep, rows.row_sums.get() + block.row_begin);
+    partial[task.partial_of(g, h)] = table.rbf_values(gram, cell, mixture, T(coefficient(g, h)), keep, row_sums);
   });
+  if constexpr (sizeof(T) == sizeof(double))
+    if (!scratch.lost.empty()) pull_lost_pairs(rows, columns, block, on_diagonal, gram, scratch.lost);
   // P . Z for the rows
   table.pack_rows_a(scratch.operand.get(), gram.values, stride, height, width);
   table.multiply(scratch.operand.get(), columns.points.get() + columns.points_of(block.column_begin),

@@ -1,9 +1,31 @@
 #include "cpu/mmd/kernel_sum_call.h"
 
+#include <limits>
+
 #include "common/precision.h"
 #include "cpu/parallel.h"
 
 namespace awpf {
+
+namespace {
+
+// Centres the problems anew whose points are so far from the centre that distances are lost (lost_distances.h): a
+// single row far away draws the mean out, and all pairs would have to be computed by differences.
+void leave_outliers_out(KernelSumCall& call) {
+  std::vector<int64_t> problems;
+  for (int64_t p = 0; p < call.problems(); ++p) {
+    const double scale = call.mixtures[p].scale();
+    const double limit = call.mixtures[p].lost_distances(call.points.dim).limit;
+    if (in_double(call, p) && call.centerings[p].mean_square * scale * scale > limit) problems.push_back(p);
+  }
+  for_each_task(int64_t(problems.size()), [&](int64_t t, int64_t) {
+    const int64_t p = problems[t];
+    centre_the_bulk(call.points, call.rows[p], call.symmetric() ? nullptr : &call.columns[p],
+                    call.centerings[p].centre);
+  });
+}
+
+}  // namespace
 
 KernelSumCall read_call(const Tensor& z, const Tensor& rows, const std::optional<Tensor>& columns, const Tensor& gamma,
                         const std::optional<Tensor>& centre) {
@@ -29,6 +51,7 @@ KernelSumCall read_call(const Tensor& z, const Tensor& rows, const std::optional
     given_centres = centre->const_data_ptr<double>();
   }
   call.centerings = find_centres(call.points, call.rows, call.columns, given_centres);
+  if (given_centres == nullptr) leave_outliers_out(call);
   return call;
 }
 
@@ -43,7 +66,6 @@ PackedBatch<T> pack_batch(const KernelSumCall& call, const std::vector<int64_t>&
   for (const int64_t p : problems) batch.mixtures.emplace_back(call.mixtures[p]);
   struct WorkItem {
     PackedRows<T>* to;
-    const PooledRows* from;
     int64_t problem, begin, end;
   };
   std::vector<WorkItem> tasks;
@@ -53,17 +75,22 @@ PackedBatch<T> pack_batch(const KernelSumCall& call, const std::vector<int64_t>&
     for (int side = 0; side < (call.symmetric() ? 1 : 2); ++side) {
       const PooledRows& pooled = side == 0 ? call.rows[problems[member]] : call.columns[problems[member]];
       PackedRows<T>& packed = side == 0 ? batch.rows[member] : batch.columns[member];
-      packed.allocate(pooled.size, depth);
+      const KernelMixture& mixture = call.mixtures[problems[member]];
+      packed.allocate({call.points, &pooled, mixture.scale(), mixture.lost_distances(call.points.dim)}, depth);
       for (int64_t begin = 0; begin < pooled.size; begin += packing_chunk<T>())
-        tasks.push_back({&packed, &pooled, problems[member], begin, std::min(begin + packing_chunk<T>(), pooled.size)});
+        tasks.push_back({&packed, problems[member], begin, std::min(begin + packing_chunk<T>(), pooled.size)});
     }
   const int64_t scratch_size = packing_chunk<T>() * depth.depth;
   Buffer<T> scratch(workers_for(int64_t(tasks.size())) * scratch_size);
   for_each_task(int64_t(tasks.size()), [&](int64_t t, int64_t worker) {
     const WorkItem& task = tasks[t];
-    task.to->pack(call.points, *task.from, call.centerings[task.problem], call.mixtures[task.problem].scale(),
-                  task.begin, task.end, scratch.get() + worker * scratch_size);
+    task.to->pack(call.centerings[task.problem], task.begin, task.end, scratch.get() + worker * scratch_size);
   });
+  for (const std::vector<PackedRows<T>>* side : {&batch.rows, &batch.columns})
+    for (const PackedRows<T>& packed : *side)
+      for (int64_t i = 0; i < packed.size; ++i)
+        AWPF_CHECK(packed.norm[i] <= std::numeric_limits<T>::max(),
+                   "the points are too many bandwidths apart: their squared distances overflow");
   return batch;
 }
 

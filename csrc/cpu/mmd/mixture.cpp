@@ -6,7 +6,12 @@
 
 namespace awpf {
 
-double KernelMixture::scale() const { return std::sqrt(2.0 * widest_gamma / std::log(2.0)); }
+// A product of roots, since twice a very large exponent overflows.
+double KernelMixture::scale() const { return std::sqrt(2.0 / std::log(2.0)) * std::sqrt(widest_gamma); }
+
+LostDistances KernelMixture::lost_distances(int64_t dim) const {
+  return LostDistances::of(double(dim), std::sqrt(double(dim)), steps.back().rate);
+}
 
 KernelMixture read_mixture(const double* gamma, int64_t count) {
   AWPF_CHECK(count > 0, "bandwidth: at least one kernel is needed");

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "common/kernel_mixture.h"
+#include "common/lost_distances.h"
 #include "cpu/kernel_table.h"
 
 namespace awpf {
@@ -17,6 +18,7 @@ struct KernelMixture {
   double count() const { return double(steps.size()); }
   // Points are multiplied with this, so that the widest kernel is 2^(-|z_i - z_j|^2 / 2).
   double scale() const;
+  LostDistances lost_distances(int64_t dim) const;
 };
 
 KernelMixture read_mixture(const double* gamma, int64_t count);

@@ -3,8 +3,9 @@
 namespace awpf {
 
 template <class T>
-void PackedRows<T>::allocate(int64_t rows, const DepthBlocks& depth) {
-  size = rows;
+void PackedRows<T>::allocate(const OriginalRows& from, const DepthBlocks& depth) {
+  original = from;
+  const int64_t rows = size = from.pooled->size;
   layout_a = StripLayout<T>(Operand::a, rows, depth);
   layout_b = StripLayout<T>(Operand::b, rows, depth);
   a = Buffer<T>(layout_a.size());
@@ -18,13 +19,13 @@ void PackedRows<T>::allocate(int64_t rows, const DepthBlocks& depth) {
 }
 
 template <class T>
-void PackedRows<T>::pack(const Points& points, const PooledRows& pooled, const Centering& centering, double scale,
-                         int64_t begin, int64_t end, T* scratch) {
+void PackedRows<T>::pack(const Centering& centering, int64_t begin, int64_t end, T* scratch) {
+  const Points& points = original.points;
   const int64_t dim = points.dim;
   std::vector<double> half_norm(end - begin);
-  pooled.for_runs(begin, end, [&](int64_t first, int64_t position, int64_t count) {
+  original.pooled->for_runs(begin, end, [&](int64_t first, int64_t position, int64_t count) {
     kernels<T>().centre_rows(scratch + (position - begin) * dim, dim, points.row(first), points.type, dim, count, dim,
-                             centering.centre.data(), scale, half_norm.data() + (position - begin));
+                             centering.centre.data(), original.scale, half_norm.data() + (position - begin));
   });
   for (int64_t i = begin; i < end; ++i) {
     norm[i] = T(half_norm[i - begin]);
@@ -36,7 +37,7 @@ void PackedRows<T>::pack(const Points& points, const PooledRows& pooled, const C
 
 template <class T>
 GramBlock<T> gram_block(const PackedRows<T>& rows, const PackedRows<T>& columns, const DepthBlocks& depth,
-                        const Block& block, int64_t diagonal, T* values, int64_t stride) {
+                        const Block& block, int64_t diagonal, T* values, int64_t stride, std::vector<LostPair>& lost) {
   const int64_t row_strips = ceil_div(block.row_end - block.row_begin, kernels<T>().tile_rows);
   const int64_t column_strips = ceil_div(block.column_end - block.column_begin, kernels<T>().tile_columns);
   for (int64_t k = 0; k < depth.depth; k += depth.block) {
@@ -44,19 +45,23 @@ GramBlock<T> gram_block(const PackedRows<T>& rows, const PackedRows<T>& columns,
                           columns.b.get() + columns.layout_b.at(block.column_begin, k), values, stride, row_strips,
                           column_strips, depth.end(k) - k, k > 0, diagonal);
   }
-  return {values,
-          stride,
-          rows.norm.get() + block.row_begin,
-          rows.norm_rest.get() + block.row_begin,
-          columns.norm.get() + block.column_begin,
-          columns.norm_rest.get() + block.column_begin,
-          block.row_begin - block.column_begin};
+  GramBlock<T> gram{values,
+                    stride,
+                    rows.norm.get() + block.row_begin,
+                    rows.norm_rest.get() + block.row_begin,
+                    columns.norm.get() + block.column_begin,
+                    columns.norm_rest.get() + block.column_begin,
+                    block.row_begin - block.column_begin};
+  if constexpr (sizeof(T) == sizeof(double))
+    restore_distances(rows.original, columns.original, block.row_begin, block.row_end - block.row_begin,
+                      block.column_begin, block.column_end - block.column_begin, diagonal, gram, lost);
+  return gram;
 }
 
 #define AWPF_INSTANTIATE(T)                                                                                         \
   template struct PackedRows<T>;                                                                                    \
   template GramBlock<T> gram_block<T>(const PackedRows<T>&, const PackedRows<T>&, const DepthBlocks&, const Block&, \
-                                      int64_t, T*, int64_t);
+                                      int64_t, T*, int64_t, std::vector<LostPair>&);
 AWPF_INSTANTIATE(float)
 AWPF_INSTANTIATE(double)
 #undef AWPF_INSTANTIATE

@@ -96,12 +96,13 @@ SplitSums split_sums(const KernelSumCall& call, int64_t problem, const Membershi
     double* const l = lower.get() + worker * operand_size;
     double* const a = operand.get() + worker * operand_size;
     std::vector<double> row_sums(height, 0.0);
+    std::vector<LostPair> lost;
     for (int64_t j = 0; j < end; j += block_columns<T>()) {
       if (end_early.wanted()) return;
       const Block block{begin, end, j, std::min(j + block_columns<T>(), pooled.size)};
       const int64_t width = block.column_end - j;
       const GramBlock<T> gram = gram_block<T>(batch.rows[0], batch.rows[0], depth, block, begin - j,
-                                              values.get() + worker * area, block_stride<T>());
+                                              values.get() + worker * area, block_stride<T>(), lost);
       kernels<T>().rbf_values(gram, {0, height, 0, width}, mixture.view(), T(1), Keep::below_diagonal, row_sums.data());
       wide.scale_rows(l, width, gram.values, element_type<T>(), gram.stride, height, width, nullptr);
       wide.pack_rows_a(a, l, width, height, width);

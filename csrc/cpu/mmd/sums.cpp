@@ -52,6 +52,7 @@ void sum_batch(const KernelSumCall& call, const std::vector<int64_t>& problems, 
   Buffer<double> partial(tasks.empty() ? 0 : tasks.back().first_partial + tasks.back().partials());
   const int64_t count = int64_t(tasks.size()), area = block_rows<T>() * block_stride<T>();
   Buffer<T> values(workers_for(count) * area);
+  std::vector<std::vector<LostPair>> lost(workers_for(count));
   const Keep keep = call.symmetric() ? Keep::below_diagonal : Keep::all;
   for_each_task(count, [&](int64_t t, int64_t worker) {
     const BlockTask& task = tasks[t];
@@ -59,7 +60,7 @@ void sum_batch(const KernelSumCall& call, const std::vector<int64_t>& problems, 
     std::fill(partial.get() + task.first_partial, partial.get() + task.first_partial + task.partials(), 0.0);
     const int64_t diagonal = call.symmetric() ? task.block.row_begin - task.block.column_begin : kNoDiagonal;
     const GramBlock<T> gram = gram_block<T>(batch.rows[task.member], batch.columns_of(task.member), depth, task.block,
-                                            diagonal, values.get() + worker * area, block_stride<T>());
+                                            diagonal, values.get() + worker * area, block_stride<T>(), lost[worker]);
     for_each_cell(task, call.rows[p], call.columns_of(p), [&](int64_t g, int64_t h, const Cell& cell) {
       partial[task.partial_of(g, h)] = kernels<T>().rbf_sum(gram, cell, batch.mixtures[task.member].view(), keep);
     });
