@@ -50,6 +50,17 @@ def probe_mmd(dtype: torch.dtype, tolerance: float) -> None:
         note(f"median {dtype}", median, references.sampled_median_distance(z), 1e-7)
 
 
+def probe_lost_distances(dtype: torch.dtype) -> None:
+    """Clusters so far apart that inner products cannot tell the distances within them."""
+    for n, m, d in SIZES:
+        offset = torch.where(torch.arange(n + m) % 3 == 0, 2.0**15, 0.0)[:, None]
+        z = (2.0**-8 * torch.randn(n + m, d) + offset).to(dtype)
+        rows = torch.tensor([[[0, n], [n, n + m]]])
+        gamma = torch.tensor([[0.5, 3.0]], dtype=torch.float64) * 2**14 / d
+        exact = references.block_sums(z, rows, None, gamma)
+        note(f"lost {dtype}", AWPF.rbf_sums(z, rows, None, gamma, None, False), exact, 1e-12)
+
+
 def probe_scatter(dtype: torch.dtype, tolerance: float) -> None:
     for n, d, classes in ((5, 3, 2), (300, 33, 7), (700, 129, 5)):
         x, labels = (torch.randn(n, d) + 3).to(dtype), torch.randint(0, classes, (n,))
@@ -86,6 +97,7 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     for one, allowed in TYPES.items():
         probe_mmd(one, allowed)
+        probe_lost_distances(one)
         probe_scatter(one, allowed)
         probe_low_rank(one, allowed)
     report = {

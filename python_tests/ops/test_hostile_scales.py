@@ -105,6 +105,12 @@ def test_medians_of_mixed_scales():
             assert float(found) == pytest.approx(float(sampled_median_distance(pooled)), rel=1e-6)
 
 
+def test_a_median_whose_square_vanishes():
+    x = 1e-170 * torch.randn(9, 2, dtype=DOUBLE)
+    with pytest.raises(ValueError, match=r"so close that their squares vanish"):
+        awpf_ext.mmd(x, x + 1e-165)
+
+
 def test_narrow_and_wide_bandwidths_of_one_mixture():
     """Each kernel decides by itself what is close."""
     torch.manual_seed(5)

@@ -41,7 +41,7 @@ def test_the_operations_under(name):
     found = outcome(name)
     assert found["set"] == name
     assert {case: ratio for case, ratio in found["worst"].items() if not ratio <= 1} == {}
-    assert len(found["worst"]) == 4 * 7
+    assert len(found["worst"]) == 4 * 8
     assert found["same"]
 
 

@@ -124,7 +124,7 @@ Tensor median_square_distance(Tensor z, Tensor rows, int64_t max_rows, int64_t s
   for (int64_t k = 0; k < count; ++k) {
     if (!std::isfinite(medians[k])) report_row(points, problems[k]);
     AWPF_CHECK(medians[k] > 0, "bandwidth=\"median\": the median distance is zero, because at least half of the pairs ",
-               "of points are equal; give a bandwidth instead");
+               "of points are equal, or so close that their squares vanish; give a bandwidth instead");
   }
   return result;
 }

@@ -13,7 +13,11 @@ __device__ __forceinline__ void order_kernels(const double* gamma, int kernels, 
   scaling.weight = 2.0 * sum / kernels;
   scaling.precision = valid ? Precision::fp64 : Precision::invalid;
   scaling.unit = 2.0 * widest / 0.69314718055994530942;
+  scaling.narrowest = steps[kernels - 1].rate;
 }
+
+// Above this, sums of squared norms in units of the bandwidth may overflow.
+constexpr double kLargestSquare = 1e300;
 
 // Completes the scaling that order_kernels began. `from_origin` and `from_centre` are the mean squared distances of the
 // points from the origin and from the centre.
@@ -27,8 +31,8 @@ __device__ __forceinline__ void choose_precision(const Plan& plan, int64_t rows,
   scaling.mean_square = as_it_is ? from_origin : from_centre;
   scaling.centred = !as_it_is;
   if (scaling.precision != Precision::invalid) {
-    // A difference, since fmax, by which from_centre was found, returns the other operand of a NaN.
-    if (!(from_origin - from_origin == 0))
+    // Of the origin, too, since fmax, by which from_centre was found, returns the other operand of a NaN.
+    if (!(from_origin * rows * scaling.unit <= kLargestSquare && from_centre * rows * scaling.unit <= kLargestSquare))
       scaling.precision = Precision::invalid;
     else if (as_it_is || (plan.allow_fp16 && plan.type == ScalarType::Float))
       scaling.precision = Precision::fp16;
@@ -38,6 +42,7 @@ __device__ __forceinline__ void choose_precision(const Plan& plan, int64_t rows,
   const bool packed = scaling.precision == Precision::fp16 || scaling.precision == Precision::fp16_split;
   scaling.scale = packed ? packing_scale(scaling.mean_square, rows) : 1.0;
   scaling.unit = scaling.unit / (scaling.scale * scaling.scale);
+  scaling.lost = LostDistances::of(plan.dim, sqrt(double(plan.dim)), scaling.narrowest);
 }
 
 }  // namespace awpf

@@ -37,6 +37,7 @@ struct Owned {
   double factor[kStripRows];  // that scales the result
   double weight[kStripRows];  // sum_j P_ij, scaled by the power
   double part[4][kStripRows];
+  int has_lost;  // whether the tile has pairs whose distances were lost
 };
 
 __device__ double weight_scale(const Plan& plan, const GradientCall& call, int64_t p, int g) {
@@ -87,10 +88,10 @@ __global__ void __launch_bounds__(kGramThreads, 1) gradient_kernel(Plan plan, Gr
   TilePoints<T>& tile_points = *reinterpret_cast<TilePoints<T>*>(shared + region_bytes<Gradient>());
   Owned& owned = *reinterpret_cast<Owned*>(&tile_points + 1);
   const bool invalid = !plan.tables_valid();  // groups that share rows: the gradient is not defined
-  // The kernel in double precision is launched last, and always.
-  constexpr bool kFillsNan = std::is_same<Gradient, DoubleGradient>::value;
+  // This kernel is launched last, and always, so it stores NaN where there is no result.
+  constexpr bool kIsDouble = std::is_same<Gradient, DoubleGradient>::value;
   if (invalid && plan.flags->overfull) {
-    if (kFillsNan) fill_with_nan(plan, call);
+    if (kIsDouble) fill_with_nan(plan, call);
     return;
   }
   const int side = call.side, other = plan.symmetric ? 0 : 1 - side;
@@ -101,7 +102,7 @@ __global__ void __launch_bounds__(kGramThreads, 1) gradient_kernel(Plan plan, Gr
     const int p = int(find_problem(plan.problems, all_strips, [&](int64_t q) { return plan.start[q].strip[side]; }));
     const int strip = int(all_strips - plan.start[p].strip[side]);
     const Precision precision = plan.scaling[p].precision;
-    if (kFillsNan && precision == Precision::invalid && item % feature_chunks == 0)
+    if (kIsDouble && precision == Precision::invalid && item % feature_chunks == 0)
       fill_rows_with_nan(plan, call, p, strip);
     if (!Gram::computes(precision)) continue;
     const int chunk = int(item % feature_chunks), first_feature = chunk * Gradient::kFeatures;
@@ -123,9 +124,14 @@ __global__ void __launch_bounds__(kGramThreads, 1) gradient_kernel(Plan plan, Gr
     for (int tile = 0; tile < tiles; ++tile) {
       __syncthreads();
       tile_points.fill_columns(plan, other, p, tile);
+      if (threadIdx.x == 0) owned.has_lost = 0;
       __syncthreads();
       Fragment<T> value;
-      Gram::multiply(plan, p, plan.scaling[p].precision, tile_points, shared, value);
+      const bool lost = Gram::multiply(plan, p, plan.scaling[p].precision, tile_points, shared, value);
+      if (kIsDouble) {
+        if (lost) owned.has_lost = 1;
+        __syncthreads();
+      }
       const KernelStep* const steps = plan.steps + int64_t(p) * plan.kernels;
       const T unit = T(plan.scaling[p].unit);
       const Schedule schedule = schedule_of();
@@ -156,13 +162,19 @@ __global__ void __launch_bounds__(kGramThreads, 1) gradient_kernel(Plan plan, Gr
         double row_weight = double(total);
         row_weight += __shfl_xor_sync(kWholeWarp, row_weight, 1);
         row_weight += __shfl_xor_sync(kWholeWarp, row_weight, 2);
-        if (threadIdx.x % 4 == 0) owned.part[threadIdx.x / kWarp % 4][row] += row_weight;
+        const bool counts = !kIsDouble || owned.has_lost == 0;
+        if (threadIdx.x % 4 == 0 && counts) owned.part[threadIdx.x / kWarp % 4][row] += row_weight;
       }
       if (call.with_sums && chunk == 0 && tile < schedule.tiles_of(strip)) {
         const int each = int(schedule.tiles_each()), segment = tile / each;
         const TileRange range{strip, segment, segment * each, tile + 1};
         add_to_partial_sums(plan, p, range, tile, below, tile_points, value, T(plan.kernels));
       }
+      if constexpr (kIsDouble)
+        if (owned.has_lost != 0) {
+          gradient.add_differences(plan, tile_points, first_feature, shared);
+          continue;
+        }
       gradient.add(plan, p, plan.scaling[p].precision, tile_points, first_feature, shared);
     }
 

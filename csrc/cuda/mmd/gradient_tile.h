@@ -195,6 +195,32 @@ struct DoubleGradient {
     __syncthreads();
   }
 
+  // The same by differences of the rows as they were given, which takes the place of what follows from the sums of the
+  // weights, too. For tiles with pairs whose distances were lost: their pull is lost in the product as well.
+  __device__ __forceinline__ void add_differences(const Plan& plan, const TilePoints<double>& tile_points,
+                                                  int first_feature, const void* shared) {
+    const double* const weights = static_cast<const double*>(shared);
+    __syncthreads();
+#pragma unroll 1
+    for (int column = 0; column < kTileColumns; ++column) {
+      const int64_t from = tile_points.row[kStripRows + column] * plan.dim;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const double weight = weights[fragment_row(i) * kWeightStride + column];
+        const int64_t to = tile_points.row[fragment_row(i)] * plan.dim;
+        if (weight == 0) continue;
+#pragma unroll
+        for (int k = 0; k < 8; ++k) {
+          const int feature = first_feature + fragment_column(k / 2, k % 2);
+          if (feature < plan.dim)
+            sum[i][k / 2][k % 2] += weight * (load_double(plan.z, plan.type, from + feature) -
+                                              load_double(plan.z, plan.type, to + feature));
+        }
+      }
+    }
+    __syncthreads();
+  }
+
   template <class F>
   __device__ __forceinline__ void for_each(const F& f) const {
 #pragma unroll

@@ -1,4 +1,4 @@
-// A tile of 64 x 128 inner products between pooled points, on fp16 tensor cores or in double precision.
+// A tile of 64 x 128 inner products between pooled points on fp16 tensor cores, or of exponents in double precision.
 //
 // Both forms leave the same fragment of 4 x 4 x 2 values in a thread: value[i][j][e] belongs to row fragment_row(i) and
 // column fragment_column(j, e). So everything after the product is written once.
@@ -81,7 +81,7 @@ struct SplitGram {
   }
 
   // For all threads. The caller has filled `tile_points` and passed a barrier; `shared` is free again afterwards.
-  __device__ __forceinline__ static void multiply(const Plan& plan, int64_t, Precision precision,
+  __device__ __forceinline__ static bool multiply(const Plan& plan, int64_t, Precision precision,
                                                   const TilePoints<float>& tile_points, void* shared,
                                                   Fragment<float>& value) {
     constexpr int kEach = kTilePoints * 4 / kGramThreads;  // chunks of 16 bytes that a thread copies of each half
@@ -129,6 +129,7 @@ struct SplitGram {
       for (int j = 0; j < 4; ++j)
 #pragma unroll
         for (int e = 0; e < 2; ++e) value[i][j][e] = tile.sum[i / 2][j][i % 2 * 2 + e];
+    return false;
   }
 
   // Adds the product of the high halves alone.
@@ -154,7 +155,8 @@ struct SplitGram {
   }
 };
 
-// Inner products in double precision. Points are centred as they are read, without a packed copy.
+// Exponents of the widest kernel, from inner products in double precision. Points are centred as they are read, without
+// a packed copy. Distances that the products lose (common/lost_distances.h) are computed by differences.
 struct DoubleGram {
   using Value = double;
   static constexpr int kSlab = 16;
@@ -165,7 +167,8 @@ struct DoubleGram {
 
   __device__ __forceinline__ static bool computes(Precision precision) { return precision == Precision::fp64; }
 
-  __device__ __forceinline__ static void multiply(const Plan& plan, int64_t problem, Precision,
+  // Returns whether this thread has a pair whose distance was lost.
+  __device__ __forceinline__ static bool multiply(const Plan& plan, int64_t problem, Precision,
                                                   const TilePoints<double>& tile_points, void* shared,
                                                   Fragment<double>& value) {
     constexpr int kEach = kTilePoints * kSlab / kGramThreads;
@@ -206,6 +209,69 @@ struct DoubleGram {
       }
     }
     __syncthreads();
+    const Scaling& scaling = plan.scaling[problem];
+    const uint32_t lost = to_exponents(scaling.lost, scaling.unit, tile_points, value);
+    if (__any_sync(kWholeWarp, lost != 0)) restore(plan, sqrt(scaling.unit), tile_points, lost, value);
+    return lost != 0;
+  }
+
+  // Turns inner products into exponents; returns a bit for each that is lost, at i * 8 + j * 2 + e.
+  __device__ __forceinline__ static uint32_t to_exponents(const LostDistances& lost, double unit,
+                                                          const TilePoints<double>& tile_points,
+                                                          Fragment<double>& value) {
+    double longest_row = 0, longest_column = 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const double row = tile_points.norm[fragment_row(i)];
+      longest_row = fmax(longest_row, row);
+#pragma unroll
+      for (int k = 0; k < 8; ++k) {
+        const double column = tile_points.norm[kStripRows + fragment_column(k / 2, k % 2)];
+        longest_column = fmax(longest_column, column);
+        value[i][k / 2][k % 2] = fmin((value[i][k / 2][k % 2] - row) - column, 0.0) * unit;
+      }
+    }
+    uint32_t found = 0;
+    if ((longest_row + longest_column) * unit <= lost.limit) return found;
+#pragma unroll
+    for (int k = 0; k < 32; ++k) {
+      const int row = fragment_row(k / 8), column = kStripRows + fragment_column(k / 2 % 4, k % 2);
+      const double norms = (tile_points.norm[row] + tile_points.norm[column]) * unit;
+      const bool exists = tile_points.row[row] >= 0 && tile_points.row[column] >= 0;
+      if (exists && lost.concerns(value[k / 8][k / 2 % 4][k % 2], norms)) found |= 1u << k;
+    }
+    return found;
+  }
+
+  // Computes the exponents of the lost pairs of a warp, one after the other; its lanes share the features. `scale` is
+  // the root of the unit. The whole warp.
+  __device__ __forceinline__ static void restore(const Plan& plan, double scale, const TilePoints<double>& tile_points,
+                                                 uint32_t lost, Fragment<double>& value) {
+    const int lane = threadIdx.x % kWarp;
+#pragma unroll 1
+    for (int k = 0; k < 32; ++k) {
+      const uint32_t owners = __ballot_sync(kWholeWarp, lost >> k & 1);
+      const int row = fragment_row(k / 8), column = kStripRows + fragment_column(k / 2 % 4, k % 2);
+      double mine = 0;
+#pragma unroll 1
+      for (int owner = 0; owner < kWarp; ++owner) {
+        if ((owners >> owner & 1) == 0) continue;
+        const int64_t first = tile_points.row[__shfl_sync(kWholeWarp, row, owner)] * plan.dim;
+        const int64_t second = tile_points.row[__shfl_sync(kWholeWarp, column, owner)] * plan.dim;
+        double square = 0;
+        for (int feature = lane; feature < plan.dim; feature += kWarp) {
+          const double difference =
+              load_double(plan.z, plan.type, first + feature) - load_double(plan.z, plan.type, second + feature);
+          square += difference * scale * (difference * scale);
+        }
+        square = warp_sum(square);
+        if (lane == owner) mine = -0.5 * square;
+      }
+      const bool is_mine = (lost >> k & 1) != 0;
+#pragma unroll
+      for (int at = 0; at < 32; ++at)
+        if (is_mine && at == k) value[at / 8][at / 2 % 4][at % 2] = mine;
+    }
   }
 };
 

@@ -28,6 +28,9 @@ __device__ __forceinline__ T exponent(T product, T row_norm, T row_rest, T colum
   return half < T(0) ? half * unit : T(0);
 }
 
+// In double precision the exponent has taken the place of the product (DoubleGram).
+__device__ __forceinline__ double exponent(double found, double, double, double, double, double) { return found; }
+
 // Stores the sum of all kernels at exponent[k] in sum[k] and, if kWeighted, their sum by weight in weighted[k].
 template <class T, int kCount, bool kWeighted>
 __device__ __forceinline__ void sum_kernels(const KernelStep* __restrict__ steps, int kernels,

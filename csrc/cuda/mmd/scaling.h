@@ -3,6 +3,7 @@
 
 #include <math.h>
 
+#include "common/lost_distances.h"
 #include "common/precision.h"
 
 namespace awpf {
@@ -11,7 +12,7 @@ enum class Precision : int32_t {
   fp16 = 1,        // one product of fp16 values: 16-bit input near the origin as it is, or float32 where that was asked
   fp16_split = 2,  // centred, every value the sum of two fp16 halves, three products
   fp64 = 3,
-  invalid = 4,  // NaN or infinity among the points, or a bandwidth that is not positive: results are NaN
+  invalid = 4,  // NaN or infinity among the points, squares that overflow, or a bandwidth that is not positive: all NaN
 };
 
 struct Scaling {
@@ -19,6 +20,8 @@ struct Scaling {
   double scale;        // packed values are multiplied with it: a power of two
   double unit;         // the widest kernel is 2^(unit (z_i . z_j - |z_i|^2 / 2 - |z_j|^2 / 2)) of packed values
   double weight;       // 2 mean_s gamma_s: the weights of the steps are relative to it
+  double narrowest;    // the rate of the narrowest kernel
+  LostDistances lost;  // in double precision
   Precision precision;
   bool centred;  // whether packed values are relative to the centre
 };
