@@ -104,13 +104,13 @@ def work() -> Work:
     contenders = {
         name: Contender(
             run(partial(_ours, settings, clip, text, images, labels)),
-            compiles=True,  # its first call builds the model
+            builds=True,  # its first call builds the model
             approximate=name in APPROXIMATE,
         )
         for name, settings in VARIANTS.items()
     }
     contenders["open_clip, plain loop"] = Contender(
-        run(partial(_plain, clip, images, labels)), compiles=True
+        run(partial(_plain, clip, images, labels)), builds=True
     )
     return Work(f"{IMAGES} images and {CLASSES} texts, the demo's CLIP", contenders)
 

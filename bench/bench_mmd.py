@@ -1,7 +1,9 @@
 """MMD.
 
-Five kernels, float32, d = 512, and the same sigma for all contenders. The error is shown as a
-fraction of the bound 1e-5 MMD^2 + 1e-9 (mean Kxx + mean Kyy).
+Five kernels, float32 unless stated otherwise, d = 512, and the same sigma for all contenders. The
+rows have length one, as features of an encoder, and sigma^2 is 0.25, 0.5, 1, 2 and 4; other points
+have unit variance, and sigma is about their median distance. The error is shown as a fraction of
+the bound 1e-5 MMD^2 + 1e-9 (mean Kxx + mean Kyy).
 """
 
 from __future__ import annotations
@@ -14,16 +16,15 @@ import eager
 import memory
 import pytest
 import torch
-from comparison import (
-    OURS,
-    Contender,
-    Error,
-    Outcome,
-    Row,
-    Verdict,
-    Work,
+from comparison import OURS, Contender, Error, Outcome, Row, Verdict, Work
+from goals import (
+    MEDIAN,
+    by_processor,
+    cheap_median,
+    either,
     faster,
     near_floor,
+    within,
     within_bound,
 )
 from torch import Tensor
@@ -66,14 +67,42 @@ def blocks_of_products(x: Tensor, y: Tensor) -> Callable[[], object]:
     return run
 
 
-def one_pair(n: int, all_baselines: bool) -> Work:
-    """One MMD between two samples of n points."""
+def one_pair(n: int, dtype: torch.dtype = torch.float32) -> Work:
+    """One MMD between two samples of n rows of length one."""
+    x, y = (part.to(dtype) for part in eager.two_samples_of_length_one(n, D))
+    gammas = eager.exponents_of(eager.SIGMAS)
+    compiled = torch.compile(eager.mmd, dynamic=False, fullgraph=True)
+    contenders = {
+        OURS: Contender(lambda: awpf_ext.mmd(x, y, bandwidth=eager.SIGMAS)),
+        MEDIAN: Contender(
+            lambda: awpf_ext.mmd(x, y, scales=eager.SCALES),
+            stage=True,
+            note="instead of a given one",
+        ),
+        "1 kernel": Contender(lambda: awpf_ext.mmd(x, y, bandwidth=1.0), stage=True),
+        "eager": Contender(lambda: eager.mmd(x, y, gammas)),
+        "torch.compile": Contender(lambda: compiled(x, y, gammas), compiles=True),
+    }
+    note = "x'x and y'y by half"
+    if dtype is not torch.float32:
+        contenders["products alone"] = Contender(
+            lambda: x @ y.mT,
+            scale=2,
+            note=f"x'y twice, {str(dtype)[6:]}",
+            approximate=True,
+            checked=False,
+        )
+        note += ", float32"
+    floor = Contender(blocks_of_products(x.float(), y.float()), scale=2 / 3, note=note)
+    name = f"mmd n=m={n}, d={D}, {str(dtype)[6:]}, rows of length one, 5 kernels"
+    return Work(name, contenders, floor, error_of_mmd(x, y, gammas))
+
+
+def unit_variance(n: int) -> Work:
+    """One MMD between two samples of n points of unit variance, with more baselines."""
     x, y = eager.two_samples(n, D)
     sigma = eager.usual_sigma(x)
     gammas = eager.exponents(sigma)
-    z = torch.cat([x, y])
-    rows = torch.tensor([[[0, n], [n, 2 * n]]])
-    five, one = (torch.tensor([kernels], dtype=torch.float64) for kernels in (gammas, gammas[2:3]))
     compiled = torch.compile(eager.mmd, dynamic=False, fullgraph=True)
 
     def with_sklearn() -> Tensor:
@@ -88,27 +117,15 @@ def one_pair(n: int, all_baselines: bool) -> Work:
 
     contenders = {
         OURS: Contender(lambda: awpf_ext.mmd(x, y, bandwidth=sigma, scales=eager.SCALES)),
-        "median bandwidth": Contender(
-            lambda: awpf_ext.mmd(x, y, scales=eager.SCALES),
-            stage=True,
-            note="instead of a given one",
-        ),
-        "native op": Contender(
-            lambda: torch.ops.awpf.rbf_sums(z, rows, None, five, None, False), stage=True
-        ),
-        "native op, 1 kernel": Contender(
-            lambda: torch.ops.awpf.rbf_sums(z, rows, None, one, None, False), stage=True
-        ),
         "eager": Contender(lambda: eager.mmd(x, y, gammas)),
+        "eager, cdist": Contender(lambda: eager.cdist_mmd(x, y, gammas)),
         "torch.compile": Contender(lambda: compiled(x, y, gammas), compiles=True),
+        "scikit-learn": Contender(with_sklearn, note="rbf_kernel"),
     }
-    if all_baselines:
-        contenders["eager, cdist"] = Contender(lambda: eager.cdist_mmd(x, y, gammas))
-        contenders["scikit-learn"] = Contender(with_sklearn, note="rbf_kernel")
-        if importlib.util.find_spec("geomloss") is not None:
-            contenders["geomloss"] = Contender(_geomloss(x, y, sigma), note="tensorized")
+    if importlib.util.find_spec("geomloss") is not None:
+        contenders["geomloss"] = Contender(_geomloss(x, y, sigma), note="tensorized")
     floor = Contender(blocks_of_products(x, y), scale=2 / 3, note="x'x and y'y by half")
-    name = f"mmd n=m={n}, d={D}, 5 kernels"
+    name = f"mmd n=m={n}, d={D}, unit variance, 5 kernels"
     return Work(name, contenders, floor, error_of_mmd(x, y, gammas))
 
 
@@ -123,31 +140,28 @@ def _geomloss(x: Tensor, y: Tensor, sigma: float) -> Callable[[], Tensor]:
 
 
 def many_pairs(pairs: int, n: int) -> Work:
-    """A batch of MMDs."""
-    x, y = eager.two_samples(pairs, n, D)
-    sigma = eager.usual_sigma(x)
-    gammas = eager.exponents(sigma)
+    """A batch of MMDs between samples of n rows of length one."""
+    x, y = eager.two_samples_of_length_one(pairs, n, D)
+    gammas = eager.exponents_of(eager.SIGMAS)
     compiled = torch.compile(eager.mmd, dynamic=False, fullgraph=True)
 
     def loop() -> Tensor:
         return torch.stack([eager.mmd(a, b, gammas) for a, b in zip(x, y, strict=True)])
 
     contenders = {
-        OURS: Contender(lambda: awpf_ext.mmd(x, y, bandwidth=sigma, scales=eager.SCALES)),
-        "eager, batched": Contender(lambda: eager.mmd(x, y, gammas)),
+        OURS: Contender(lambda: awpf_ext.mmd(x, y, bandwidth=eager.SIGMAS)),
         "eager, loop": Contender(loop),
         "torch.compile, batched": Contender(lambda: compiled(x, y, gammas), compiles=True),
     }
     floor = Contender(blocks_of_products(x, y), scale=2 / 3, note="x'x and y'y by half")
-    name = f"mmd {pairs} x ({n}, {n}, {D}), 5 kernels"
+    name = f"mmd {pairs} x ({n}, {n}, {D}), rows of length one, 5 kernels"
     return Work(name, contenders, floor, error_of_mmd(x, y, gammas))
 
 
 def forward_backward(n: int) -> Work:
-    """MMD and its gradients."""
-    x, y = eager.two_samples(n, D)
-    sigma = eager.usual_sigma(x)
-    gammas = eager.exponents(sigma)
+    """MMD between two samples of n rows of length one, and its gradients."""
+    x, y = eager.two_samples_of_length_one(n, D)
+    gammas = eager.exponents_of(eager.SIGMAS)
     x.requires_grad_()
     y.requires_grad_()
     z = torch.cat([x, y]).detach()
@@ -157,9 +171,6 @@ def forward_backward(n: int) -> Work:
 
     def gradients(value: Tensor) -> Tensor:
         return torch.cat(torch.autograd.grad(value, (x, y)))
-
-    def ours() -> Tensor:
-        return gradients(awpf_ext.mmd(x, y, bandwidth=sigma, scales=eager.SCALES))
 
     @cache
     def reference() -> Tensor:
@@ -172,10 +183,10 @@ def forward_backward(n: int) -> Work:
 
     def forward() -> Tensor:
         with torch.no_grad():
-            return awpf_ext.mmd(x, y, bandwidth=sigma, scales=eager.SCALES)
+            return awpf_ext.mmd(x, y, bandwidth=eager.SIGMAS)
 
     contenders = {
-        OURS: Contender(ours),
+        OURS: Contender(lambda: gradients(awpf_ext.mmd(x, y, bandwidth=eager.SIGMAS))),
         "forward alone": Contender(forward, stage=True),
         "eager autograd": Contender(lambda: gradients(eager.mmd(x, y, gammas))),
         "torch.compile": Contender(lambda: gradients(compiled(x, y, gammas)), compiles=True),
@@ -185,8 +196,8 @@ def forward_backward(n: int) -> Work:
         lambda: (torch.mm(z[:n], z.mT, out=halves()), kernel_like() @ z),
         note="zz', half of its rows for half of it; Kz",
     )
-    name = f"mmd forward + backward n=m={n}, d={D}, 5 kernels; error of the gradient, relative"
-    return Work(name, contenders, floor, error)
+    name = f"mmd forward + backward n=m={n}, d={D}, rows of length one, 5 kernels"
+    return Work(f"{name}; error of the gradient, relative", contenders, floor, error)
 
 
 def class_matrix(classes: int, rows: int, sampled: int) -> Work:
@@ -239,29 +250,68 @@ def class_matrix(classes: int, rows: int, sampled: int) -> Work:
 
 def test_mmd_large(compare: Callable[..., Outcome]) -> None:
     compare(
-        partial(one_pair, 4096, all_baselines=True),
-        faster("eager", 6),
-        faster("torch.compile", 2),
-        near_floor(1.3),
+        partial(one_pair, 4096),
+        by_processor(near_floor(1.0), amx=near_floor(0.5)),
+        by_processor(faster("torch.compile", 2), amx=faster("torch.compile", 3)),
+        cheap_median(1.3),
         within_bound(),
     )
 
 
+def test_mmd_large_bf16(compare: Callable[..., Outcome]) -> None:
+    compare(
+        partial(one_pair, 4096, torch.bfloat16),
+        by_processor(near_floor(1.0), amx=faster("torch.compile", 1.3)),
+        within_bound(),
+    )
+
+
+def test_mmd(compare: Callable[..., Outcome]) -> None:
+    compare(partial(one_pair, 2048), near_floor(1.0), cheap_median(1.3), within_bound())
+
+
 def test_mmd_small(compare: Callable[..., Outcome]) -> None:
-    compare(partial(one_pair, 512, all_baselines=False), faster("eager", 5), within_bound())
+    compare(
+        partial(one_pair, 512),
+        by_processor(faster("torch.compile", 1.3), amx=faster("torch.compile", 2.5)),
+        cheap_median(1.3),
+        within_bound(),
+    )
+
+
+def test_mmd_tiny(compare: Callable[..., Outcome]) -> None:
+    compare(partial(one_pair, 64), within("torch.compile", 1.5), cheap_median(1.3), within_bound())
+
+
+def test_mmd_unit_variance(compare: Callable[..., Outcome]) -> None:
+    compare(
+        partial(unit_variance, 1024), faster("eager", 6), faster("torch.compile", 2), within_bound()
+    )
 
 
 def test_mmd_batch(compare: Callable[..., Outcome]) -> None:
     compare(
         partial(many_pairs, 45, 500),
-        faster("eager, batched", 8),
-        faster("eager, loop", 2),
+        by_processor(faster("eager, loop", 2.5), amx=faster("eager, loop", 5)),
         within_bound(),
     )
 
 
+def test_mmd_batch_tiny(compare: Callable[..., Outcome]) -> None:
+    compare(partial(many_pairs, 200, 64), faster("eager, loop", 3), within_bound())
+
+
 def test_mmd_gradient(compare: Callable[..., Outcome]) -> None:
-    compare(partial(forward_backward, 2048), faster("eager autograd", 5))
+    compare(
+        partial(forward_backward, 2048),
+        by_processor(
+            either(faster("eager autograd", 5), near_floor(1.15)), amx=faster("eager autograd", 8)
+        ),
+    )
+
+
+def test_mmd_gradient_tiny(compare: Callable[..., Outcome]) -> None:
+    compare(partial(forward_backward, 64), within("torch.compile", 1.5))
 
 
 def test_mmd_gradient_memory(record: Callable[[Outcome], Outcome]) -> None:
@@ -269,7 +319,7 @@ def test_mmd_gradient_memory(record: Callable[[Outcome], Outcome]) -> None:
         pytest.skip("peak memory is read through Linux's /proc")
     work = "mmd forward + backward, memory as n grows (one run each)"
     rows = []
-    for name, sizes in ((OURS, (1024, 2048, 4096, 8192)), ("eager autograd", (1024, 2048, 4096))):
+    for name, sizes in ((OURS, (2048, 4096, 8192)), ("eager autograd", (1024, 2048))):
         for n in sizes:
             peak = memory.peak(partial(forward_backward, n), name, warm_up=False)
             role = "ours" if name == OURS else "baseline"
@@ -277,7 +327,7 @@ def test_mmd_gradient_memory(record: Callable[[Outcome], Outcome]) -> None:
                 Row(work, f"{name}, n=m={n}", peak.seconds, None, peak.extra_bytes, role=role)
             )
     outcome = Outcome(rows)
-    small, large = rows[1].extra_bytes or 1, rows[3].extra_bytes or 1
+    small, large = rows[0].extra_bytes or 1, rows[2].extra_bytes or 1
     growth = large / small
     outcome.verdicts.append(
         Verdict(work, "memory linear in n (4x from 2048 to 8192)", f"{growth:.1f}x", growth <= 5)
@@ -286,4 +336,8 @@ def test_mmd_gradient_memory(record: Callable[[Outcome], Outcome]) -> None:
 
 
 def test_mmd_matrix(compare: Callable[..., Outcome]) -> None:
-    compare(partial(class_matrix, 100, 500, sampled=100), near_floor(1.3), within_bound())
+    compare(
+        partial(class_matrix, 100, 500, sampled=100),
+        by_processor(near_floor(0.9), amx=near_floor(0.45)),
+        within_bound(),
+    )

@@ -1,4 +1,4 @@
-"""The parts of a benchmark: the contenders, their results, and the goals."""
+"""The parts of a benchmark: the contenders, their results, and how goals were met."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ class Contender:
     ``scale``: if only a sample of the work is run, the factor that scales its time to all the work.
     ``stage``: a part of our own work, shown to explain the time; not a competitor.
     ``once``: too slow to repeat; timed in the process that measures its memory.
-    ``compiles``: the first call also compiles or builds something, so it is not timed.
+    ``compiles``: uses torch.compile; skipped where that does not work.
+    ``builds``: the first call also builds something, so it is not timed; ``compiles`` implies it.
     ``checked``: whether the result is compared with the float64 result.
     ``approximate``: computes less than the work requires; not a competitor either.
     """
@@ -28,6 +29,7 @@ class Contender:
     stage: bool = False
     once: bool = False
     compiles: bool = False
+    builds: bool = False
     checked: bool = True
     approximate: bool = False
 
@@ -65,18 +67,22 @@ class Row:
     error: Error | None = None
     of_floor: float | None = None  # floor / its time
     rounds: int = 1
-    role: str = "baseline"  # or "ours", "stage", "floor", "approximate"
+    role: str = "baseline"  # or "ours", "stage", "floor", "approximate", "skipped"
     note: str = ""
 
 
 @dataclass
 class Verdict:
-    """A goal, the measured value, and whether it meets the goal."""
+    """A goal, the measured value, and whether it meets the goal: None if that is not known here.
+
+    ``with_amx``: the goal that applies as well where AMX is in use, if it is another one.
+    """
 
     work: str
     goal: str
     measured: str
-    met: bool
+    met: bool | None
+    with_amx: Verdict | None = None
 
 
 @dataclass
@@ -100,48 +106,6 @@ class Outcome:
         """The fastest baseline."""
         others = [row for row in self.rows if row.role == "baseline"]
         return min(others, key=lambda row: row.ratio or row.seconds, default=None)
-
-
-Goal = Callable[[Outcome], Verdict]
-
-
-def faster(than: str, factor: float) -> Goal:
-    """Ours is at least `factor` times as fast as a baseline."""
-
-    def judge(outcome: Outcome) -> Verdict:
-        baseline = outcome.row(than)
-        ratio = baseline.ratio or 0.0
-        measured = f"{ratio:.2f}x"
-        if ratio < factor and baseline.of_floor:
-            measured += f" (the floor itself would be {1 / baseline.of_floor:.2f}x)"
-        return Verdict(outcome.ours.work, f"at least {factor:g}x {than}", measured, ratio >= factor)
-
-    return judge
-
-
-def near_floor(factor: float) -> Goal:
-    """Ours takes at most `factor` times the time of the floor."""
-
-    def judge(outcome: Outcome) -> Verdict:
-        taken = 1 / (outcome.ours.of_floor or 1e-9)
-        return Verdict(
-            outcome.ours.work, f"at most {factor:g}x its GEMMs", f"{taken:.2f}x", taken <= factor
-        )
-
-    return judge
-
-
-def within_bound() -> Goal:
-    """Our error is within the bound that the documentation promises."""
-
-    def judge(outcome: Outcome) -> Verdict:
-        error = outcome.ours.error
-        share = error.of_bound if error is not None and error.of_bound is not None else float("inf")
-        return Verdict(
-            outcome.ours.work, "error within the bound", f"{share:.2g} of the bound", share <= 1
-        )
-
-    return judge
 
 
 def paired_ratio(ours: Mapping[int, float], other: Mapping[int, float]) -> float:

@@ -15,24 +15,33 @@ if not (CHECKOUT / "awpf_ext" / "awpf_cpu.so").exists():
 import memory
 import pytest
 import table
-from comparison import Goal, Outcome, Work
+from comparison import Outcome, Work
+from goals import Goal
 from measure import compare as run_comparison
 
 _RESULTS = Path(__file__).parent / "results"
 _OUTCOMES = pytest.StashKey[dict[str, list[Outcome]]]()
+_LONG = ("bench_finetuning.py", "bench_merge.py", "bench_trainer.py")
+"""They take minutes each, so that they only run if they are named."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--save-table",
         action="store_true",
-        help="save the tables as bench/results/cpu.json and cpu.md",
+        help="save the tables in bench/results/, in files named after the kind of processor",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_OUTCOMES] = {}
     memory.start_server()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    home = config.invocation_params.dir
+    named = {(home / argument.partition("::")[0]).resolve() for argument in config.args}
+    return (collection_path.name in _LONG and collection_path.resolve() not in named) or None
 
 
 @pytest.fixture
@@ -65,8 +74,10 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         return
     terminalreporter.write_line("")
     terminalreporter.write(table.as_text(outcomes))
+    terminalreporter.write_line(f"take minutes, and only run if named: {', '.join(_LONG)}")
     if config.getoption("--save-table"):
         _RESULTS.mkdir(exist_ok=True)
-        (_RESULTS / "cpu.json").write_text(table.as_json(outcomes))
-        (_RESULTS / "cpu.md").write_text(table.as_markdown(outcomes))
-        terminalreporter.write_line(f"saved {_RESULTS / 'cpu.json'} and cpu.md")
+        saved = _RESULTS / table.kind()
+        saved.with_suffix(".json").write_text(table.as_json(outcomes))
+        saved.with_suffix(".md").write_text(table.as_markdown(outcomes))
+        terminalreporter.write_line(f"saved {saved}.md and {saved.name}.json")

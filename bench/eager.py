@@ -6,9 +6,14 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
 """The usual mixture of five kernels: factors of sigma squared."""
+
+
+SIGMAS = (0.5, 0.5**0.5, 1.0, 2.0**0.5, 2.0)
+"""The same mixture around sigma = 1, for rows of length one."""
 
 
 def two_samples(*shape: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -18,6 +23,12 @@ def two_samples(*shape: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     return x, y + 0.05
 
 
+def two_samples_of_length_one(*shape: int) -> tuple[Tensor, Tensor]:
+    """The same, with rows of length one: what the features of an encoder look like."""
+    x, y = two_samples(*shape)
+    return normalize(x, dim=-1), normalize(y, dim=-1)
+
+
 def usual_sigma(x: Tensor) -> float:
     """About the median distance of standard normal points."""
     return float((2 * x.shape[-1]) ** 0.5)
@@ -25,7 +36,12 @@ def usual_sigma(x: Tensor) -> float:
 
 def exponents(sigma: float, scales: Sequence[float] = SCALES) -> list[float]:
     """1 / (2 sigma^2 scale)."""
-    return [0.5 / (sigma * sigma * scale) for scale in scales]
+    return exponents_of([sigma * scale**0.5 for scale in scales])
+
+
+def exponents_of(sigmas: Sequence[float]) -> list[float]:
+    """1 / (2 sigma^2)."""
+    return [0.5 / sigma**2 for sigma in sigmas]
 
 
 def gram(a: Tensor, b: Tensor, gammas: Sequence[float]) -> Tensor:

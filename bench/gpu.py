@@ -22,7 +22,8 @@ import bench_scatter
 import eager
 import table
 import torch
-from comparison import OURS, Contender, Goal, Outcome, Work, faster, near_floor, within_bound
+from comparison import OURS, Contender, Outcome, Work
+from goals import Goal, faster, near_floor, within_bound
 from gpu_measure import at_most, compare
 from torch import Tensor
 

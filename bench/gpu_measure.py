@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from comparison import OURS, Error, Goal, Outcome, Row, Verdict, Work, paired_ratio
+from comparison import OURS, Error, Outcome, Row, Verdict, Work, paired_ratio
+from goals import Goal
 
 ROUNDS = 15
 SAMPLE = 2e-3  # seconds of calls between two events

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import memory
 import torch
-from comparison import OURS, Contender, Error, Goal, Outcome, Row, Work, evenly_spaced, paired_ratio
+from comparison import OURS, Contender, Error, Outcome, Row, Work, evenly_spaced, paired_ratio
+from goals import Goal
 
-BUDGET = 1.0  # seconds per contender
+BUDGET = 0.7  # seconds per contender
 FEWEST, MOST = 3, 15  # rounds
+SLOW = 2.0  # seconds: from here on, one round of ours and the first run of others are enough
 QUICK = 0.5  # seconds: below this, warm up once before measuring memory
 
 FLOOR = "GEMM floor"
@@ -25,11 +29,12 @@ def compare(make: Callable[[], Work], goals: Sequence[Goal], benchmark: Any) -> 
     """
     torch.compiler.reset()  # so that earlier compilations do not affect this work
     work = make()
-    contenders = dict(work.contenders)
+    contenders, skipped = _runnable(work)
     if work.floor is not None:
         contenders[FLOOR] = work.floor
     errors: dict[str, Error] = {}
     rounds: dict[str, int] = {}
+    slow: dict[str, dict[int, float]] = {}
     for name, contender in contenders.items():
         if contender.once:
             continue
@@ -39,18 +44,24 @@ def compare(make: Callable[[], Work], goals: Sequence[Goal], benchmark: Any) -> 
         if work.error is not None and contender.checked and name != FLOOR and not contender.stage:
             errors[name] = work.error(result)
         del result
-        if contender.compiles:
+        if contender.compiles or contender.builds:
             seconds = _timed(contender.run)
-        rounds[name] = int(min(MOST, max(FEWEST, BUDGET / seconds)))
+        if seconds >= SLOW and name != OURS:
+            slow[name] = {0: seconds * contender.scale}
+            continue
+        fewest = FEWEST if seconds < SLOW else 1
+        rounds[name] = int(min(MOST, max(fewest, BUDGET / seconds)))
 
-    times = _interleave(contenders, rounds, benchmark)
+    times = _interleave(contenders, rounds, benchmark) | slow
     medians = {name: statistics.median(taken.values()) for name, taken in times.items()}
     rows = []
     for name, contender in contenders.items():
         peak = None
-        if name != FLOOR and not contender.stage and memory.can_measure():
+        builds = contender.compiles or contender.builds
+        measured = name != FLOOR and not contender.stage and not (builds and name in slow)
+        if measured and memory.can_measure():
             quick = not contender.once and medians[name] / contender.scale < QUICK
-            peak = memory.peak(make, name, warm_up=contender.compiles or quick)
+            peak = memory.peak(make, name, warm_up=builds or quick)
         if contender.once:
             if peak is None:
                 continue
@@ -70,9 +81,33 @@ def compare(make: Callable[[], Work], goals: Sequence[Goal], benchmark: Any) -> 
                 note=contender.note,
             )
         )
-    outcome = Outcome(rows)
+    outcome = Outcome(rows + skipped)
     outcome.verdicts = [goal(outcome) for goal in goals]
     return outcome
+
+
+@cache
+def why_not_compiled() -> str | None:
+    """Why torch.compile does not work here (usually there is no C++ compiler), if it does not."""
+    try:
+        torch.compile(torch.sin)(torch.ones(1))
+    except Exception as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        return f"skipped: {lines[0].strip()}"
+    return None
+
+
+def _runnable(work: Work) -> tuple[dict[str, Contender], list[Row]]:
+    """The contenders that can run on this machine, and rows that say why others cannot."""
+    runnable, skipped = {}, []
+    for name, contender in work.contenders.items():
+        reason = why_not_compiled() if contender.compiles else None
+        if reason is None:
+            runnable[name] = contender
+        else:
+            row = Row(work.name, name, math.nan, None, rounds=0, role="skipped", note=reason)
+            skipped.append(row)
+    return runnable, skipped
 
 
 def _role(name: str, contender: Contender) -> str:

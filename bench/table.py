@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
+import re
+import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
-from comparison import OURS, Error, Outcome, Row
+from comparison import OURS, Error, Outcome, Row, Verdict
 
 import awpf_ext
 
@@ -34,21 +38,26 @@ def as_text(outcomes: Outcomes) -> str:
         for outcome, body in zip(found, bodies, strict=True):
             lines.append(f"-- {outcome.ours.work}")
             lines += [_aligned(line, widths) for line in body]
-            lines += [f"   {verdict}" for verdict in _verdicts(outcome)]
+            lines += [f"   {line}" for line in _best(outcome)]
+        head, *goals = goals_of(found)
+        if goals:
+            widths = [max(map(len, column)) for column in zip(head, *goals, strict=True)]
+            lines += ["-- goals", *(_aligned(line, widths, len(head)) for line in (head, *goals))]
         lines.append("")
     missed = [
         f"   {verdict.work}: {verdict.goal}; {verdict.measured}"
         for found in outcomes.values()
         for outcome in found
-        for verdict in outcome.verdicts
-        if not verdict.met
+        for both in outcome.verdicts
+        for verdict in (both, both.with_amx)
+        if verdict is not None and verdict.met is False
     ]
     lines += [f"goals missed: {len(missed)}", *missed, ""]
     return "\n".join(lines)
 
 
 def as_markdown(outcomes: Outcomes, heading: str | None = None, legend: str = _LEGEND) -> str:
-    """One Markdown table per kernel."""
+    """One section per kernel: a table for each work, and one of the goals."""
     lines = [heading or machine(), "", legend.replace("*", r"\*").replace("|-", r"\|-"), ""]
     for kernel, found in outcomes.items():
         lines += [f"## {kernel}", ""]
@@ -58,14 +67,19 @@ def as_markdown(outcomes: Outcomes, heading: str | None = None, legend: str = _L
             for line in _body(outcome):
                 cells = (cell.replace("*", r"\*").replace("|-", r"\|-") for cell in line)
                 lines.append("| " + " | ".join(cells) + " |")
-            lines += ["", *(f"- {verdict}" for verdict in _verdicts(outcome)), ""]
+            lines += ["", *(f"- {line}" for line in _best(outcome)), ""]
+        head, *goals = goals_of(found)
+        if goals:
+            lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+            lines += [*("| " + " | ".join(line) + " |" for line in goals), ""]
     return "\n".join(lines)
 
 
-def as_json(outcomes: Outcomes, processor: str | None = None) -> str:
-    """All measurements, and the machine."""
+def as_json(outcomes: Outcomes, device: str | None = None) -> str:
+    """All measurements, the machine and the day."""
+    date = time.strftime("%Y-%m-%d")
     data = {
-        "machine": {**_build(), "processor": processor or _processor()},
+        "machine": {**_build(), "processor": device or processor(), "date": date},
         "kernels": {kernel: [as_data(one) for one in found] for kernel, found in outcomes.items()},
     }
     return json.dumps(data, indent=1) + "\n"
@@ -87,24 +101,40 @@ def machine() -> str:
     busy = load > cores + 1
     warning = f"; BUSY: load {load:.1f} on {cores} cores, times are unreliable" if busy else ""
     return (
-        f"{_processor()}, {build['threads']} threads, torch {build['torch']}, "
-        f"awpf_ext {build['awpf_ext']} ({build.get('instruction_set', 'no kernels')}){warning}"
+        f"{processor()}, {_instruction_set()}, {build['threads']} threads, torch {build['torch']}, "
+        f"awpf_ext {build['awpf_ext']}, {time.strftime('%Y-%m-%d')}{warning}"
     )
+
+
+def kind() -> str:
+    """The kind of processor and its instruction set, as the name of a file."""
+    name = re.sub(r"\((R|TM)\)", "", f"{processor()} {_instruction_set()}")
+    return "_".join(re.findall(r"[a-z0-9]+", name.lower()))
+
+
+def _instruction_set() -> str:
+    return str(_build().get("instruction_set", "no kernels"))
 
 
 def _build() -> dict[str, Any]:
     return awpf_ext.build_info()
 
 
-def _processor() -> str:
+@cache
+def processor() -> str:
+    """The processor's name, and its family and model: some names tell only the maker."""
     import cpuinfo  # comes with pytest-benchmark
 
-    return str(cpuinfo.get_cpu_info().get("brand_raw", "unknown processor"))
+    info = cpuinfo.get_cpu_info()
+    name = info.get("brand_raw", "unknown processor")
+    if "family" not in info or "model" not in info:
+        return str(name)
+    return f"{name} (family {info['family']}, model {info['model']})"
 
 
 def _body(outcome: Outcome) -> list[tuple[str, ...]]:
     best = outcome.best_baseline
-    order = {"ours": 0, "stage": 1, "floor": 2, "baseline": 3, "approximate": 4}
+    order = {"ours": 0, "stage": 1, "floor": 2, "baseline": 3, "approximate": 4, "skipped": 5}
     rows = sorted(outcome.rows, key=lambda row: order[row.role])
     return [_cells(row, row is best) for row in rows]
 
@@ -126,27 +156,48 @@ def _cells(row: Row, best: bool) -> tuple[str, ...]:
     )
 
 
-def _verdicts(outcome: Outcome) -> list[str]:
+def _best(outcome: Outcome) -> list[str]:
     best = outcome.best_baseline
-    lines = []
-    if best is not None and best.ratio is not None:
-        outcome_word = "faster" if best.ratio > 1 else "SLOWER: we lose"
-        lines.append(f"best baseline: {best.name}; ours is {best.ratio:.2f}x ({outcome_word})")
-    for verdict in outcome.verdicts:
-        word = "met" if verdict.met else "MISSED"
-        lines.append(f"goal {verdict.goal}: {verdict.measured}, {word}")
-    return lines
+    if best is None or best.ratio is None:
+        return []
+    word = "faster" if best.ratio > 1 else "SLOWER: we lose"
+    return [f"best baseline: {best.name}; ours is {best.ratio:.2f}x ({word})"]
 
 
-def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
-    first, *rest = (
-        cell.ljust(width) if k == 0 else cell.rjust(width)
+def goals_of(outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
+    """The table of a kernel's goals with its head: two columns of goals if AMX has its own."""
+    verdicts = [verdict for outcome in outcomes for verdict in outcome.verdicts]
+    if all(verdict.with_amx is None for verdict in verdicts):
+        return [("work", "goal"), *((verdict.work, _judged(verdict)) for verdict in verdicts)]
+    head = ("work", "goal with AVX, on any machine", "goal with AMX")
+    return [
+        head,
+        *(
+            (verdict.work, _judged(verdict), "the same" if amx is None else _judged(amx))
+            for verdict in verdicts
+            for amx in [verdict.with_amx]
+        ),
+    ]
+
+
+def _judged(verdict: Verdict) -> str:
+    if verdict.met is None:
+        return f"{verdict.goal}: {verdict.measured}"
+    return f"{verdict.goal}: {verdict.measured}, {'met' if verdict.met else 'MISSED'}"
+
+
+def _aligned(cells: Sequence[str], widths: Sequence[int], left: int = 1) -> str:
+    """Cells of these widths, the first `left` of them aligned on the left."""
+    padded = (
+        cell.ljust(width) if k < left else cell.rjust(width)
         for k, (cell, width) in enumerate(zip(cells, widths, strict=True))
     )
-    return "   " + "  ".join([first, *rest]).rstrip()
+    return ("   " + "  ".join(padded)).rstrip()
 
 
 def _time(seconds: float) -> str:
+    if math.isnan(seconds):
+        return ""
     if seconds >= 10:
         return f"{seconds:.1f} s"
     if seconds >= 1:

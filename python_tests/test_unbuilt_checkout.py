@@ -6,7 +6,9 @@ folder `awpf_ext` without native libraries.
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -43,7 +45,9 @@ def unbuilt(tmp_path_factory):
     return checkout
 
 
-def run_pytest(checkout: Path, *arguments: str, script: bool = False) -> tuple[int, str]:
+def run_pytest(
+    checkout: Path, *arguments: str, script: bool = False, **environment: str
+) -> tuple[int, str]:
     """The status and the output of `python -m pytest`, or of the script `pytest`."""
     command = [sys.executable, "-m", "pytest"]
     if script:
@@ -54,7 +58,7 @@ def run_pytest(checkout: Path, *arguments: str, script: bool = False) -> tuple[i
     done = subprocess.run(
         [*command, "-p", "no:cacheprovider", *arguments],
         cwd=checkout,
-        env={**os.environ, "PYTHONPATH": str(checkout.parent / "installed")},
+        env={**os.environ, "PYTHONPATH": str(checkout.parent / "installed"), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -74,6 +78,72 @@ def test_a_row_of_the_bench(unbuilt, script):
     if sys.platform == "linux":
         assert "MiB" in ours  # a process of its own measured it
     assert "full SVD of the sum" in table
+
+
+SMALL_BENCH = '''\
+"""A small sum."""
+
+import torch
+from comparison import OURS, Contender, Work
+from goals import by_processor, faster, within
+
+def work():
+    x = torch.ones(100)
+    compiled = torch.compile(torch.sum)
+    contenders = {
+        OURS: Contender(x.sum),
+        "loop": Contender(lambda: sum(x.tolist(), torch.zeros(1))),
+        "torch.compile": Contender(lambda: compiled(x), compiles=True),
+    }
+    return Work("sum of 100", contenders)
+
+def test_sum(compare):
+    compare(
+        work,
+        by_processor(within("loop", 1e9), amx=faster("loop", 1e9)),
+        faster("torch.compile", 1e9),
+    )
+'''
+
+
+@pytest.mark.parametrize("isa", ["baseline", "amx"])
+def test_saved_goals_without_a_compiler(unbuilt, tmp_path, isa):
+    pytest.importorskip("pytest_benchmark", reason='needs the extra "bench"')
+    if isa not in (awpf_ext.build_info().get("instruction_sets_built") or ()):
+        pytest.skip(f"the kernels were built without {isa}")
+    results = unbuilt / "bench" / "results"
+    shutil.rmtree(results, ignore_errors=True)
+    (unbuilt / "bench" / "bench_small.py").write_text(SMALL_BENCH)
+    status, output = run_pytest(
+        unbuilt,
+        "bench/bench_small.py",
+        "--save-table",
+        CXX=str(tmp_path / "no_compiler"),
+        TORCHINDUCTOR_CACHE_DIR=str(tmp_path),
+        AWPF_CPU_ISA=isa,
+    )
+    if status != 0 and "AWPF_CPU_ISA" in output:
+        pytest.skip(f"this processor has no {isa}")
+    assert status == 0, output
+    (markdown,) = results.glob("*.md")
+    (data,) = results.glob("*.json")
+    assert markdown.stem == data.stem
+    assert markdown.stem.endswith(f"_{isa}")
+    heading, _, rest = markdown.read_text().partition("\n")
+    assert f", {isa}, " in heading
+    assert re.search(r"\b20\d\d-\d\d-\d\d\b", heading)
+    section = rest.partition("## A small sum\n")[2]
+    assert "| torch.compile (skipped: InvalidCxxCompiler" in section
+    first, second = [line.split("|")[1:-1] for line in section.splitlines()[-2:]]
+    assert "at most 1e+09x the time of loop" in first[1]
+    assert first[1].endswith(", met ")
+    assert "at least 1e+09x loop" in first[2]
+    assert first[2].endswith(", MISSED " if isa == "amx" else ": no AMX here ")
+    assert "at least 1e+09x torch.compile: skipped" in second[1]
+    found = json.loads(data.read_text())
+    assert found["machine"]["instruction_set"] == isa
+    goals = found["kernels"]["A small sum"][0]["goals"]
+    assert [goal["met"] for goal in goals] == [True, None]
 
 
 def test_a_failing_row_prints_no_log_of_torch(unbuilt):
