@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from awpf_ext.ops._arguments import (
+    check_labels,
+    check_points,
+    check_values,
+    is_number,
+    shown,
+)
 from awpf_ext.ops.mmd import mmd
 from awpf_ext.ops.scatter import separability
 
@@ -60,8 +68,8 @@ class BalanceFactor:
     """
 
     def __init__(self, scale: float = 1.0, normalisation: Normalisation = "running_max") -> None:
-        if not scale >= 0:
-            raise ValueError(f"scale is {scale}; expected 0 or more")
+        if not is_number(scale) or not 0 <= scale < math.inf:
+            raise ValueError(f"scale is {shown(scale)}; expected 0 or more")
         if normalisation not in NORMALISATIONS:
             raise ValueError(
                 f"normalisation is {normalisation!r}; expected one of {', '.join(NORMALISATIONS)}"
@@ -85,6 +93,12 @@ class BalanceFactor:
         Returns:
             What was measured, the balance factor tau, and the weight of the new side.
         """
+        for name, labels, x in (
+            ("old_labels", old_labels, old_x),
+            ("new_labels", new_labels, new_x),
+        ):
+            check_values("x", check_points("BalanceFactor", "x", x))
+            check_labels(name, labels, x)
         mmd2 = max(float(mmd(old_x, new_x)), 0.0)
         j = _smaller_separability((old_x, old_labels), (new_x, new_labels))
         self._largest_mmd2 = max(self._largest_mmd2, mmd2)

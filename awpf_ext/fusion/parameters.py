@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from awpf_ext.ops._arguments import accepts_numpy
+from awpf_ext.ops._arguments import accepts_numpy, check_dense, check_values, is_number, shown
 from awpf_ext.ops._types import NDArray, TensorOrArray
 from awpf_ext.ops.low_rank import low_rank_sum
 
@@ -159,6 +159,7 @@ def _check_matrices(old: object, new: object) -> tuple[Tensor, Tensor]:
             raise TypeError(
                 f"{name} is a {type(matrix).__name__}; expected a tensor or NumPy array"
             )
+        check_dense(name, matrix)
     assert isinstance(old, Tensor)
     assert isinstance(new, Tensor)
     if old.dim() < 2 or old.shape != new.shape:
@@ -181,14 +182,23 @@ def _check_parameters(
     old: Tensor, weight: float | Tensor | NDArray | None, rank: int | None, bias: float | None
 ) -> None:
     if isinstance(weight, Tensor):
+        check_values("weight", check_dense("weight", weight), old)
+        if weight.dtype.is_complex or weight.dtype == torch.bool:
+            raise TypeError(f"weight has type {weight.dtype}; expected real numbers")
         if weight.dim() and weight.shape != old.shape[:-2]:
             raise ValueError(
                 f"weight has shape {tuple(weight.shape)}; expected a number or one for each batch "
                 f"entry, {tuple(old.shape[:-2])}"
             )
-    elif weight is not None and not 0 <= weight <= 1:
-        raise ValueError(f"weight is {weight}; expected 0 to 1, the share of the new side")
-    if rank is not None and (not isinstance(rank, int) or rank < 1):
-        raise ValueError(f"rank is {rank!r}; expected a positive integer, or None for full rank")
-    if bias is not None and not 0 <= bias <= 1:
-        raise ValueError(f"bias is {bias}; expected 0 to 1")
+    elif weight is not None and not _is_share(weight):
+        raise ValueError(f"weight is {shown(weight)}; expected 0 to 1, the share of the new side")
+    if rank is not None and (not isinstance(rank, int) or isinstance(rank, bool) or rank < 1):
+        raise ValueError(
+            f"rank is {shown(rank)}; expected a positive integer, or None for full rank"
+        )
+    if bias is not None and not _is_share(bias):
+        raise ValueError(f"bias is {shown(bias)}; expected 0 to 1")
+
+
+def _is_share(value: object) -> bool:
+    return is_number(value) and bool(0 <= value <= 1)  # type: ignore[operator]

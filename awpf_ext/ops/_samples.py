@@ -15,6 +15,7 @@ from awpf_ext.ops._arguments import (
     check_alike,
     check_finite,
     check_points,
+    check_values,
     shape_of,
 )
 from awpf_ext.ops._constants import batch_ranges, single_ranges
@@ -44,6 +45,7 @@ def _check_offsets(
             f"{points_name} must have shape (rows, d) with {name}, got {shape_of(points)}"
         )
     offsets = as_tensor(name, value)
+    check_values(name, offsets, points)
     if offsets.dim() != 1 or offsets.numel() < 2 or offsets.dtype.is_floating_point:
         raise ValueError(
             f"{name} must be a vector of at least two integers (first row of each sample, "

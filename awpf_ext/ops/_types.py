@@ -15,6 +15,7 @@ TensorOrArray = TypeVar("TensorOrArray", Tensor, NDArray, default=Tensor)
 """Tensors in, tensors out; NumPy arrays in, NumPy arrays out."""
 
 Bandwidth = float | Sequence[float] | Tensor | NDArray | Literal["median"]
+Scales = float | Sequence[float]
 Offsets = Sequence[int] | Tensor | NDArray
 Estimator = Literal["biased", "unbiased"]
 Criterion = Literal["trace", "fisher"]

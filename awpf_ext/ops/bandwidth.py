@@ -6,15 +6,24 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from awpf_ext.ops._arguments import accepts_numpy, can_inspect, result_dtype, shape_of
+from awpf_ext.ops._arguments import (
+    accepts_numpy,
+    can_inspect,
+    check_dense,
+    check_values,
+    result_dtype,
+    shape_of,
+    shown,
+)
 from awpf_ext.ops._constants import constant, repeated_constant
 from awpf_ext.ops._rbf import median_square_distance
 from awpf_ext.ops._samples import pool_batch, pool_one
 from awpf_ext.ops._sharded import ShardedRows, median_subset
-from awpf_ext.ops._types import Bandwidth, TensorOrArray
+from awpf_ext.ops._types import Bandwidth, Scales, TensorOrArray
 
 MEDIAN_ROWS = 1024
 """The median looks at pairs of up to this many rows; of more rows, as many are drawn with a fixed
@@ -58,7 +67,7 @@ def median_bandwidth(
 
 def compute_gamma(
     bandwidth: Bandwidth,
-    scales: Sequence[float],
+    scales: Scales,
     z: Tensor,
     rows: Tensor,
     shape: tuple[int, ...],
@@ -69,13 +78,15 @@ def compute_gamma(
     problems = rows.shape[0]
     if isinstance(bandwidth, str):
         if bandwidth != "median":
-            raise ValueError(f'bandwidth must be a number, several, or "median", got {bandwidth!r}')
+            raise ValueError(
+                f'bandwidth must be a number, several, or "median", got {shown(bandwidth)}'
+            )
         squares = median_square_distance(z, rows, MEDIAN_ROWS, MEDIAN_SEED).unsqueeze(-1)
     elif isinstance(bandwidth, Tensor):
-        squares = _sigma_tensor(bandwidth, shape, z) ** 2
+        sigma = _sigma_tensor(bandwidth, shape, z)
+        squares = sigma * sigma.abs()  # stays negative, so that kernels refuse it
     else:
-        values = bandwidth if isinstance(bandwidth, Sequence) else [bandwidth]
-        sigmas = _positive("bandwidth", values)
+        sigmas = _positive("bandwidth", bandwidth)
         variances = [(sigma * sigma) * factor for sigma in sigmas for factor in factors]
         if not all(0 < variance < math.inf for variance in variances):
             raise ValueError("bandwidth: every bandwidth must be a positive, finite number")
@@ -95,12 +106,17 @@ _NO_GAMMA = (
 )
 
 
-def _positive(name: str, values: Any) -> tuple[float, ...]:
+def _positive(name: str, value: Any) -> tuple[float, ...]:
+    """A number, or a sequence of numbers, as positive floats."""
+    if isinstance(value, Tensor):  # from an array
+        check_values(name, check_dense(name, value))
+        value = value.tolist()
     try:
-        numbers = tuple(float(value) for value in values)
+        several = isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray))
+        numbers = tuple(_as_float(item) for item in (value if several else [value]))
     except (TypeError, ValueError):
         raise TypeError(
-            f"{name} must be a number or a sequence of numbers, got {values!r}"
+            f"{name} must be a number or a sequence of numbers, got {shown(value)}"
         ) from None
     if not numbers:
         raise ValueError(f"{name} must hold at least one number, got none")
@@ -110,6 +126,15 @@ def _positive(name: str, values: Any) -> tuple[float, ...]:
     return numbers
 
 
+def _as_float(value: Any) -> float:
+    if isinstance(value, (bool, str, bytes, np.bool_)):
+        raise TypeError  # float() takes them
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
 def _sigma_tensor(bandwidth: Tensor, shape: tuple[int, ...], z: Tensor) -> Tensor:
     if bandwidth.requires_grad:
         raise ValueError("bandwidth must not require a gradient: pass bandwidth.detach()")
@@ -117,6 +142,7 @@ def _sigma_tensor(bandwidth: Tensor, shape: tuple[int, ...], z: Tensor) -> Tenso
         raise ValueError(f"bandwidth must be on {z.device} like x, got {bandwidth.device}")
     if not bandwidth.dtype.is_floating_point:
         raise TypeError(f"bandwidth must be a floating-point tensor, got {bandwidth.dtype}")
+    check_dense("bandwidth", bandwidth)
     got = shape_of(bandwidth)
     sigma = bandwidth.to(torch.float64)
     problems = math.prod(shape)
@@ -129,7 +155,7 @@ def _sigma_tensor(bandwidth: Tensor, shape: tuple[int, ...], z: Tensor) -> Tenso
     )
 
 
-def sharded_gamma(samples: ShardedRows, bandwidth: Bandwidth, scales: Sequence[float]) -> Tensor:
+def sharded_gamma(samples: ShardedRows, bandwidth: Bandwidth, scales: Scales) -> Tensor:
     """`compute_gamma` for rows that are spread over several ranks."""
     if isinstance(bandwidth, str) and bandwidth == "median":
         z, rows = median_subset(samples, MEDIAN_ROWS, MEDIAN_SEED)

@@ -11,7 +11,16 @@ from torch import Tensor
 from typing_extensions import NamedTuple
 
 from awpf_ext._library import require
-from awpf_ext.ops._arguments import FLOATING, accepts_numpy, as_tensor, check_alike, shape_of
+from awpf_ext.ops._arguments import (
+    FLOATING,
+    accepts_numpy,
+    as_tensor,
+    check_alike,
+    check_dense,
+    check_values,
+    shape_of,
+    shown,
+)
 from awpf_ext.ops._autograd import ReverseMode, apply, run
 from awpf_ext.ops._types import TensorOrArray
 
@@ -66,6 +75,7 @@ def _check_factor(name: str, value: Any) -> Tensor:
             f"{name} must be a torch.Tensor or a numpy.ndarray (or a sequence of them), "
             f"got {type(value).__name__}"
         )
+    check_dense(name, value)
     if value.dtype not in FLOATING:
         raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got {value.dtype}")
     return value
@@ -87,8 +97,10 @@ def _join_ragged(u: Any, s: Any, v: Any, weights: Any) -> tuple[Tensor, Tensor, 
         )
     us = [_check_factor(f"u[{t}]", term) for t, term in enumerate(u)]
     vs = [_check_factor(f"v[{t}]", term) for t, term in enumerate(v)]
-    ones = [term.new_ones(term.shape[-1]) for term in us]
-    ss = ones if s is None else [_check_factor(f"s[{t}]", term) for t, term in enumerate(s)]
+    if s is None:
+        ss = [term.new_ones(term.shape[-1:]) for term in us]
+    else:
+        ss = [_check_factor(f"s[{t}]", term) for t, term in enumerate(s)]
     for t, (left, middle, right) in enumerate(zip(us, ss, vs, strict=True)):
         check_alike(**{"u[0]": us[0], f"u[{t}]": left, f"s[{t}]": middle, f"v[{t}]": right})
         rank = left.shape[-1] if left.dim() == 2 else -1
@@ -111,7 +123,9 @@ def _join_ragged(u: Any, s: Any, v: Any, weights: Any) -> tuple[Tensor, Tensor, 
 
 
 def _check_weights(weights: Any, shape: tuple[int, ...], like: Tensor) -> Tensor:
-    tensor = as_tensor("weights", weights).to(like.device)
+    tensor = as_tensor("weights", weights)
+    check_values("weights", tensor, like)
+    tensor = tensor.to(like.device)
     if tensor.dtype.is_complex or tensor.dtype == torch.bool:
         raise TypeError(f"weights must be real numbers, got {tensor.dtype}")
     try:
@@ -243,8 +257,9 @@ def truncate(
         tensor([3., 2.])
     """
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-        raise ValueError(f"rank must be an integer of at least 1, got {rank!r}")
+        raise ValueError(f"rank must be an integer of at least 1, got {shown(rank)}")
     terms: _Terms = _terms("truncate", u, s, v, weights)
+    check_values("u", terms.u)
     dtype = torch.float64 if terms.u.dtype == torch.float64 else torch.float32
     left, right = (_stack(factor).to(dtype) for factor in (terms.u, terms.v))
     coefficients = terms.coefficients.flatten(-2).to(dtype)

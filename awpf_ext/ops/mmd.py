@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +20,7 @@ from awpf_ext.ops._estimators import ESTIMATORS, estimator_weights, weights_for
 from awpf_ext.ops._rbf import weighted_rbf_sums
 from awpf_ext.ops._samples import check_unbiased, check_width, pool
 from awpf_ext.ops._sharded import agree, shard, sharded_rbf_sums, world_of
-from awpf_ext.ops._types import Bandwidth, Estimator, Offsets, TensorOrArray
+from awpf_ext.ops._types import Bandwidth, Estimator, Offsets, Scales, TensorOrArray
 from awpf_ext.ops.bandwidth import compute_gamma, sharded_gamma
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def mmd(
     y: TensorOrArray,
     *,
     bandwidth: Bandwidth = "median",
-    scales: Sequence[float] = (1.0,),
+    scales: Scales = (1.0,),
     estimator: Estimator = "biased",
     x_offsets: Offsets | None = None,
     y_offsets: Offsets | None = None,
@@ -52,7 +51,7 @@ def mmd(
         bandwidth: sigma, as a number, a sequence of numbers, or a tensor (one value per problem, or
             several in a last dimension). "median" is the median distance between the pooled points
             (:func:`awpf_ext.median_bandwidth`), which carries no gradient.
-        scales: Factors c of sigma^2.
+        scales: Factors c of sigma^2, one or several.
         estimator: "biased" is non-negative up to rounding, and zero for equal samples. "unbiased"
             has mean zero if both samples come from one distribution, so that about half of its
             values are negative then.
@@ -92,7 +91,7 @@ def _sharded_mmd(
     x: Any,
     y: Any,
     bandwidth: Bandwidth,
-    scales: Sequence[float],
+    scales: Scales,
     estimator: Estimator,
     group: ProcessGroup,
 ) -> Tensor:

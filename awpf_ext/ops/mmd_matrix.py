@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,21 +9,24 @@ from torch import Tensor
 
 from awpf_ext.ops._arguments import (
     FLOATING,
+    MOST_CLASSES,
     accepts_numpy,
     can_inspect,
     check_choice,
     check_count,
     check_finite,
+    check_integer,
     check_labels,
     check_points,
     check_range,
+    is_traced,
     result_dtype,
     shape_of,
 )
 from awpf_ext.ops._estimators import ESTIMATORS, estimator_weights
 from awpf_ext.ops._rbf import rbf_sums
 from awpf_ext.ops._sharded import agree, shard, sharded_rbf_sums, world_of
-from awpf_ext.ops._types import Bandwidth, Estimator, TensorOrArray
+from awpf_ext.ops._types import Bandwidth, Estimator, Scales, TensorOrArray
 from awpf_ext.ops.bandwidth import compute_gamma, sharded_gamma
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ def mmd_matrix(
     *,
     num_groups: int | None = None,
     bandwidth: Bandwidth = "median",
-    scales: Sequence[float] = (1.0,),
+    scales: Scales = (1.0,),
     estimator: Estimator = "biased",
     group: ProcessGroup | None = None,
     validate: bool = False,
@@ -98,11 +100,19 @@ def _check_groups(
             f"groups must have shape ({x.shape[0]},) for x of shape {shape_of(x)}, "
             f"got {shape_of(labels)}"
         )
+    n = x.shape[0]
     if num_groups is None:
         check_count("num_groups", labels)
         num_groups = max(1, int(labels.max()) + 1)
-    elif num_groups < 1:
-        raise ValueError(f"num_groups must be at least 1, got {num_groups}")
+        if num_groups > n:
+            raise ValueError(
+                f"groups must be integers from 0 to G - 1 of which each has a row, got "
+                f"{num_groups - 1} among {n} rows"
+            )
+    elif allow_empty or is_traced():  # other ranks have rows too; n may be a symbol
+        num_groups = check_integer("num_groups", num_groups, MOST_CLASSES)
+    else:
+        num_groups = check_integer("num_groups", num_groups, n, ", since each needs a row of x")
     if can_inspect(labels, validate):
         check_range("groups", labels, num_groups)
         if x.device.type != "cpu":
@@ -133,7 +143,7 @@ def _sharded_matrix(
     groups: Any,
     num_groups: int | None,
     bandwidth: Bandwidth,
-    scales: Sequence[float],
+    scales: Scales,
     estimator: Estimator,
     group: ProcessGroup,
 ) -> Tensor:

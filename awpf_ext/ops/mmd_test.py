@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Generic
 
 from torch import Tensor
 from typing_extensions import NamedTuple
 
-from awpf_ext.ops._arguments import accepts_numpy, check_choice, result_dtype
+from awpf_ext.ops._arguments import (
+    accepts_numpy,
+    check_choice,
+    check_integer,
+    result_dtype,
+    shown,
+)
 from awpf_ext.ops._estimators import ESTIMATORS, estimator_weights
 from awpf_ext.ops._rbf import rbf_permutation_sums
 from awpf_ext.ops._samples import check_unbiased, pool
-from awpf_ext.ops._types import Bandwidth, Estimator, Offsets, TensorOrArray
+from awpf_ext.ops._types import Bandwidth, Estimator, Offsets, Scales, TensorOrArray
 from awpf_ext.ops.bandwidth import compute_gamma
 
 # A split that equals the given one, with x and y exchanged, has the same MMD up to rounding, and
 # must count as a tie.
 TIE = 1e-9
+
+MOST_PERMUTATIONS = 2**24
 
 
 class MMDTest(NamedTuple, Generic[TensorOrArray]):
@@ -39,7 +46,7 @@ def mmd_test(
     permutations: int = 1000,
     seed: int = 0,
     bandwidth: Bandwidth = "median",
-    scales: Sequence[float] = (1.0,),
+    scales: Scales = (1.0,),
     estimator: Estimator = "unbiased",
     x_offsets: Offsets | None = None,
     y_offsets: Offsets | None = None,
@@ -54,7 +61,7 @@ def mmd_test(
     Args:
         x: Points (..., n, d).
         y: Points (..., m, d). Batch dimensions broadcast.
-        permutations: Number of random splits.
+        permutations: Number of random splits, at most 2^24.
         seed: Seed of the splits, which depend on nothing else: they are the same on every device,
             for every problem of a batch and for any number of threads.
         bandwidth: As in :func:`awpf_ext.mmd`; "median" is that of the pooled points, and therefore
@@ -75,10 +82,9 @@ def mmd_test(
         p = 0.01
     """
     check_choice("estimator", estimator, ESTIMATORS)
-    if not isinstance(permutations, int) or isinstance(permutations, bool) or permutations < 1:
-        raise ValueError(f"permutations must be an integer of at least 1, got {permutations!r}")
+    permutations = check_integer("permutations", permutations, MOST_PERMUTATIONS)
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
-        raise ValueError(f"seed must be an integer from 0 to 2^63 - 1, got {seed!r}")
+        raise ValueError(f"seed must be an integer from 0 to 2^63 - 1, got {shown(seed)}")
     samples = pool("mmd_test", x, y, x_offsets, y_offsets, validate)
     check_unbiased(estimator, samples.smallest)
     gamma = compute_gamma(bandwidth, scales, samples.z, samples.rows, samples.shape, validate)

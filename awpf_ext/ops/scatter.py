@@ -10,16 +10,23 @@ from typing_extensions import NamedTuple
 
 from awpf_ext.ops._arguments import (
     FLOATING,
+    MOST_CLASSES,
+    MOST_FOUND_CLASSES,
     accepts_numpy,
     can_inspect,
     check_choice,
     check_count,
     check_finite,
+    check_integer,
     check_labels,
+    check_means,
     check_points,
     check_range,
+    is_number,
+    is_traced,
     result_dtype,
     shape_of,
+    shown,
 )
 from awpf_ext.ops._autograd import ReverseMode, apply, run
 from awpf_ext.ops._sharded import agree, all_sum, world_of
@@ -102,8 +109,16 @@ def check_labelled_points(
     if num_classes is None:
         check_count("num_classes", labels)
         num_classes = max(1, int(labels.max()) + 1) if labels.numel() > 0 else 1
-    elif num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        most = max(MOST_FOUND_CLASSES, x.shape[-2])
+        if num_classes > most:
+            raise ValueError(
+                f"labels must be below {most} unless num_classes is given, got {num_classes - 1}"
+            )
+    else:
+        most = MOST_CLASSES if is_traced() else max(MOST_CLASSES, x.shape[-2])
+        num_classes = check_integer("num_classes", num_classes, most)
+    if not is_traced():
+        check_means(num_classes, x.shape[-1], x.shape[:-2].numel(), x.shape[-2])
     if x.device.type != "cpu" and can_inspect(x, validate):  # the CPU kernel checks it
         check_range("labels", labels, num_classes)
         check_finite(x=x)
@@ -117,6 +132,16 @@ def scatter64(x: Tensor, labels: Tensor, num_classes: int) -> Scatter:
     flat_labels = labels.reshape(flat.shape[:2]).contiguous()
     outputs = apply(_Scatter, flat, flat_labels, num_classes)
     return Scatter(*(output.reshape(*shape, *output.shape[1:]) for output in outputs))
+
+
+def check_overflow(matrix: Tensor, validate: bool = False) -> None:
+    """Check that a scatter matrix fits in its dtype."""
+    # The squares on the diagonal are the largest elements.
+    squares = matrix.detach().diagonal(dim1=-2, dim2=-1)
+    if can_inspect(squares, validate) and not bool(squares.isfinite().all()):
+        dtype = str(matrix.dtype).removeprefix("torch.")
+        hint = "; pass x.double()" if matrix.dtype == torch.float32 else ""
+        raise ValueError(f"x is too large: its scatter overflows {dtype}{hint}")
 
 
 @accepts_numpy
@@ -137,7 +162,8 @@ def scatter(
         x: Points (..., n, d).
         labels: The class of each point (..., n), integers from 0 to num_classes - 1.
         num_classes: Defaults to the largest label plus one, for which a GPU must be waited for. It
-            must be given under torch.compile and torch.func, in CUDA graphs, and with `group`.
+            must be given under torch.compile and torch.func, in CUDA graphs, with `group`, and if
+            labels exceed both 65,535 and the number of rows.
         group: A torch.distributed process group over whose ranks the rows are spread. Every rank
             passes its own x (n, d), possibly without rows, and gets the scatter of all rows.
         validate: Check the values of CUDA tensors too, which waits for the GPU. Without it, rows
@@ -160,6 +186,8 @@ def scatter(
     dtype = result_dtype(points.dtype)
     within, between, means = (part.to(dtype) for part in found[:3])
     found = Scatter(within, between, means, found.counts)
+    for matrix in (within, between):
+        check_overflow(matrix, validate)
     return found  # type: ignore[return-value]
 
 
@@ -199,6 +227,17 @@ def between_scatter(means: Tensor, rows: Tensor) -> Tensor:
     return low_rank_sum(deviations, rows.unsqueeze(0), deviations)
 
 
+SMALLEST_SCATTER = 1e-280
+"""Below this trace, products may have been too small for float64."""
+
+
+def _check_underflow(x: Tensor, total: Tensor) -> None:
+    """Check that points are equal where their scatter is next to nothing."""
+    differ = (x != x[..., :1, :]).any(-1).any(-1)
+    if bool((differ & (total < SMALLEST_SCATTER)).any()):
+        raise ValueError("x is too close together: its scatter underflows float64; scale x")
+
+
 @accepts_numpy
 def separability(
     x: TensorOrArray,
@@ -233,14 +272,18 @@ def separability(
         0.8621
     """
     check_choice("criterion", criterion, get_args(Criterion))
+    if not is_number(shrinkage):
+        raise TypeError(f"shrinkage must be a number, got {shown(shrinkage)}")
     if not 0 <= shrinkage <= 1:
-        raise ValueError(f"shrinkage must be between 0 and 1, got {shrinkage}")
+        raise ValueError(f"shrinkage must be between 0 and 1, got {shown(shrinkage)}")
     points, checked, count = check_labelled_points("separability", x, labels, num_classes, validate)
     within, between, _, _ = scatter64(points, checked, count)
     trace_within = within.diagonal(dim1=-2, dim2=-1).sum(-1)
     trace_between = between.diagonal(dim1=-2, dim2=-1).sum(-1)
+    total = trace_within + trace_between
+    if can_inspect(total, validate) and bool((total < SMALLEST_SCATTER).any()):
+        _check_underflow(points, total)
     if criterion == "trace":
-        total = trace_within + trace_between
         value = trace_between / torch.where(total > 0, total, 1.0)
     else:
         d = points.shape[-1]

@@ -8,7 +8,7 @@
 namespace awpf {
 
 extern const KernelTable kKernelTable_baseline;
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(AWPF_ONLY_BASELINE)
 extern const KernelTable kKernelTable_avx2;
 extern const KernelTable kKernelTable_avx512;
 #endif
@@ -21,7 +21,7 @@ struct Candidate {
 };
 
 const KernelTable* choose() {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(AWPF_ONLY_BASELINE)
   __builtin_cpu_init();
   const Candidate candidates[] = {
       {&kKernelTable_avx512, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&

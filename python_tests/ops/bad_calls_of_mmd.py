@@ -1,4 +1,4 @@
-"""Bad calls of the MMD family: the call, the exception, a pattern its sentence has to match."""
+"""Bad calls of mmd: the call, the exception, a pattern its sentence has to match."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import math
 import numpy as np
 import torch
 
-from awpf_ext import median_bandwidth, mmd, mmd_matrix, mmd_test
+from awpf_ext import median_bandwidth, mmd
 
 torch.manual_seed(4)
 X, Y = torch.randn(6, 3), torch.randn(5, 3)
-LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
 NAN, INF = X.clone(), Y.clone()
 NAN[2, 1], INF[4, 0] = math.nan, math.inf
 
@@ -129,6 +128,36 @@ CASES = {
         TypeError,
         r"bandwidth must be a number",
     ),
+    "a bandwidth of digits": (
+        lambda: mmd(X, Y, bandwidth=["1", "2"]),
+        TypeError,
+        r"bandwidth must be a number.*got \['1', '2'\]",
+    ),
+    "a bandwidth of bytes": (
+        lambda: mmd(X, Y, bandwidth=b"median"),
+        TypeError,
+        r"bandwidth must be a number.*got b'median'",
+    ),
+    "a bandwidth that is true": (
+        lambda: mmd(X, Y, bandwidth=True),
+        TypeError,
+        r"bandwidth must be a number.*got True",
+    ),
+    "a set of bandwidths": (
+        lambda: mmd(X, Y, bandwidth={1.0}),
+        TypeError,
+        r"bandwidth must be a number.*got \{1.0\}",
+    ),
+    "a bandwidth that no float can hold": (
+        lambda: mmd(X, Y, bandwidth=10**400),
+        ValueError,
+        r"bandwidth must be positive and finite, got inf",
+    ),
+    "a negative bandwidth tensor": (
+        lambda: mmd(X, Y, bandwidth=torch.tensor(-1.0)),
+        ValueError,
+        r"bandwidth.*positive",
+    ),
     "an integer bandwidth tensor": (
         lambda: mmd(X, Y, bandwidth=torch.tensor([1, 2])),
         TypeError,
@@ -160,10 +189,10 @@ CASES = {
         r"scales must be positive.*0.0",
     ),
     "no scales": (lambda: mmd(X, Y, scales=()), ValueError, r"scales must hold at least one"),
-    "one number for scales": (
-        lambda: mmd(X, Y, scales=2.0),
+    "scales in words": (
+        lambda: mmd(X, Y, scales="2"),
         TypeError,
-        r"scales must be .*sequence",
+        r"scales must be a number or a sequence of numbers, got '2'",
     ),
     "a median of equal points": (
         lambda: mmd(X[:1].expand(6, 3), X[:1]),
@@ -217,82 +246,19 @@ CASES = {
         ValueError,
         r"same number of samples, got 2 and 1",
     ),
+    "an offset beyond the rows": (
+        lambda: ragged([0, 2**63 - 1], [0, 5]),
+        ValueError,
+        r"x_offsets must begin with 0 and end with the 6 rows of x, got 0 and 92233720368547758",
+    ),
+    "an offset beyond 64 bits": (
+        lambda: ragged([0, 2**64], [0, 5]),
+        TypeError,
+        r"x_offsets must be numbers, got \[0, 18446744073709551616\]",
+    ),
     "offsets that are words": (
         lambda: ragged("0, 6", [0, 5]),
         (TypeError, ValueError),
         r"x_offsets must be",
     ),
-    # groups
-    "groups missing": (
-        lambda: mmd_matrix(X, LABELS[:5]),
-        ValueError,
-        r"groups must have shape \(6,\).*got \(5,\)",
-    ),
-    "fractional groups": (
-        lambda: mmd_matrix(X, LABELS.float()),
-        TypeError,
-        r"groups must have an integer dtype, got torch.float32",
-    ),
-    "boolean groups": (
-        lambda: mmd_matrix(X, LABELS > 0),
-        TypeError,
-        r"groups must have an integer dtype, got torch.bool",
-    ),
-    "groups in a list": (
-        lambda: mmd_matrix(X, LABELS.tolist()),
-        TypeError,
-        r"groups must be .*Tensor.*got list",
-    ),
-    "negative groups": (
-        lambda: mmd_matrix(X, LABELS - 1),
-        ValueError,
-        r"groups must be between 0 and 1, got -1 to 1",
-    ),
-    "groups above their number": (
-        lambda: mmd_matrix(X, LABELS, num_groups=2),
-        ValueError,
-        r"groups must be between 0 and 1, got 0 to 2",
-    ),
-    "an empty group": (
-        lambda: mmd_matrix(X, LABELS, num_groups=4),
-        ValueError,
-        r"group 3 has 0 rows",
-    ),
-    "a group of one, unbiased": (
-        lambda: mmd_matrix(X, torch.tensor([0, 0, 1, 2, 2, 2]), estimator="unbiased"),
-        ValueError,
-        r"group 1 has 1 row.*unbiased",
-    ),
-    "no groups": (
-        lambda: mmd_matrix(X, LABELS, num_groups=0),
-        ValueError,
-        r"num_groups must be at least 1, got 0",
-    ),
-    "a batch for the matrix": (
-        lambda: mmd_matrix(X[None], LABELS),
-        ValueError,
-        r"x must have shape \(n, d\), got \(1, 6, 3\)",
-    ),
-    # the permutation test
-    "no permutations": (
-        lambda: mmd_test(X, Y, permutations=0),
-        ValueError,
-        r"permutations must be an integer of at least 1, got 0",
-    ),
-    "half a permutation": (
-        lambda: mmd_test(X, Y, permutations=1.5),
-        ValueError,
-        r"permutations must be an integer.*1.5",
-    ),
-    "a negative seed": (
-        lambda: mmd_test(X, Y, seed=-1),
-        ValueError,
-        r"seed must be an integer.*got -1",
-    ),
-    "a seed beyond 63 bits": (
-        lambda: mmd_test(X, Y, seed=2**63),
-        ValueError,
-        r"seed must be an integer",
-    ),
-    "a sample of one, by default": (lambda: mmd_test(X, Y[:1]), ValueError, r"unbiased.*two rows"),
 }

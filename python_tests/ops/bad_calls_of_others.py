@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 
 from awpf_ext import ScatterAccumulator, low_rank_sum, scatter, separability, truncate
@@ -53,6 +54,46 @@ CASES = {
         ValueError,
         r"num_classes must be at least 1, got 0",
     ),
+    "half a class": (
+        lambda: scatter(X, LABELS, 2.5),
+        TypeError,
+        r"num_classes must be an integer, got 2.5",
+    ),
+    "classes in words": (
+        lambda: scatter(X, LABELS, "3"),
+        TypeError,
+        r"num_classes must be an integer, got '3'",
+    ),
+    "true classes": (
+        lambda: scatter(X, LABELS, True),
+        TypeError,
+        r"num_classes must be an integer, got True",
+    ),
+    "more classes than 64 bits hold": (
+        lambda: scatter(X, LABELS, 2**70),
+        ValueError,
+        r"num_classes must be at most 16777216, got 1180591620717411303424",
+    ),
+    "more classes than Python prints": (
+        lambda: scatter(X, LABELS, 10**5000),
+        ValueError,
+        r"num_classes must be at most 16777216, got a huge int",
+    ),
+    "means that fill the memory": (
+        lambda: scatter(torch.ones(6, 768), LABELS, 2**23),
+        ValueError,
+        r"num_classes is too large: the class means would hold 8388608 x 768 numbers",
+    ),
+    "a wrong label": (
+        lambda: scatter(X, LABELS * 10**9),
+        ValueError,
+        r"labels must be below 65536 unless num_classes is given, got 2000000000",
+    ),
+    "the largest label": (
+        lambda: separability(X, LABELS + (2**63 - 3)),
+        ValueError,
+        r"labels must be below 65536 unless num_classes is given, got 9223372036854775807",
+    ),
     "NaN to scatter": (
         lambda: scatter(NAN, LABELS),
         ValueError,
@@ -61,7 +102,37 @@ CASES = {
     "an accumulator of nothing": (
         lambda: ScatterAccumulator(0, 3),
         ValueError,
-        r"num_classes and dim must be at least 1, got 0 and 3",
+        r"num_classes must be at least 1, got 0",
+    ),
+    "an accumulator without features": (
+        lambda: ScatterAccumulator(3, 0),
+        ValueError,
+        r"dim must be at least 1, got 0",
+    ),
+    "an accumulator of a billion classes": (
+        lambda: ScatterAccumulator(10**9, 3),
+        ValueError,
+        r"num_classes must be at most 16777216, got 1000000000",
+    ),
+    "an accumulator of too many means": (
+        lambda: ScatterAccumulator(2**24, 768),
+        ValueError,
+        r"num_classes is too large: the class means would hold 16777216 x 768 numbers",
+    ),
+    "an update without points": (
+        lambda: accumulate(None, LABELS),
+        TypeError,
+        r"x must be .*Tensor.*got NoneType",
+    ),
+    "an update of another byte order": (
+        lambda: accumulate(np.ones((6, 3), ">f8"), LABELS),
+        TypeError,
+        r"x must be .*>f8",
+    ),
+    "a merge with a number": (
+        lambda: ScatterAccumulator(3, 3).merge(3),
+        TypeError,
+        r"other must be a ScatterAccumulator, got int",
     ),
     "an update of another width": (
         lambda: accumulate(X[:, :2], LABELS),
@@ -88,6 +159,16 @@ CASES = {
         lambda: separability(X, LABELS, "fisher", shrinkage=2),
         ValueError,
         r"shrinkage must be between 0 and 1, got 2",
+    ),
+    "shrinkage of nothing": (
+        lambda: separability(X, LABELS, "fisher", shrinkage=None),
+        TypeError,
+        r"shrinkage must be a number, got None",
+    ),
+    "a criterion that is a tensor": (
+        lambda: separability(X, LABELS, torch.ones(2)),
+        ValueError,
+        r"criterion must be one of 'trace', 'fisher', got tensor",
     ),
     "a singular Fisher criterion": (
         lambda: separability(X, torch.arange(6), "fisher"),

@@ -29,6 +29,7 @@ OF_THE_CPU = {
     "test_memory.py",
     "test_raw_ops.py",
     "test_sharded.py",
+    "test_tensor_kinds.py",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bad_calls_of_groups
 import bad_calls_of_mmd
 import bad_calls_of_others
 import pytest
@@ -9,7 +10,8 @@ import torch
 
 import awpf_ext
 
-CASES = bad_calls_of_mmd.CASES | bad_calls_of_others.CASES
+TABLES = [bad_calls_of_mmd.CASES, bad_calls_of_groups.CASES, bad_calls_of_others.CASES]
+CASES = {name: case for table in TABLES for name, case in table.items()}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -24,7 +26,7 @@ def test_bad_input_is_explained(case):
 
 def test_the_table_is_long_enough():
     assert len(CASES) >= 40
-    assert len(CASES) == len(bad_calls_of_mmd.CASES) + len(bad_calls_of_others.CASES)
+    assert len(CASES) == sum(map(len, TABLES))
 
 
 def test_cuda_is_refused_in_words_where_there_are_no_kernels():

@@ -324,6 +324,8 @@ BAD_CALLS = [
     ("scatter", (torch.ones(1, 0, 2**40), EMPTY_LABELS, 1), "not enough memory"),
     ("scatter", (POINTS[None], torch.zeros(1, 10, dtype=torch.int64), 2**30), "num_classes"),
     ("scatter", (POINTS[None], torch.zeros(1, 10, dtype=torch.int64), 2**63 - 1), "num_classes"),
+    ("scatter", (torch.ones(1, 0, 768), EMPTY_LABELS, 2**23), "num_classes is too large"),
+    ("scatter", (torch.ones(1, 0, 2**62), EMPTY_LABELS, 4), "num_classes is too large"),
     (
         "low_rank_sum",
         (torch.ones(1, 1, 2**40, 0), torch.ones(1, 1, 2**40, 0), NO_RANK, None),
@@ -342,6 +344,7 @@ def test_direct_calls_are_checked(name, arguments, message, capfd):
 
 
 def test_memory_that_cannot_be_had_is_a_memory_error(capfd):
+    many = torch.ones(1, 2**24, 0)
     with pytest.raises(MemoryError, match=r"^not enough memory for a result of shape \(1, "):
-        awpf_ext.mmd_test(POINTS, POINTS, permutations=2**44)
+        awpf_ext.low_rank_sum(many, None, many)
     assert capfd.readouterr().err == ""

@@ -253,5 +253,8 @@ def test_fake_tensors_have_the_right_shapes():
         assert awpf_ext.mmd_test(x, y, permutations=9).null.shape == (3, 9)
         found = awpf_ext.scatter(x, torch.zeros(3, 7, dtype=torch.int64), 6)
         assert [tuple(part.shape) for part in found] == [(3, 4, 4), (3, 4, 4), (3, 6, 4), (3, 6)]
+        labels = torch.zeros(7, dtype=torch.int64)
+        assert awpf_ext.mmd_matrix(x[0], labels, num_groups=2).shape == (2, 2)
+        assert awpf_ext.separability(x[0], labels, num_classes=2).shape == ()
         u = torch.randn(2, 5, 3)
         assert awpf_ext.low_rank_sum(u, None, u).shape == (5, 5)
