@@ -20,6 +20,9 @@ from awpf_ext.ops._arguments import (
 )
 from awpf_ext.ops._constants import batch_ranges, single_ranges
 
+BLOCK_BYTES = 1 << 24
+"""Bytes of the points of a block of problems, see `blocks_of_problems`."""
+
 
 class PooledSamples(NamedTuple):
     """The pooled rows of all problems, and where in them each problem's x and y are."""
@@ -148,6 +151,20 @@ def pool_batch(function: str, x: Any, y: Any, validate: bool) -> PooledSamples:
     z = torch.cat([x, y])
     rows = batch_ranges(problems, n, m, x.device)
     return PooledSamples(z, rows, problem_ids, (n, m), min(n, m), shape)
+
+
+def blocks_of_problems(x: Any, y: Any) -> list[tuple[Tensor, Tensor]]:
+    """Blocks of a large batch (problems, n, d) and (problems, m, d) of CPU tensors, or none.
+
+    To pool a large batch takes new memory, which takes the system far longer to provide than it
+    takes to fill. The pool of a block is small enough for the allocator to use its memory again.
+    """
+    if not (type(x) is Tensor and type(y) is Tensor and x.dim() == y.dim() == 3):
+        return []
+    if x.device.type != "cpu" or len(x) != len(y) or x.nbytes + y.nbytes < 2 * BLOCK_BYTES:
+        return []
+    size = max(1, len(x) * BLOCK_BYTES // (x.nbytes + y.nbytes))
+    return list(zip(x.split(size), y.split(size), strict=True))
 
 
 def pool(

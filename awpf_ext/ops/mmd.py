@@ -16,9 +16,10 @@ from awpf_ext.ops._arguments import (
     result_dtype,
     shape_of,
 )
+from awpf_ext.ops._autograd import may_be_differentiated
 from awpf_ext.ops._estimators import ESTIMATORS, estimator_weights, weights_for
 from awpf_ext.ops._rbf import weighted_rbf_sums
-from awpf_ext.ops._samples import check_unbiased, check_width, pool
+from awpf_ext.ops._samples import blocks_of_problems, check_unbiased, check_width, pool
 from awpf_ext.ops._sharded import agree, shard, sharded_rbf_sums, world_of
 from awpf_ext.ops._types import Bandwidth, Estimator, Offsets, Scales, TensorOrArray
 from awpf_ext.ops.bandwidth import compute_gamma, sharded_gamma
@@ -77,6 +78,10 @@ def mmd(
         if x_offsets is not None or y_offsets is not None:
             raise ValueError("x_offsets and y_offsets cannot be given together with group")
         return _sharded_mmd(x, y, bandwidth, scales, estimator, group)  # type: ignore[return-value]
+    if x_offsets is y_offsets is None and not may_be_differentiated(x, y, bandwidth):
+        values = _by_blocks(x, y, bandwidth, scales, estimator)
+        if values is not None:
+            return values  # type: ignore[return-value]
     samples = pool("mmd", x, y, x_offsets, y_offsets, validate)
     check_unbiased(estimator, samples.smallest)
     gamma = compute_gamma(bandwidth, scales, samples.z, samples.rows, samples.shape, validate)
@@ -85,6 +90,25 @@ def mmd(
         samples.z, samples.rows, gamma, weights.square, weights.constant, samples.problem_ids
     )
     return value.reshape(samples.shape)  # type: ignore[return-value]
+
+
+def _by_blocks(
+    x: Any, y: Any, bandwidth: Bandwidth, scales: Scales, estimator: Estimator
+) -> Tensor | None:
+    """The values of a large batch on the CPU, or None where there is only one block of problems.
+
+    None also for wrong arguments, so that the error speaks of the whole batch.
+    """
+    if isinstance(bandwidth, Tensor):  # may differ from problem to problem
+        return None
+    blocks = blocks_of_problems(x, y)
+    if len(blocks) < 2:
+        return None
+    options: dict[str, Any] = {"bandwidth": bandwidth, "scales": scales, "estimator": estimator}
+    try:
+        return torch.cat([mmd(*block, **options) for block in blocks])
+    except (TypeError, ValueError, RuntimeError):
+        return None
 
 
 def _sharded_mmd(

@@ -79,3 +79,14 @@ awpf_ext.scatter(x, labels)
 print(peak() - before)
 """)
     assert used < 40
+
+
+def test_a_batch_is_not_copied_as_a_whole():
+    """400 x (64 + 64, 512) in float32 are 100 MiB."""
+    used = run("""
+x, y = torch.randn(2, 400, 64, 512)
+before = warm(lambda: awpf_ext.mmd(x[:2], y[:2], bandwidth=30.0))
+awpf_ext.mmd(x, y, bandwidth=30.0)
+print(peak() - before)
+""")
+    assert used < 75

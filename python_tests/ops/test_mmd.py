@@ -237,6 +237,30 @@ def test_offsets_may_be_lists_and_arrays():
     assert np.array_equal(found, expected.numpy())
 
 
+@pytest.mark.parametrize("bandwidth", [200.0, "median"])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_large_batch_is_the_single_problems(bandwidth, estimator):
+    x, y = samples(3, 2, 1 << 16, torch.float32, batch=(41,))  # 51 MiB
+    options = {"bandwidth": bandwidth, "estimator": estimator}
+    found = awpf_ext.mmd(x, y, **options)
+    each = [awpf_ext.mmd(a, b, **options) for a, b in zip(x, y, strict=True)]
+    assert torch.equal(found, torch.stack(each))
+    sigmas = 150 + torch.arange(41.0)
+    each = [
+        awpf_ext.mmd(a, b, bandwidth=float(sigma)) for a, b, sigma in zip(x, y, sigmas, strict=True)
+    ]
+    assert torch.equal(awpf_ext.mmd(x, y, bandwidth=sigmas), torch.stack(each))
+
+
+def test_errors_of_a_large_batch_speak_of_all_of_it():
+    x, y = samples(3, 2, 1 << 16, torch.float32, batch=(41,))
+    with pytest.raises(ValueError, match=r"got shapes \(41, 3, 65536\) and \(41, 2, 65535\)"):
+        awpf_ext.mmd(x, y[..., 1:])
+    x[40, 2, 5] = torch.nan
+    with pytest.raises(ValueError, match=r"row 122 .*NaN"):
+        awpf_ext.mmd(x, y)
+
+
 def test_thousands_of_tiny_problems():
     x, y = samples(3, 2, 4, torch.float32, batch=(3000,))
     found = awpf_ext.mmd(x, y, bandwidth=1.3)
