@@ -3,7 +3,6 @@
 #include <cmath>
 
 #include "cpu/buffer.h"
-#include "cpu/parallel.h"
 
 namespace awpf {
 namespace {
@@ -80,7 +79,7 @@ std::vector<Centering> find_centres(const Points& points, const std::vector<Pool
 }
 
 void centre_the_bulk(const Points& points, const PooledRows& rows, const PooledRows* columns,
-                     std::vector<double>& centre) {
+                     std::vector<double>& centre, EarlyEnd& end_early) {
   constexpr double kFar = 16;  // in squares, relative to the median
   constexpr int kMostPasses = 4;
   const int64_t dim = points.dim, row_count = rows.size, count = row_count + (columns == nullptr ? 0 : columns->size);
@@ -91,7 +90,7 @@ void centre_the_bulk(const Points& points, const PooledRows& rows, const PooledR
                         [&](int64_t first, int64_t position, int64_t n) { f(first, row_count + position, n); });
   };
   std::vector<double> squares(count), sorted, centred(dim), sum(dim);
-  for (int64_t pass = 0, kept_before = count; pass < kMostPasses; ++pass) {
+  for (int64_t pass = 0, kept_before = count; pass < kMostPasses && !end_early.wanted(); ++pass) {
     for_runs([&](int64_t first, int64_t position, int64_t n) {
       kernels<double>().centre_rows(centred.data(), 0, points.row(first), points.type, dim, n, dim, centre.data(), 1.0,
                                     squares.data() + position);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/mmd/pooled_rows.h"
+#include "cpu/parallel.h"
 
 namespace awpf {
 
@@ -19,7 +20,7 @@ std::vector<Centering> find_centres(const Points& points, const std::vector<Pool
 
 // Replaces a centre by that of the bulk of the points, where a few far away have drawn it out. `columns` may be null.
 void centre_the_bulk(const Points& points, const PooledRows& rows, const PooledRows* columns,
-                     std::vector<double>& centre);
+                     std::vector<double>& centre, EarlyEnd& end_early);
 
 // Raises an error about points whose sums of squares are not finite: names the first row that is not finite, or says
 // that a squared norm overflows.

@@ -18,10 +18,10 @@ void leave_outliers_out(KernelSumCall& call) {
     const double limit = call.mixtures[p].lost_distances(call.points.dim).limit;
     if (in_double(call, p) && call.centerings[p].mean_square * scale * scale > limit) problems.push_back(p);
   }
-  for_each_task(int64_t(problems.size()), [&](int64_t t, int64_t) {
+  for_each_task(int64_t(problems.size()), [&](int64_t t, int64_t, EarlyEnd& end_early) {
     const int64_t p = problems[t];
-    centre_the_bulk(call.points, call.rows[p], call.symmetric() ? nullptr : &call.columns[p],
-                    call.centerings[p].centre);
+    centre_the_bulk(call.points, call.rows[p], call.symmetric() ? nullptr : &call.columns[p], call.centerings[p].centre,
+                    end_early);
   });
 }
 
