@@ -4,6 +4,7 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <initializer_list>
 
@@ -15,9 +16,11 @@ namespace awpf {
 constexpr const char* kOutOfMemory = "not enough memory";
 
 inline void check_memory(const Tensor& like, std::initializer_list<int64_t> sizes, int64_t element_bytes) {
-  int64_t bytes = element_bytes;
+  int64_t bytes = element_bytes, strides = 1;  // torch computes strides of empty results too
   bool possible = true;
-  for (const int64_t size : sizes) possible = possible && !__builtin_mul_overflow(bytes, size, &bytes);
+  for (const int64_t size : sizes)
+    possible = possible && !__builtin_mul_overflow(bytes, size, &bytes) &&
+               !__builtin_mul_overflow(strides, std::max<int64_t>(size, 1), &strides);
   constexpr int64_t kWorthATry = int64_t(64) << 20;
   if (possible && like.is_cpu() && bytes >= kWorthATry) {
     void* attempt = std::malloc(std::size_t(bytes));  // not touched, so that it costs no time

@@ -9,6 +9,14 @@
 
 namespace {
 
+// An argument None that is no optional one arrives as a tensor that torch cannot be asked about.
+void check_given(const awpf::Tensor& tensor) {
+  AWPF_CHECK(tensor.defined(), "expected a tensor for every argument that is not optional, got None");
+}
+
+template <class Argument>
+void check_given(const Argument&) {}
+
 // Calls an operation with what all of them need around it.
 template <auto kOperation>
 struct Call;
@@ -16,6 +24,7 @@ struct Call;
 template <class Result, class... Arguments, Result (*kOperation)(Arguments...)>
 struct Call<kOperation> {
   static Result run(Arguments... arguments) {
+    (check_given(arguments), ...);
     awpf::begin_call();
     try {
       return kOperation(std::move(arguments)...);

@@ -27,6 +27,7 @@ OF_THE_CPU = {
     "test_instruction_sets.py",
     "test_interrupts.py",
     "test_memory.py",
+    "test_raw_calls.py",
     "test_raw_ops.py",
     "test_sharded.py",
     "test_tensor_kinds.py",
