@@ -17,7 +17,13 @@ from typing import Any, NamedTuple
 
 from comparison import Work
 
-_PRELOADED = ["torch", "awpf_ext", "sklearn.discriminant_analysis", "sklearn.metrics.pairwise"]
+_PRELOADED = [
+    "torch",
+    "torch._inductor.compile_fx",  # takes torch.compile three seconds otherwise
+    "awpf_ext",
+    "sklearn.discriminant_analysis",
+    "sklearn.metrics.pairwise",
+]
 
 
 class Peak(NamedTuple):
