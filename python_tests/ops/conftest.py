@@ -25,6 +25,7 @@ OF_THE_CPU = {
     "test_bad_input.py",
     "test_determinism.py",
     "test_instruction_sets.py",
+    "test_fork.py",
     "test_interrupts.py",
     "test_memory.py",
     "test_raw_calls.py",
