@@ -78,6 +78,10 @@ struct TypedKernels {
   // the sums of the rows to row_sums, and returns the sum of the unweighted mixture over the cell.
   double (*rbf_values)(const GramBlock<T>& block, const Cell& cell, const MixtureView<T>& mixture, T factor, Keep keep,
                        double* row_sums);
+  // The same two with distances and kernels in double.
+  double (*wide_rbf_sum)(const GramBlock<T>& block, const Cell& cell, const MixtureView<double>& mixture, Keep keep);
+  double (*wide_rbf_values)(const GramBlock<T>& block, const Cell& cell, const MixtureView<double>& mixture, T factor,
+                            Keep keep, double* row_sums);
 
   void (*widen_bytes)(T* to, const uint8_t* from, int64_t count);
   // to[r] = from[r] - centres[labels[r]].

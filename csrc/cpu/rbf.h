@@ -9,11 +9,14 @@
 
 namespace {
 
-// -|z_i - z_j|^2 / 2 for the vector of columns that begins at `j`; never above zero.
-template <class T>
-inline Vec<T> exponent(const GramBlock<T>& block, const T* row, int64_t i, int64_t j) {
-  const Vec<T> rest = block.row_norm_rest[i] + load(block.column_norm_rest + j);
-  return at_most<T>(((load(row + j) - block.row_norm[i]) - load(block.column_norm + j)) - rest, T(0));
+// -|z_i - z_j|^2 / 2 for the vector of columns that begins at `j`, in E. Rounding may take it above zero: in single
+// precision by a little, which has to stay, since the errors of many duplicates would not average out if all were of
+// one sign. In double it is cut off, since there it can be as large as the points.
+template <class E, class T>
+inline Vec<E> exponent(const GramBlock<T>& block, const T* row, int64_t i, int64_t j) {
+  const Vec<E> rest = E(block.row_norm_rest[i]) + load_as<E>(block.column_norm_rest + j);
+  const Vec<E> found = ((load_as<E>(row + j) - E(block.row_norm[i])) - load_as<E>(block.column_norm + j)) - rest;
+  return sizeof(T) == sizeof(double) ? at_most<E>(found, E(0)) : found;
 }
 
 template <class T>
@@ -55,53 +58,54 @@ inline Kept kept_columns(const Cell& cell, int64_t i, int64_t diagonal, Keep kee
   return kept;
 }
 
-template <class T>
-double rbf_sum(const GramBlock<T>& block, const Cell& cell, const MixtureView<T>& mixture, Keep keep) {
+// Distances and kernels are computed in E.
+template <class T, class E>
+double rbf_sum(const GramBlock<T>& block, const Cell& cell, const MixtureView<E>& mixture, Keep keep) {
   DoubleSum sum;
-  const auto lane = lane_index<T>();
+  const auto lane = lane_index<E>();
   for (int64_t i = cell.row_begin; i < cell.row_end; ++i) {
     const T* row = block.values + i * block.stride;
     const Kept kept = kept_columns(cell, i, block.diagonal, keep);
     int64_t j = kept.begin;
-    for (; j + kLanes<T> <= kept.end; j += kLanes<T>) sum.add(mixture_value(exponent(block, row, i, j), mixture).sum);
+    for (; j + kLanes<E> <= kept.end; j += kLanes<E>) sum.add(mixture_value(exponent<E>(block, row, i, j), mixture).sum);
     if (j < kept.end) {
-      const Vec<T> value = mixture_value(exponent(block, row, i, j), mixture).sum;
-      sum.add(lane < typename VecTypes<T>::Int(kept.end - j) ? value : Vec<T>{});
+      const Vec<E> value = mixture_value(exponent<E>(block, row, i, j), mixture).sum;
+      sum.add(lane < typename VecTypes<E>::Int(kept.end - j) ? value : Vec<E>{});
     }
   }
   return sum.total();
 }
 
-template <class T>
-double rbf_values(const GramBlock<T>& block, const Cell& cell, const MixtureView<T>& mixture, T factor, Keep keep,
+template <class T, class E>
+double rbf_values(const GramBlock<T>& block, const Cell& cell, const MixtureView<E>& mixture, T factor, Keep keep,
                   double* row_sums) {
-  const auto lane = lane_index<T>();
-  using Int = typename VecTypes<T>::Int;
+  const auto lane = lane_index<E>();
+  using Int = typename VecTypes<E>::Int;
   DoubleSum total;
   for (int64_t i = cell.row_begin; i < cell.row_end; ++i) {
     T* row = block.values + i * block.stride;
     const Kept kept = kept_columns(cell, i, block.diagonal, keep);
     DoubleSum row_sum;
-    for (int64_t j = cell.column_begin; j < cell.column_end; j += kLanes<T>) {
-      Vec<T> weighted{};
+    for (int64_t j = cell.column_begin; j < cell.column_end; j += kLanes<E>) {
+      Vec<E> weighted{};
       if (j < kept.end) {
-        MixtureValue<T> value = mixture_value(exponent(block, row, i, j), mixture);
-        value.weighted *= factor;
-        if (kept.hole >= j && kept.hole < j + kLanes<T>) {
-          value.sum = lane == Int(kept.hole - j) ? Vec<T>{} : value.sum;
-          value.weighted = lane == Int(kept.hole - j) ? Vec<T>{} : value.weighted;
+        MixtureValue<E> value = mixture_value(exponent<E>(block, row, i, j), mixture);
+        value.weighted *= E(factor);
+        if (kept.hole >= j && kept.hole < j + kLanes<E>) {
+          value.sum = lane == Int(kept.hole - j) ? Vec<E>{} : value.sum;
+          value.weighted = lane == Int(kept.hole - j) ? Vec<E>{} : value.weighted;
         }
-        if (kept.end - j < kLanes<T>) {
-          value.sum = lane < Int(kept.end - j) ? value.sum : Vec<T>{};
-          value.weighted = lane < Int(kept.end - j) ? value.weighted : Vec<T>{};
+        if (kept.end - j < kLanes<E>) {
+          value.sum = lane < Int(kept.end - j) ? value.sum : Vec<E>{};
+          value.weighted = lane < Int(kept.end - j) ? value.weighted : Vec<E>{};
         }
         total.add(value.sum);
         row_sum.add(value.weighted);
         weighted = value.weighted;
       }
       // The lanes after the cell belong to the next cell, which still needs its inner products.
-      if (cell.column_end - j < kLanes<T>) weighted = lane < Int(cell.column_end - j) ? weighted : load(row + j);
-      store(row + j, weighted);
+      if (cell.column_end - j < kLanes<E>) weighted = lane < Int(cell.column_end - j) ? weighted : load_as<E>(row + j);
+      store_as(row + j, weighted);
     }
     row_sums[i] += row_sum.total();
   }

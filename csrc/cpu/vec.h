@@ -64,6 +64,24 @@ inline void store(T* p, Vec<T> v) {
   *reinterpret_cast<typename VecTypes<T>::Unaligned*>(p) = v;
 }
 
+// As many numbers as a vector of E has lanes.
+template <class E, class T>
+inline Vec<E> load_as(const T* p) {
+  if constexpr (sizeof(E) == sizeof(T)) {
+    return load(p);
+  } else {
+    typedef T Part __attribute__((vector_size(kLanes<E> * sizeof(T)), aligned(sizeof(T)), may_alias));
+    return __builtin_convertvector(*reinterpret_cast<const Part*>(p), Vec<E>);
+  }
+}
+
+inline void store_as(float* p, Vec<float> v) { store(p, v); }
+inline void store_as(double* p, Vec<double> v) { store(p, v); }
+inline void store_as(float* p, Vec<double> v) {
+  typedef float Part __attribute__((vector_size(kLanes<double> * sizeof(float)), aligned(4), may_alias));
+  *reinterpret_cast<Part*>(p) = __builtin_convertvector(v, Part);
+}
+
 template <class T>
 inline Vec<T> splat(T value) {
   return value - Vec<T>{};
@@ -136,7 +154,7 @@ inline Vec<double> exp2_fraction(Vec<double> f) {
   return p * f + 1.0;
 }
 
-// 2^x for x <= 0, within one ulp. Results are at least 2^kLowest. The caller must rule out NaN.
+// 2^x for x <= 0, or above by no more than rounding errors, within one ulp. Results are at least 2^kLowest. The caller must rule out NaN.
 template <class T>
 inline Vec<T> exp2_nonpositive(Vec<T> x) {
   using Types = VecTypes<T>;

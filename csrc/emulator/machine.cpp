@@ -203,6 +203,13 @@ extern "C" __attribute__((visibility("default"))) void awpf_emulator_capability(
   awpf::emulator::machine.capability = value;
 }
 
+// Computes pools of at least so many rows in single precision and smaller ones in double, whatever their points are
+// like, for tests of the kernels; 0 leaves the choice to the rule.
+extern "C" __attribute__((visibility("default"))) void awpf_emulator_single_precision(int64_t rows) {
+  awpf::emulator::machine.single_precision_rows = rows;
+}
+int64_t awpf::emulator::single_precision_rows() { return machine.single_precision_rows; }
+
 // The number of launches so far.
 extern "C" __attribute__((visibility("default"))) int64_t awpf_emulator_launches() {
   return awpf::emulator::machine.launches;

@@ -49,6 +49,9 @@ struct Position {
   dim3 thread, block, block_size, grid_size;
 };
 
+// What tests have chosen (awpf_emulator_single_precision), or 0.
+int64_t single_precision_rows();
+
 // The indices of the running fiber.
 extern Position* current;
 int lane();

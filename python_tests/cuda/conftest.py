@@ -141,3 +141,16 @@ def capability(emulated_library: Path) -> Iterator[Callable[[int], None]]:
     choose = ctypes.CDLL(str(emulated_library)).awpf_emulator_capability
     yield choose
     choose(80)
+
+
+@pytest.fixture
+def single_precision(emulated_library: Path) -> Iterator[Callable[[int], None]]:
+    """On the emulator, pools of at least 512 rows are in single precision, whatever they are like.
+
+    single_precision(0) leaves the choice to the rule.
+    """
+    choose = ctypes.CDLL(str(emulated_library)).awpf_emulator_single_precision
+    choose.argtypes = [ctypes.c_int64]
+    choose(512)
+    yield choose
+    choose(0)

@@ -10,10 +10,12 @@ import awpf_ext
 
 DOUBLE = torch.float64
 
+pytestmark = pytest.mark.usefixtures("single_precision")
+
 
 def batch(problems, n, m, d, dtype=torch.float32):
     """Pooled rows of `problems` pairs of samples one after the other, their ranges, and gammas for
-    which single precision is enough."""
+    which single precision is accurate."""
     first = (n + m) * torch.arange(problems)
     rows = torch.stack([first, first + n, first + n, first + n + m], -1).view(problems, 2, 2)
     gamma = 2e-5 * max(n + m, 512) / d * torch.tensor([[1.0, 2.0, 4.0]]).double()

@@ -59,7 +59,7 @@ def test_gradcheck_of_the_matrix(estimator):
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("shape", [(230, 215, 33), (600, 500, 70), (449, 225, 1), (300, 225, 321)])
 @pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-6), (torch.bfloat16, 4e-3)]
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 4e-6), (torch.bfloat16, 4e-3)]
 )
 def test_large_gradients_equal_autograd_in_float64(shape, dtype, tolerance, estimator):
     n, m, d = shape

@@ -88,7 +88,7 @@ inline void pull_lost_pairs(Side<double>& rows, Side<double>& columns, const Blo
 // Phase 2, for one pair of panels: computes their block of P, stores the sums of its kernels in `partial`, and adds its
 // products to both sides. coefficient(g, h) is c_gh for the pairs of groups g and h.
 template <class T, class F>
-void accumulate_pair(const MixtureView<T>& mixture, const DepthBlocks& depth, Side<T>& rows, Side<T>& columns,
+void accumulate_pair(const MemberMixture<T>& mixture, const DepthBlocks& depth, Side<T>& rows, Side<T>& columns,
                      const BlockTask& task, bool on_diagonal, const F& coefficient, PairScratch<T>& scratch,
                      double* partial) {
   const auto& table = kernels<T>();
@@ -108,7 +108,7 @@ void accumulate_pair(const MixtureView<T>& mixture, const DepthBlocks& depth, Si
   double* const row_sums = scratch.lost.empty() ? rows.row_sums.get() + block.row_begin : scratch.column_sums.get();
   const Keep keep = on_diagonal ? Keep::off_diagonal : Keep::all;
   for_each_cell(task, *rows.pooled, *columns.pooled, [&](int64_t g, int64_t h, const Cell& cell) {
-    partial[task.partial_of(g, h)] = table.rbf_values(gram, cell, mixture, T(coefficient(g, h)), keep, row_sums);
+    partial[task.partial_of(g, h)] = mixture.values(gram, cell, T(coefficient(g, h)), keep, row_sums);
   });
   if constexpr (sizeof(T) == sizeof(double))
     if (!scratch.lost.empty()) pull_lost_pairs(rows, columns, block, on_diagonal, gram, scratch.lost);
@@ -179,7 +179,7 @@ void run_schedule(const KernelSumCall& call, const std::vector<int64_t>& problem
         return call.symmetric() ? c[g * column_groups + h] + c[h * column_groups + g] : c[g * column_groups + h];
       };
       const bool on_diagonal = call.symmetric() && round[t].row_panel == round[t].column_panel;
-      accumulate_pair(batch.mixtures[task.member].view(), depth, sides.rows(task.member), sides.columns(task.member),
+      accumulate_pair(batch.mixtures[task.member], depth, sides.rows(task.member), sides.columns(task.member),
                       task, on_diagonal, coefficient, scratch[worker], partial.get());
     });
     if (sums != nullptr) add_partials(call, problems, round, tasks, partial.get(), sums);

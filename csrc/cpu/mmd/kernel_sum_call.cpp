@@ -2,7 +2,6 @@
 
 #include <limits>
 
-#include "common/precision.h"
 #include "cpu/parallel.h"
 
 namespace awpf {
@@ -16,7 +15,7 @@ void leave_outliers_out(KernelSumCall& call) {
   for (int64_t p = 0; p < call.problems(); ++p) {
     const double scale = call.mixtures[p].scale();
     const double limit = call.mixtures[p].lost_distances(call.points.dim).limit;
-    if (in_double(call, p) && call.centerings[p].mean_square * scale * scale > limit) problems.push_back(p);
+    if (call.precisions[p] == SumPrecision::fp64 && call.centerings[p].mean_square * scale * scale > limit) problems.push_back(p);
   }
   for_each_task(int64_t(problems.size()), [&](int64_t t, int64_t, EarlyEnd& end_early) {
     const int64_t p = problems[t];
@@ -29,7 +28,7 @@ void leave_outliers_out(KernelSumCall& call) {
 
 KernelSumCall read_call(const Tensor& z, const Tensor& rows, const std::optional<Tensor>& columns, const Tensor& gamma,
                         const std::optional<Tensor>& centre) {
-  KernelSumCall call{as_points(z), {}, {}, {}, {}};
+  KernelSumCall call{as_points(z), {}, {}, {}, {}, {}};
   AWPF_CHECK(call.points.dim >= 1, "z must have at least one feature");
   call.rows = read_pooled_rows(rows, call.points, "rows");
   const int64_t problems = call.problems();
@@ -51,19 +50,17 @@ KernelSumCall read_call(const Tensor& z, const Tensor& rows, const std::optional
     given_centres = centre->const_data_ptr<double>();
   }
   call.centerings = find_centres(call.points, call.rows, call.columns, given_centres);
+  call.precisions = choose_precisions(call.points, call.rows, call.columns, call.mixtures, call.centerings);
   if (given_centres == nullptr) leave_outliers_out(call);
   return call;
-}
-
-bool in_double(const KernelSumCall& call, int64_t p) {
-  if (call.points.type == ElementType::f64) return true;
-  return !float_is_enough(call.mixtures[p].mean_gamma * call.centerings[p].mean_square, call.pooled_rows(p));
 }
 
 template <class T>
 PackedBatch<T> pack_batch(const KernelSumCall& call, const std::vector<int64_t>& problems, const DepthBlocks& depth) {
   PackedBatch<T> batch;
-  for (const int64_t p : problems) batch.mixtures.emplace_back(call.mixtures[p]);
+  for (const int64_t p : problems)
+    batch.mixtures.push_back({MixtureArrays<T>(call.mixtures[p]), MixtureArrays<double>(call.mixtures[p]),
+                              call.precisions[p] == SumPrecision::fp32_products});
   struct WorkItem {
     PackedRows<T>* to;
     int64_t problem, begin, end;

@@ -3,7 +3,7 @@
 
 #include <optional>
 
-#include "cpu/mmd/mixture.h"
+#include "cpu/mmd/choose_precision.h"
 #include "cpu/mmd/packed_rows.h"
 
 namespace awpf {
@@ -17,6 +17,7 @@ struct KernelSumCall {
   std::vector<PooledRows> rows, columns;  // without columns, the rows are summed against themselves
   std::vector<KernelMixture> mixtures;
   std::vector<Centering> centerings;
+  std::vector<SumPrecision> precisions;
 
   bool symmetric() const { return columns.empty(); }
   const PooledRows& columns_of(int64_t p) const { return symmetric() ? rows[p] : columns[p]; }
@@ -30,14 +31,31 @@ struct KernelSumCall {
 KernelSumCall read_call(const Tensor& z, const Tensor& rows, const std::optional<Tensor>& columns, const Tensor& gamma,
                         const std::optional<Tensor>& centre);
 
-// Whether a problem is computed in double precision.
-bool in_double(const KernelSumCall& call, int64_t problem);
+// The kernel values of a member of a batch: in double precision for all problems whose products are, and for some whose
+// products are not.
+template <class T>
+struct MemberMixture {
+  MixtureArrays<T> own;
+  MixtureArrays<double> wide;
+  bool is_wide;
+
+  // The sum of the unweighted mixture over a cell of a block of inner products.
+  double sum(const GramBlock<T>& gram, const Cell& cell, Keep keep) const {
+    return is_wide ? kernels<T>().wide_rbf_sum(gram, cell, wide.view(), keep)
+                   : kernels<T>().rbf_sum(gram, cell, own.view(), keep);
+  }
+  // TypedKernels::rbf_values
+  double values(const GramBlock<T>& gram, const Cell& cell, T factor, Keep keep, double* row_sums) const {
+    return is_wide ? kernels<T>().wide_rbf_values(gram, cell, wide.view(), factor, keep, row_sums)
+                   : kernels<T>().rbf_values(gram, cell, own.view(), factor, keep, row_sums);
+  }
+};
 
 // The packed points of some problems. Members of a batch are numbered from 0.
 template <class T>
 struct PackedBatch {
   std::vector<PackedRows<T>> rows, columns;
-  std::vector<MixtureArrays<T>> mixtures;
+  std::vector<MemberMixture<T>> mixtures;
 
   const PackedRows<T>& columns_of(std::size_t member) const { return columns.empty() ? rows[member] : columns[member]; }
 };
@@ -51,7 +69,7 @@ void for_each_batch(const KernelSumCall& call, const F& f) {
   std::vector<int64_t> problems;
   int64_t bytes = 0;
   for (int64_t p = 0; p < call.problems(); ++p) {
-    if (in_double(call, p) != (sizeof(T) == 8)) continue;
+    if ((call.precisions[p] == SumPrecision::fp64) != (sizeof(T) == 8)) continue;
     const int64_t more = 2 * call.pooled_rows(p) * call.points.dim * int64_t(sizeof(T));
     if (!problems.empty() && bytes + more > kBatchBytes) {
       f(problems);

@@ -155,8 +155,8 @@ Tensor rbf_permutation_sums(Tensor z, Tensor rows, Tensor gamma, int64_t permuta
       const int64_t at_once = std::min(kSplitsAtOnce, splits - first);
       Memberships members(pooled.size, pooled.groups[0].length, at_once, kernels<double>().tile_columns);
       members.fill(uint64_t(seed), first);
-      const SplitSums found = in_double(call, p) ? split_sums<double>(call, p, members, at_once)
-                                                 : split_sums<float>(call, p, members, at_once);
+      const SplitSums found = call.precisions[p] == SumPrecision::fp32 ? split_sums<float>(call, p, members, at_once)
+                                                                       : split_sums<double>(call, p, members, at_once);
       for (int64_t b = 0; b < at_once; ++b, out += 3) {
         const double within = found.within_first[b] / count, touching = found.touching_first[b] / count;
         out[0] = 2 * within + n;

@@ -62,7 +62,7 @@ void sum_batch(const KernelSumCall& call, const std::vector<int64_t>& problems, 
     const GramBlock<T> gram = gram_block<T>(batch.rows[task.member], batch.columns_of(task.member), depth, task.block,
                                             diagonal, values.get() + worker * area, block_stride<T>(), lost[worker]);
     for_each_cell(task, call.rows[p], call.columns_of(p), [&](int64_t g, int64_t h, const Cell& cell) {
-      partial[task.partial_of(g, h)] = kernels<T>().rbf_sum(gram, cell, batch.mixtures[task.member].view(), keep);
+      partial[task.partial_of(g, h)] = batch.mixtures[task.member].sum(gram, cell, keep);
     });
   });
 

@@ -102,8 +102,10 @@ __device__ __forceinline__ void find_centre(const SmallPlan& plan, int64_t p, co
   }
 }
 
-// Every block of the group computes the scaling for itself. All threads; `scratch` has a number for each warp.
-__device__ __forceinline__ Scaling find_scaling(const SmallPlan& plan, int64_t p, double* scratch) {
+// Every block of the group computes the scaling for itself. All threads; `shared` has room for a PrecisionSample.
+__device__ __forceinline__ Scaling find_scaling(const SmallPlan& plan, int64_t p, void* shared) {
+  PrecisionSample& sample = *static_cast<PrecisionSample*>(shared);
+  double* const scratch = sample.numbers;
   const int64_t rows = plan.pooled(p);
   double squares = 0, offset = 0;
   for (int chunk = threadIdx.x; chunk < plan.feature_chunks(); chunk += kSmallThreads) {
@@ -114,7 +116,7 @@ __device__ __forceinline__ Scaling find_scaling(const SmallPlan& plan, int64_t p
   const double from_origin = block_sum(squares, scratch) / (rows > 0 ? double(rows) : 1.0);
   const double from_centre = fmax(0.0, from_origin + block_sum(offset, scratch));
   Scaling scaling = plan.initial_scaling[p];
-  choose_precision(plan, rows, from_origin, from_centre, scaling);
+  choose_precision(plan, p, from_origin, from_centre, scaling, sample);
   return scaling;
 }
 

@@ -1,7 +1,7 @@
 // Decides how a problem is computed: in one product of fp16 values, in three of split ones, or in double precision.
 #pragma once
 
-#include "cuda/mmd/plan.h"
+#include "cuda/mmd/precision_sample.h"
 
 namespace awpf {
 
@@ -20,24 +20,33 @@ __device__ __forceinline__ void order_kernels(const double* gamma, int kernels, 
 constexpr double kLargestSquare = 1e300;
 
 // Completes the scaling that order_kernels began. `from_origin` and `from_centre` are the mean squared distances of the
-// points from the origin and from the centre.
-__device__ __forceinline__ void choose_precision(const Plan& plan, int64_t rows, double from_origin, double from_centre,
-                                                 Scaling& scaling) {
+// points from the origin and from the centre. All threads of a block; all get the same.
+__device__ __forceinline__ void choose_precision(const Plan& plan, int64_t p, double from_origin, double from_centre,
+                                                 Scaling& scaling, PrecisionSample& sample) {
+  const int64_t rows = plan.pooled(p);
   const bool narrow_input = plan.type == ScalarType::Half || plan.type == ScalarType::BFloat16;
-  const double mean_gamma = 0.5 * scaling.weight;
-  // Where the origin is nearly as good a centre, 16-bit input is multiplied as it is: products are exact then.
-  const bool as_it_is = narrow_input && plan.given_centre == nullptr && from_origin <= 8 * from_centre &&
-                        float_is_enough(mean_gamma * from_origin, rows);
-  scaling.mean_square = as_it_is ? from_origin : from_centre;
-  scaling.centred = !as_it_is;
+  scaling.mean_square = from_centre;
+  scaling.centred = true;
   if (scaling.precision != Precision::invalid) {
     // Of the origin, too, since fmax, by which from_centre was found, returns the other operand of a NaN.
-    if (!(from_origin * rows * scaling.unit <= kLargestSquare && from_centre * rows * scaling.unit <= kLargestSquare))
+    if (!(from_origin * rows * scaling.unit <= kLargestSquare && from_centre * rows * scaling.unit <= kLargestSquare)) {
       scaling.precision = Precision::invalid;
-    else if (as_it_is || (plan.allow_fp16 && plan.type == ScalarType::Float))
+    } else if (plan.allow_fp16 && plan.type == ScalarType::Float) {
       scaling.precision = Precision::fp16;
-    else if (plan.type != ScalarType::Double && float_is_enough(mean_gamma * from_centre, rows))
-      scaling.precision = Precision::fp16_split;
+    } else if (plan.type != ScalarType::Double) {
+      // Where the origin is nearly as good a centre, 16-bit input is multiplied as it is: products are exact then.
+      bool as_it_is = narrow_input && plan.given_centre == nullptr && from_origin <= 8 * from_centre;
+      const double* const centre = plan.centre + p * plan.dim;
+      while (true) {
+        scaling.mean_square = as_it_is ? from_origin : from_centre;
+        const SumPrecision needed =
+            sampled_precision(plan, p, as_it_is ? nullptr : centre, scaling.mean_square, sample);
+        if (needed == SumPrecision::fp32) scaling.precision = as_it_is ? Precision::fp16 : Precision::fp16_split;
+        if (needed == SumPrecision::fp32 || !as_it_is) break;
+        as_it_is = false;
+      }
+      scaling.centred = !as_it_is;
+    }
   }
   const bool packed = scaling.precision == Precision::fp16 || scaling.precision == Precision::fp16_split;
   scaling.scale = packed ? packing_scale(scaling.mean_square, rows) : 1.0;

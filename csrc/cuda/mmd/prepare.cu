@@ -86,10 +86,11 @@ __global__ void __launch_bounds__(kSumThreads) strip_sums_kernel(PreparationPlan
   }
 }
 
-constexpr int kScalingThreads = 512;
+constexpr int kScalingThreads = 256;  // of many registers each
 
 __global__ void __launch_bounds__(kScalingThreads) scaling_kernel(PreparationPlan plan) {
-  double* scratch = shared_memory<double>();
+  PrecisionSample& sample = *shared_memory<PrecisionSample>();
+  double* scratch = sample.numbers;
   if (plan.flags->overfull) return;
   for (int64_t p = blockIdx.x; p < plan.problems; p += gridDim.x) {
     const int64_t rows = plan.pooled(p);
@@ -120,7 +121,7 @@ __global__ void __launch_bounds__(kScalingThreads) scaling_kernel(PreparationPla
     const double centred = fmax(0.0, from_origin + offset);
 
     Scaling scaling = plan.scaling[p];
-    choose_precision(plan, rows, from_origin, centred, scaling);
+    choose_precision(plan, p, from_origin, centred, scaling, sample);
     __syncthreads();
     if (threadIdx.x == 0) plan.scaling[p] = scaling;
     __syncthreads();
@@ -169,7 +170,7 @@ void fill_tables(const Prepared& prepared, Stream stream) {
     using T = decltype(element);
     launch(strip_sums_kernel<T>, dim3(strips), dim3(kSumThreads), (kStripRows + kWarp) * sizeof(int64_t), stream, plan);
     launch(scaling_kernel, dim3(unsigned(smaller(plan.problems, 4 * multiprocessors()))), dim3(kScalingThreads),
-           kWarp * sizeof(double), stream, plan);
+           sizeof(PrecisionSample), stream, plan);
     const auto pack = plan.panels != nullptr ? pack_kernel<T, true> : pack_kernel<T, false>;
     launch(pack, dim3(strips), dim3(kPackThreads), size_t(0), stream, plan);
   });

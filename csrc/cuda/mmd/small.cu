@@ -25,6 +25,7 @@ constexpr int64_t kMinBlockGroups = 8;  // given as many problems: 8 x 4 MB of p
 
 constexpr size_t kGramBytes =
     SplitGram::kSharedBytes > DoubleGram::kSharedBytes ? SplitGram::kSharedBytes : DoubleGram::kSharedBytes;
+static_assert(sizeof(PrecisionSample) <= kGramBytes, "the choice of precision uses the memory of the products");
 
 // Shared memory of a block behind the kGramBytes of the products; the tables of the layout follow it.
 struct SharedState {
@@ -96,7 +97,7 @@ __device__ __forceinline__ BlockGroup begin(const SmallPlan& given, int block_gr
 // Finds the scaling of a problem and packs its rows; with `directly`, which needs neither, only its kernels are put in
 // order. All threads of the block group; another barrier of the group has to follow.
 __device__ __forceinline__ Scaling prepare_problem(const SmallPlan& plan, int64_t p, BlockGroup& blocks,
-                                                   SharedState& state, void* shared, bool directly) {
+                                                   void* shared, bool directly) {
   // The last block of a group is the first to run out of chunks of features.
   if (blocks.rank == blocks.size - 1 && threadIdx.x == 0)
     order_kernels(plan.gamma + p * plan.kernels, plan.kernels, plan.steps + p * plan.kernels, plan.initial_scaling[p]);
@@ -109,7 +110,8 @@ __device__ __forceinline__ Scaling prepare_problem(const SmallPlan& plan, int64_
   }
   Scaling scaling = plan.initial_scaling[p];
   if (!directly) {
-    scaling = find_scaling(plan, p, state.numbers);
+    scaling = find_scaling(plan, p, shared);
+    __syncthreads();
     if (scaling.precision != Precision::invalid) pack_rows_of(plan, p, blocks, scaling);
   }
   if (blocks.rank == 0 && threadIdx.x == 0) plan.scaling[p] = scaling;
@@ -135,7 +137,7 @@ __global__ void __launch_bounds__(kSmallThreads, 1)
   for (int64_t p = blocks.index; p < plan.problems; p += block_groups) {
     const bool directly = needs_direct_sums(plan, p, state);
     if (blocks.rank == 0 && threadIdx.x == 0) *finished(plan, p) = 0;
-    const Precision precision = prepare_problem(plan, p, blocks, state, shared, directly).precision;
+    const Precision precision = prepare_problem(plan, p, blocks, shared, directly).precision;
     blocks.barrier();
     if (!directly && SplitGram::computes(precision))
       sum_ranges<SplitGram>(plan, p, blocks, state.tile_points.fp32, shared);
@@ -174,7 +176,7 @@ __global__ void __launch_bounds__(kSmallThreads, 1) tables_kernel(SmallPlan give
   }
   for (int64_t p = blocks.index; p < plan.problems; p += block_groups) {
     const bool directly = needs_direct_sums(plan, p, state);
-    prepare_problem(plan, p, blocks, state, shared, directly);  // its grid barrier comes after the flags were written
+    prepare_problem(plan, p, blocks, shared, directly);  // its grid barrier comes after the flags were written
     if (directly && blocks.rank == 0 && threadIdx.x == 0) given.flags->shared_rows = 1;
     __syncthreads();
   }

@@ -1,0 +1,148 @@
+#include "cpu/mmd/choose_precision.h"
+
+#include <array>
+#include <cmath>
+
+#include "common/precision_sample.h"
+#include "cpu/mmd/packed_rows.h"
+#include "cpu/parallel.h"
+
+namespace awpf {
+namespace {
+
+// The row of z at a position of the pool, which counts the rows and then the columns, and its group.
+struct PoolEntry {
+  int64_t row, group, group_begin, group_length;
+};
+
+PoolEntry entry_at(const PooledRows& rows, const PooledRows* columns, int64_t position) {
+  const bool behind = position >= rows.size;
+  const PooledRows& side = behind ? *columns : rows;
+  const int64_t within = behind ? position - rows.size : position;
+  const int64_t index = side.group_at(within);
+  const Group& group = side.groups[index];
+  const int64_t first = behind ? rows.size : 0, groups = int64_t(rows.groups.size());
+  return {group.first_row + within - group.begin, behind ? groups + index : index, first + group.begin, group.length};
+}
+
+// Counts the pairs of numbers that lie in the same cell of a grid.
+class CellCounter {
+ public:
+  explicit CellCounter(double cell) : per_cell_(1 / cell) { slots_.fill({0, 0}); }
+
+  void add(double value) {
+    const double cell = std::floor(std::fmin(std::fmax(value * per_cell_, -9e18), 9e18));
+    const int64_t number = int64_t(cell);
+    uint64_t slot = splitmix64(uint64_t(number)) % slots_.size();
+    while (slots_[slot].count > 0 && slots_[slot].number != number) slot = (slot + 1) % slots_.size();
+    pairs_ += slots_[slot].count;
+    slots_[slot] = {number, slots_[slot].count + 1};
+  }
+  double pairs() const { return double(pairs_); }
+
+ private:
+  struct Slot {
+    int64_t number, count;
+  };
+  double per_cell_;
+  int64_t pairs_ = 0;
+  std::array<Slot, 1024> slots_;  // twice as many as there are pairs
+};
+
+// The sum of 1 / length of the two smallest groups; of a single group, that of its own twice.
+double smallest_groups(const PooledRows& pooled) {
+  int64_t smallest = INT64_MAX, second = INT64_MAX;
+  for (const Group& group : pooled.groups)
+    if (group.length > 0) {
+      second = std::min(second, std::max(smallest, group.length));
+      smallest = std::min(smallest, group.length);
+    }
+  return 1.0 / double(smallest) + 1.0 / double(second < INT64_MAX ? second : smallest);
+}
+
+SumPrecision choose(const Points& points, const PooledRows& rows, const PooledRows* columns,
+                    const KernelMixture& mixture, const Centering& centering) {
+  const int64_t pool = rows.size + (columns != nullptr ? columns->size : 0);
+  if (pool < kFewestRowsInFloat) return SumPrecision::fp64;
+  const int64_t groups = int64_t(rows.groups.size() + (columns != nullptr ? columns->groups.size() : 0));
+
+  // The sample as a pool of its own, each of its rows a group.
+  PooledRows sample;
+  std::array<int64_t, kSampledRows> group_of;
+  const ShuffleKey key = sample_key(uint64_t(pool));
+  for (int64_t k = 0; k < kSampledRows; ++k) {
+    const uint32_t position = sampled_position(int(k), uint32_t(pool), groups > 2, key);
+    PoolEntry entry = entry_at(rows, columns, position);
+    if (groups > 2 && k % 2 == 1)
+      entry.row = entry_at(rows, columns, partner_in_group(position, entry.group_begin, entry.group_length)).row;
+    sample.groups.push_back({entry.row, k, 1});
+    group_of[k] = entry.group;
+  }
+  sample.size = kSampledRows;
+
+  const DepthBlocks depth = depth_blocks<float>(points.dim);
+  PackedRows<float> packed;
+  packed.allocate({points, &sample, mixture.scale(), mixture.lost_distances(points.dim)}, depth);
+  Buffer<float> scratch(kSampledRows * points.dim);
+  packed.pack(centering, 0, kSampledRows, scratch.get());
+  const int64_t height = round_up(kSampledRows, kernels<float>().tile_rows);
+  const int64_t stride = round_up(kSampledRows, kernels<float>().tile_columns);
+  Buffer<float> products(height * stride), values(height * stride), slopes(height * stride);
+  std::vector<LostPair> lost;  // none in single precision
+  const GramBlock<float> gram = gram_block<float>(packed, packed, depth, {0, kSampledRows, 0, kSampledRows}, 0,
+                                                  products.get(), stride, lost);
+  const Cell cell{0, kSampledRows, 0, kSampledRows};
+  std::vector<double> row_sums(kSampledRows, 0.0);
+  MixtureArrays<float> arrays(mixture);
+  const auto evaluate = [&](Buffer<float>& to) {
+    std::copy(products.get(), products.get() + kSampledRows * stride, to.get());
+    GramBlock<float> block = gram;
+    block.values = to.get();
+    kernels<float>().rbf_values(block, cell, arrays.view(), 1.0f, Keep::below_diagonal, row_sums.data());
+  };
+  evaluate(slopes);
+  std::fill(arrays.weight.begin(), arrays.weight.end(), 1.0f / float(mixture.count()));
+  evaluate(values);
+
+  const double unscale = 1 / (mixture.scale() * mixture.scale());
+  PrecisionEvidence seen{{double(points.dim), double(depth.block)}, mixture.mean_gamma, centering.mean_square, 0, {}, {},
+                         0, 0, 0};
+  seen.smallest_groups = smallest_groups(rows);
+  if (columns != nullptr) seen.smallest_groups = std::max(seen.smallest_groups, smallest_groups(*columns));
+  CellCounter equal_values(equal_value_cell() / mixture.widest_gamma);
+  CellCounter equal_products(equal_product_cell(centering.mean_square));
+  for (int64_t i = 0; i < kSampledRows; ++i) {
+    const double square = 2 * unscale * (double(gram.row_norm[i]) + double(gram.row_norm_rest[i]));
+    seen.sampled_mean_square += square / kSampledRows;
+    for (int64_t j = 0; j < i; ++j) {
+      const double other = 2 * unscale * (double(gram.row_norm[j]) + double(gram.row_norm_rest[j]));
+      const int64_t at = i * stride + j;
+      const double product = unscale * double(products[at]);
+      const SampledPair pair{product, square, other, double(values[at]), double(slopes[at])};
+      seen.all.add(pair, seen.chain);
+      if (groups > 2 && group_of[i] == group_of[j]) seen.within.add(pair, seen.chain);
+      equal_values.add(square + other - 2 * product);
+      equal_products.add(product);
+    }
+  }
+  seen.equal_values = equal_values.pairs();
+  seen.equal_products = equal_products.pairs();
+  return needed_precision(seen);
+}
+
+}  // namespace
+
+std::vector<SumPrecision> choose_precisions(const Points& points, const std::vector<PooledRows>& rows,
+                                            const std::vector<PooledRows>& columns,
+                                            const std::vector<KernelMixture>& mixtures,
+                                            const std::vector<Centering>& centerings) {
+  std::vector<SumPrecision> precisions(rows.size(), SumPrecision::fp64);
+  if (points.type == ElementType::f64) return precisions;
+  for_each_task(int64_t(rows.size()), [&](int64_t p, int64_t) {
+    precisions[p] =
+        choose(points, rows[p], columns.empty() ? nullptr : &columns[p], mixtures[p], centerings[p]);
+  });
+  return precisions;
+}
+
+}  // namespace awpf
