@@ -32,16 +32,24 @@ def _load_cpu() -> str | None:
         return "the native library was not built; install the package with `pip install .`"
     try:
         torch.ops.load_library(str(library))
-        _instruction_set(library)
+        _instruction_set()
     except (OSError, RuntimeError, ValueError) as error:
         return f"{library.name} cannot be loaded: {error}"
     return None
 
 
-def _instruction_set(library: Path) -> str:
-    name = ctypes.CDLL(str(library)).awpf_instruction_set
-    name.restype = ctypes.c_char_p
-    return str(name().decode())
+def _ask(question: str) -> str:
+    function = getattr(ctypes.CDLL(str(_FOLDER / "awpf_cpu.so")), question)
+    function.restype = ctypes.c_char_p
+    return str(function().decode())
+
+
+def _instruction_set() -> str:
+    """The instruction set in use; RuntimeError if AWPF_CPU_ISA asks for one that cannot be used."""
+    answer = _ask("awpf_instruction_set")
+    if answer.startswith("awpf_ext: "):
+        raise RuntimeError(answer.removeprefix("awpf_ext: "))
+    return answer
 
 
 def sampled_rows(seed: int, rows: int, count: int) -> torch.Tensor:
@@ -54,9 +62,9 @@ def sampled_rows(seed: int, rows: int, count: int) -> torch.Tensor:
 
 
 def _check_switch() -> str | None:
-    """Check AWPF_CPU_ISA here, because the library would abort the process if it is wrong."""
+    """Check the spelling of AWPF_CPU_ISA before anything is loaded."""
     wanted = os.environ.get("AWPF_CPU_ISA")
-    known = ("avx512", "avx2", "baseline")
+    known = ("amx", "avx512", "avx2", "baseline", "amx_portable")
     if wanted is None or wanted in known:
         return None
     return f"AWPF_CPU_ISA is {wanted!r}; expected one of {', '.join(known)}"
@@ -164,6 +172,7 @@ class BuildInfo(TypedDict):
     threads: int
     cuda_kernels: str
     instruction_set: NotRequired[str]
+    instruction_sets_rejected: NotRequired[dict[str, str]]
     instruction_sets_built: NotRequired[list[str]]
     built_against_torch: NotRequired[str]
     compiler: NotRequired[str]
@@ -174,7 +183,8 @@ def build_info() -> BuildInfo:
 
     Returns:
         A dictionary. The values of "cpu_kernels" and "cuda_kernels" begin with "ready", or say why
-        the kernels cannot be used.
+        the kernels cannot be used. "instruction_sets_rejected" says why better instruction sets
+        than the one in use are not; it is empty if AWPF_CPU_ISA names the one to use.
 
     Example:
         >>> awpf_ext.build_info()["cpu_kernels"]
@@ -189,7 +199,9 @@ def build_info() -> BuildInfo:
         "cuda_kernels": cuda_status(),
     }
     if MISSING_CPU is None:
-        info["instruction_set"] = _instruction_set(_FOLDER / "awpf_cpu.so")
+        info["instruction_set"] = _instruction_set()
+        rejected = _ask("awpf_rejected_instruction_sets").splitlines()
+        info["instruction_sets_rejected"] = dict(line.split(": ", 1) for line in rejected)
     facts = _facts()
     if facts is None:
         return info

@@ -105,6 +105,7 @@ def test_build_info():
     assert info["threads"] == torch.get_num_threads()
     assert info["instruction_set"] in info["instruction_sets_built"]
     assert "baseline" in info["instruction_sets_built"]
+    assert set(info["instruction_sets_rejected"]) <= set(info["instruction_sets_built"])
     assert info["cuda_kernels"]
     assert info["built_against_torch"]
     assert info["compiler"]
@@ -121,7 +122,7 @@ def test_an_unknown_instruction_set_is_explained():
     assert "ImportError" in done.stderr.splitlines()[-1]
     assert "AWPF_CPU_ISA" in done.stderr.splitlines()[-1]
     assert "sse9" in done.stderr.splitlines()[-1]
-    assert "avx512, avx2, baseline" in done.stderr.splitlines()[-1]
+    assert "amx, avx512, avx2, baseline, amx_portable" in done.stderr.splitlines()[-1]
     assert "sse9" in output(
         "import awpf_ext; print(awpf_ext.build_info()['cpu_kernels'])", AWPF_CPU_ISA="sse9"
     )

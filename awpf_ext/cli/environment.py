@@ -127,11 +127,13 @@ def _lines(report: dict[str, Any]) -> list[str]:
     kernels = build["cpu_kernels"]
     if "instruction_set" in build:
         kernels += f", {build['instruction_set']} (built: {', '.join(sets)})"
+    rejected = build.get("instruction_sets_rejected", {})
     rows = [
         ("awpf_ext", build["awpf_ext"]),
         ("python", build["python"]),
         ("torch", f"{build['torch']}, {build['threads']} threads"),
         ("CPU kernels", kernels),
+        *((f"not {name}", reason) for name, reason in rejected.items()),
         ("CUDA kernels", build["cuda_kernels"]),
         ("GPU", ", ".join(report["gpus"]) or "none visible to torch"),
         ("", ""),

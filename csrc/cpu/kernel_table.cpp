@@ -15,6 +15,9 @@ using awpf::ShuffleKey;
 #include "cpu/elements.h"
 #include "cpu/gemm.h"
 #include "cpu/rbf.h"
+#if defined(AWPF_TILES)
+#include "cpu/tile_gemm.h"
+#endif
 
 #define AWPF_CONCAT_(a, b) a##b
 #define AWPF_CONCAT(a, b) AWPF_CONCAT_(a, b)
@@ -49,7 +52,27 @@ constexpr TypedKernels<T> typed_kernels() {
   };
 }
 
-constexpr TypedKernels<float> kFloat = typed_kernels<float>();
+#if defined(AWPF_TILES)
+constexpr TypedKernels<float> float_kernels() {
+  TypedKernels<float> kernels = typed_kernels<float>();
+  kernels.tile_rows = kernels.tile_columns = kStripRows;
+  kernels.depth_step = kStep;
+  kernels.strip_size = &tile_strip_size;
+  kernels.pack_rows_a = &pack_tiles<Operand::a, true>;
+  kernels.pack_rows_b = &pack_tiles<Operand::b, true>;
+  kernels.pack_columns_a = &pack_tiles<Operand::a, false>;
+  kernels.pack_columns_b = &pack_tiles<Operand::b, false>;
+  kernels.multiply = &multiply_by_tiles;
+  kernels.centre_rows = &centre_rows_for_tiles;
+  return kernels;
+}
+constexpr auto kIsExact = &tiles_are_exact;
+#else
+constexpr TypedKernels<float> float_kernels() { return typed_kernels<float>(); }
+constexpr bool (*kIsExact)() = nullptr;
+#endif
+
+constexpr TypedKernels<float> kFloat = float_kernels();
 constexpr TypedKernels<double> kDouble = typed_kernels<double>();
 
 }  // namespace
@@ -57,6 +80,6 @@ constexpr TypedKernels<double> kDouble = typed_kernels<double>();
 extern const KernelTable AWPF_CONCAT(kKernelTable_, AWPF_ISA) = {
     AWPF_STRING(AWPF_ISA), &kFloat,   &kDouble,           &narrow_row,        &shuffle_values,
     &add_rows_by_label,    &add_rows, &squared_distances, &square_difference, &add_difference,
-    &lost_columns};
+    &lost_columns,         kIsExact};
 
 }  // namespace awpf

@@ -121,10 +121,14 @@ struct KernelTable {
   // Lists those columns of [begin, end) whose distances from a row of the block are lost; returns how many.
   int64_t (*lost_columns)(const GramBlock<double>& block, int64_t row, int64_t begin, int64_t end,
                           const LostDistances& lost, int32_t* columns);
+  // Whether the instructions of this machine compute what the table relies on; null if there is no doubt.
+  bool (*is_exact)();
 };
 
 // The table in use: that of the best instruction set of this machine, or the one that AWPF_CPU_ISA names.
 const KernelTable& kernel_table();
+// Why better ones that were built are not in use: a line "name: reason" for each; empty with AWPF_CPU_ISA.
+const char* rejected_tables();
 
 // Its functions for one type.
 template <class T>

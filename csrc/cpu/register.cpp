@@ -1,6 +1,8 @@
 #include <torch/csrc/stable/library.h>
 
+#include <exception>
 #include <new>
+#include <string>
 
 #include "common/allocate.h"
 #include "common/ops.h"
@@ -47,7 +49,18 @@ STABLE_TORCH_LIBRARY_IMPL(awpf, CPU, m) {
   m.impl("low_rank_sum", TORCH_BOX(&Call<&awpf::low_rank_sum>::run));
 }
 
-// For build_info().
+// For build_info(): the instruction set in use, or a message that begins with "awpf_ext: " and says why there is none.
 extern "C" __attribute__((visibility("default"))) const char* awpf_instruction_set() {
-  return awpf::kernel_table().name;
+  static std::string answer;
+  try {
+    answer = awpf::kernel_table().name;
+  } catch (const std::exception& error) {
+    answer = error.what();
+  }
+  return answer.c_str();
+}
+
+// For build_info(), after the instruction set in use: why better ones are not.
+extern "C" __attribute__((visibility("default"))) const char* awpf_rejected_instruction_sets() {
+  return awpf::rejected_tables();
 }

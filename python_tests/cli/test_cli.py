@@ -217,7 +217,9 @@ def test_doctor_says_that_the_cpu_works(awpf):
     assert done.out.splitlines()[-1] == "all operations work on the CPU"
     report = awpf("doctor", "--json").json
     assert report["works"]
-    assert report["build"]["instruction_set"] in ("baseline", "avx2", "avx512")
+    assert report["build"]["instruction_set"] in report["build"]["instruction_sets_built"]
+    for name, reason in report["build"]["instruction_sets_rejected"].items():
+        assert re.search(rf"^not {name} +{re.escape(reason)}$", done.out, re.MULTILINE)
 
 
 def test_doctor_says_what_is_broken(awpf, monkeypatch):

@@ -18,6 +18,8 @@ import awpf_ext
 AWPF = torch.ops.awpf
 TYPES = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 2e-6, torch.float16: 2e-6}
 ROUNDING = {torch.bfloat16: 4.04e-3, torch.float16: 5.05e-4}
+# Groups that are no whole tiles, and so many rows near each other that float32 needs no float64.
+IN_SINGLE = (410, 333, 70)
 SIZES = ((1, 2, 1), (13, 15, 7), (33, 31, 17), (113, 127, 33), (290, 257, 65), (449, 230, 321))
 
 worst: dict[str, float] = {}
@@ -61,12 +63,39 @@ def probe_lost_distances(dtype: torch.dtype) -> None:
         note(f"lost {dtype}", AWPF.rbf_sums(z, rows, None, gamma, None, False), exact, 1e-12)
 
 
+def probe_mmd_in_single(dtype: torch.dtype, tolerance: float) -> None:
+    n, m, d = IN_SINGLE
+    z = (torch.randn(n + m, d) + 5).to(dtype)
+    rows = torch.tensor([[[0, n], [n, n + m]]])
+    gamma = torch.tensor([[0.25, 0.5, 1.0]], dtype=torch.float64) / (16 * d)
+    exact = references.block_sums(z, rows, None, gamma)
+    sums = AWPF.rbf_sums(z, rows, None, gamma, None, False)
+    note(f"many sums {dtype}", sums, exact, tolerance / 50)
+    split = AWPF.rbf_permutation_sums(z, rows, gamma, 5, 0, False)[0, 0]
+    note(f"many permutations {dtype}", split, exact[0].flatten()[[0, 1, 3]], tolerance / 50)
+    weights = torch.tensor([[[1.0, -2.0], [-2.0, 1.5]]], dtype=torch.float64)
+    gradient = AWPF.rbf_sums_and_gradient(z, rows, gamma, weights, False)[1]
+    expected = references.block_gradient(z, [n, m], gamma[0].tolist(), weights[0])
+    note(f"many gradients {dtype}", gradient, expected, 2 * tolerance)
+    samples = z.split([n, m])
+    bandwidth = float((0.5 / gamma[0, 1]).sqrt())
+    matrix = awpf_ext.mmd_matrix(z, torch.arange(n + m) // n, bandwidth=bandwidth)
+    both = awpf_ext.mmd(*(s.double() for s in samples), bandwidth=bandwidth)
+    note(f"matrix {dtype}", matrix[0, 1], both, 1e-5)
+
+
 def probe_scatter(dtype: torch.dtype, tolerance: float) -> None:
     for n, d, classes in ((5, 3, 2), (300, 33, 7), (700, 129, 5)):
         x, labels = (torch.randn(n, d) + 3).to(dtype), torch.randint(0, classes, (n,))
         parts = awpf_ext.scatter(x, labels, classes)
         for found, expected in zip(parts, references.scatter(x, labels, classes), strict=True):
             note(f"scatter {dtype}", found, expected, tolerance)
+    spread = 10.0 ** torch.linspace(-3, 3, 45)
+    x, labels = ((torch.randn(600, 45) + 3) * spread).to(dtype), torch.randint(0, 4, (600,))
+    within, exact = awpf_ext.scatter(x, labels, 4).within, references.scatter(x, labels, 4)[0]
+    size = exact.diagonal().sqrt()
+    mixed = torch.outer(size, size)
+    note(f"mixed scatter {dtype}", within / mixed, exact / mixed, tolerance)
 
 
 def probe_low_rank(dtype: torch.dtype, tolerance: float) -> None:
@@ -98,6 +127,7 @@ if __name__ == "__main__":
     for one, allowed in TYPES.items():
         probe_mmd(one, allowed)
         probe_lost_distances(one)
+        probe_mmd_in_single(one, allowed)
         probe_scatter(one, allowed)
         probe_low_rank(one, allowed)
     report = {
