@@ -28,8 +28,13 @@ enum class SumPrecision : int32_t {
 // The rows looked at, all pairs of which are looked at.
 constexpr int kSampledRows = 32;
 constexpr int kSampledPairs = kSampledRows * (kSampledRows - 1) / 2;
-// Pools of fewer rows are computed in double, which takes them no longer than the sample.
-constexpr int64_t kFewestRowsInFloat = 48;
+
+// Whether a look at the sample is worth its while. Pools of few rows take no longer in double than the sample. A row is
+// no further from the centre than sqrt(rows mean_square): where that is many bandwidths, the rounding errors of single
+// precision could be exponents without bounds.
+AWPF_HOST_DEVICE inline bool may_be_in_float(int64_t rows, double mean_square, double narrowest_gamma) {
+  return rows >= 48 && narrowest_gamma * mean_square * static_cast<double>(rows) <= 0x1p24;
+}
 
 // The square of a rounding error, on average, in units of 2^-24 of what is rounded.
 constexpr double kRoundingSquare = 0.16;

@@ -63,7 +63,8 @@ double smallest_groups(const PooledRows& pooled) {
 SumPrecision choose(const Points& points, const PooledRows& rows, const PooledRows* columns,
                     const KernelMixture& mixture, const Centering& centering) {
   const int64_t pool = rows.size + (columns != nullptr ? columns->size : 0);
-  if (pool < kFewestRowsInFloat) return SumPrecision::fp64;
+  const double narrowest_gamma = mixture.widest_gamma * mixture.steps.back().rate;
+  if (!may_be_in_float(pool, centering.mean_square, narrowest_gamma)) return SumPrecision::fp64;
   const int64_t groups = int64_t(rows.groups.size() + (columns != nullptr ? columns->groups.size() : 0));
 
   // The sample as a pool of its own, each of its rows a group.

@@ -68,7 +68,14 @@ __device__ __forceinline__ SumPrecision sampled_precision(const Plan& plan, int6
   if (const int64_t fewest = emulator::single_precision_rows())
     return pool < fewest ? SumPrecision::fp64 : SumPrecision::fp32;
 #endif
-  if (pool < kFewestRowsInFloat) return SumPrecision::fp64;
+  const double* gamma = plan.gamma + p * plan.kernels;
+  double widest = gamma[0], narrowest = gamma[0], sum_of_gammas = 0;
+  for (int s = 0; s < plan.kernels; ++s) {
+    widest = fmin(widest, gamma[s]);
+    narrowest = fmax(narrowest, gamma[s]);
+    sum_of_gammas += gamma[s];
+  }
+  if (!may_be_in_float(pool, mean_square, narrowest)) return SumPrecision::fp64;
   const int warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp, lane = threadIdx.x % kWarp;
   const bool in_pairs = plan.groups[0] + (plan.symmetric ? 0 : plan.groups[1]) > 2;
   __syncthreads();
@@ -112,12 +119,6 @@ __device__ __forceinline__ SumPrecision sampled_precision(const Plan& plan, int6
   }
   __syncthreads();
 
-  const double* gamma = plan.gamma + p * plan.kernels;
-  double widest = gamma[0], sum_of_gammas = 0;
-  for (int s = 0; s < plan.kernels; ++s) {
-    widest = fmin(widest, gamma[s]);
-    sum_of_gammas += gamma[s];
-  }
   PrecisionEvidence seen{};
   // Tensor cores add up the products of several features at once; how is not documented.
   seen.chain = {double(plan.dim), double(plan.dim)};
