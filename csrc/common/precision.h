@@ -39,8 +39,9 @@ AWPF_HOST_DEVICE inline bool may_be_in_float(int64_t rows, double mean_square, d
 // The square of a rounding error, on average, in units of 2^-24 of what is rounded.
 constexpr double kRoundingSquare = 0.16;
 
-// How an inner product is added up: in equal chains of so many terms each. The partial sums of a chain are a random walk
-// of the length of the norms plus a straight line to the product; these are the sums of their squares over all terms.
+// How an inner product is added up: in equal chains of so many terms each. The partial sums of a chain are a random
+// walk of the length of the norms plus a straight line to the product; these are the sums of their squares over all
+// terms.
 struct ProductChain {
   double dim, length;
 
@@ -112,16 +113,15 @@ AWPF_HOST_DEVICE inline SumPrecision needed_precision(const PrecisionEvidence& s
 
   const double independent = 2 * share * share;
   const auto shared = [&](double equal) { return 8 * (equal + 0.5) / (all.pairs * all.pairs); };
-  const auto larger = [&](double PairSums::*of) { return fmax(all.*of / all.pairs, local.*of / local.pairs); };
+  const auto larger = [&](double PairSums::* of) { return fmax(all.*of / all.pairs, local.*of / local.pairs); };
   const double unlike = 2 * seen.mean_gamma * seen.mean_square;
-  const double missed = kRoundingSquare * unlike * unlike * (seen.chain.walk() + seen.chain.line()) / local.pairs *
-                        independent;
+  const double missed =
+      kRoundingSquare * unlike * unlike * (seen.chain.walk() + seen.chain.line()) / local.pairs * independent;
   const double products = larger(&PairSums::product_errors) * (independent + shared(seen.equal_products));
   const double limit = allowed * allowed / (kDeviations * kDeviations);
   if (!(products <= limit && missed <= allowed * allowed)) return SumPrecision::fp64;
-  const double values =
-      (larger(&PairSums::exponent_errors) + kValueError * larger(&PairSums::value_squares)) *
-      (independent + shared(seen.equal_values));
+  const double values = (larger(&PairSums::exponent_errors) + kValueError * larger(&PairSums::value_squares)) *
+                        (independent + shared(seen.equal_values));
   return products + values <= limit ? SumPrecision::fp32 : SumPrecision::fp32_products;
 }
 

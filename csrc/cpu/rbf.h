@@ -67,7 +67,8 @@ double rbf_sum(const GramBlock<T>& block, const Cell& cell, const MixtureView<E>
     const T* row = block.values + i * block.stride;
     const Kept kept = kept_columns(cell, i, block.diagonal, keep);
     int64_t j = kept.begin;
-    for (; j + kLanes<E> <= kept.end; j += kLanes<E>) sum.add(mixture_value(exponent<E>(block, row, i, j), mixture).sum);
+    for (; j + kLanes<E> <= kept.end; j += kLanes<E>)
+      sum.add(mixture_value(exponent<E>(block, row, i, j), mixture).sum);
     if (j < kept.end) {
       const Vec<E> value = mixture_value(exponent<E>(block, row, i, j), mixture).sum;
       sum.add(lane < typename VecTypes<E>::Int(kept.end - j) ? value : Vec<E>{});

@@ -154,7 +154,8 @@ inline Vec<double> exp2_fraction(Vec<double> f) {
   return p * f + 1.0;
 }
 
-// 2^x for x <= 0, or above by no more than rounding errors, within one ulp. Results are at least 2^kLowest. The caller must rule out NaN.
+// 2^x for x <= 0, or above by no more than rounding errors, within one ulp. Results are at least 2^kLowest. The caller
+// must rule out NaN.
 template <class T>
 inline Vec<T> exp2_nonpositive(Vec<T> x) {
   using Types = VecTypes<T>;

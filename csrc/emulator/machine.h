@@ -92,7 +92,7 @@ struct Machine {
   int64_t launches = 0;
   int capability = 80;
   int64_t single_precision_rows = 0;  // see awpf_emulator_single_precision
-  int resident = 6;  // most blocks of a cooperative launch
+  int resident = 6;                   // most blocks of a cooperative launch
   std::string error;
 };
 

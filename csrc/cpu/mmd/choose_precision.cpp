@@ -90,8 +90,8 @@ SumPrecision choose(const Points& points, const PooledRows& rows, const PooledRo
   const int64_t stride = round_up(kSampledRows, kernels<float>().tile_columns);
   Buffer<float> products(height * stride), values(height * stride), slopes(height * stride);
   std::vector<LostPair> lost;  // none in single precision
-  const GramBlock<float> gram = gram_block<float>(packed, packed, depth, {0, kSampledRows, 0, kSampledRows}, 0,
-                                                  products.get(), stride, lost);
+  const GramBlock<float> gram =
+      gram_block<float>(packed, packed, depth, {0, kSampledRows, 0, kSampledRows}, 0, products.get(), stride, lost);
   const Cell cell{0, kSampledRows, 0, kSampledRows};
   std::vector<double> row_sums(kSampledRows, 0.0);
   MixtureArrays<float> arrays(mixture);
@@ -106,8 +106,8 @@ SumPrecision choose(const Points& points, const PooledRows& rows, const PooledRo
   evaluate(values);
 
   const double unscale = 1 / (mixture.scale() * mixture.scale());
-  PrecisionEvidence seen{{double(points.dim), double(depth.block)}, mixture.mean_gamma, centering.mean_square, 0, {}, {},
-                         0, 0, 0};
+  PrecisionEvidence seen{
+      {double(points.dim), double(depth.block)}, mixture.mean_gamma, centering.mean_square, 0, {}, {}, 0, 0, 0};
   seen.smallest_groups = smallest_groups(rows);
   if (columns != nullptr) seen.smallest_groups = std::max(seen.smallest_groups, smallest_groups(*columns));
   CellCounter equal_values(equal_value_cell() / mixture.widest_gamma);
@@ -140,8 +140,7 @@ std::vector<SumPrecision> choose_precisions(const Points& points, const std::vec
   std::vector<SumPrecision> precisions(rows.size(), SumPrecision::fp64);
   if (points.type == ElementType::f64) return precisions;
   for_each_task(int64_t(rows.size()), [&](int64_t p, int64_t) {
-    precisions[p] =
-        choose(points, rows[p], columns.empty() ? nullptr : &columns[p], mixtures[p], centerings[p]);
+    precisions[p] = choose(points, rows[p], columns.empty() ? nullptr : &columns[p], mixtures[p], centerings[p]);
   });
   return precisions;
 }

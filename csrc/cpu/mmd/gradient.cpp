@@ -179,8 +179,8 @@ void run_schedule(const KernelSumCall& call, const std::vector<int64_t>& problem
         return call.symmetric() ? c[g * column_groups + h] + c[h * column_groups + g] : c[g * column_groups + h];
       };
       const bool on_diagonal = call.symmetric() && round[t].row_panel == round[t].column_panel;
-      accumulate_pair(batch.mixtures[task.member], depth, sides.rows(task.member), sides.columns(task.member),
-                      task, on_diagonal, coefficient, scratch[worker], partial.get());
+      accumulate_pair(batch.mixtures[task.member], depth, sides.rows(task.member), sides.columns(task.member), task,
+                      on_diagonal, coefficient, scratch[worker], partial.get());
     });
     if (sums != nullptr) add_partials(call, problems, round, tasks, partial.get(), sums);
   }

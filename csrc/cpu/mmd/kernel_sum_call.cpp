@@ -15,7 +15,8 @@ void leave_outliers_out(KernelSumCall& call) {
   for (int64_t p = 0; p < call.problems(); ++p) {
     const double scale = call.mixtures[p].scale();
     const double limit = call.mixtures[p].lost_distances(call.points.dim).limit;
-    if (call.precisions[p] == SumPrecision::fp64 && call.centerings[p].mean_square * scale * scale > limit) problems.push_back(p);
+    if (call.precisions[p] == SumPrecision::fp64 && call.centerings[p].mean_square * scale * scale > limit)
+      problems.push_back(p);
   }
   for_each_task(int64_t(problems.size()), [&](int64_t t, int64_t, EarlyEnd& end_early) {
     const int64_t p = problems[t];

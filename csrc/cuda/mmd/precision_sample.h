@@ -30,8 +30,7 @@ __device__ __forceinline__ PoolEntry entry_at(const Plan& plan, int64_t p, int64
   const int64_t first = side == 0 ? 0 : rows;
   const RowRef found = plan.row_ref(side, p, position - first);
   return {found.row, first + plan.group_offset(side, p, found.group),
-          plan.group_length(side, p * plan.groups[side] + found.group),
-          found.group + (side == 0 ? 0 : plan.groups[0])};
+          plan.group_length(side, p * plan.groups[side] + found.group), found.group + (side == 0 ? 0 : plan.groups[0])};
 }
 
 // The sum of 1 / length of the two smallest groups of a side; of a single group, that of its own twice. One warp.
@@ -108,7 +107,8 @@ __device__ __forceinline__ SumPrecision sampled_precision(const Plan& plan, int6
     double sum = 0;
     for (int k = lane; k < plan.dim; k += kWarp) {
       const double origin = centre != nullptr ? centre[k] : 0.0;
-      sum += (load_double(plan.z, plan.type, first + k) - origin) * (load_double(plan.z, plan.type, second + k) - origin);
+      sum +=
+          (load_double(plan.z, plan.type, first + k) - origin) * (load_double(plan.z, plan.type, second + k) - origin);
     }
     sum = warp_sum(sum);
     if (lane != 0) continue;

@@ -96,8 +96,8 @@ __device__ __forceinline__ BlockGroup begin(const SmallPlan& given, int block_gr
 
 // Finds the scaling of a problem and packs its rows; with `directly`, which needs neither, only its kernels are put in
 // order. All threads of the block group; another barrier of the group has to follow.
-__device__ __forceinline__ Scaling prepare_problem(const SmallPlan& plan, int64_t p, BlockGroup& blocks,
-                                                   void* shared, bool directly) {
+__device__ __forceinline__ Scaling prepare_problem(const SmallPlan& plan, int64_t p, BlockGroup& blocks, void* shared,
+                                                   bool directly) {
   // The last block of a group is the first to run out of chunks of features.
   if (blocks.rank == blocks.size - 1 && threadIdx.x == 0)
     order_kernels(plan.gamma + p * plan.kernels, plan.kernels, plan.steps + p * plan.kernels, plan.initial_scaling[p]);
