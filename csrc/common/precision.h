@@ -113,14 +113,16 @@ AWPF_HOST_DEVICE inline SumPrecision needed_precision(const PrecisionEvidence& s
 
   const double independent = 2 * share * share;
   const auto shared = [&](double equal) { return 8 * (equal + 0.5) / (all.pairs * all.pairs); };
-  const auto larger = [&](double PairSums::* of) { return fmax(all.*of / all.pairs, local.*of / local.pairs); };
+  const auto larger = [&](double of_all, double of_local) { return fmax(of_all / all.pairs, of_local / local.pairs); };
   const double unlike = 2 * seen.mean_gamma * seen.mean_square;
   const double missed =
       kRoundingSquare * unlike * unlike * (seen.chain.walk() + seen.chain.line()) / local.pairs * independent;
-  const double products = larger(&PairSums::product_errors) * (independent + shared(seen.equal_products));
+  const double products =
+      larger(all.product_errors, local.product_errors) * (independent + shared(seen.equal_products));
   const double limit = allowed * allowed / (kDeviations * kDeviations);
   if (!(products <= limit && missed <= allowed * allowed)) return SumPrecision::fp64;
-  const double values = (larger(&PairSums::exponent_errors) + kValueError * larger(&PairSums::value_squares)) *
+  const double values = (larger(all.exponent_errors, local.exponent_errors) +
+                         kValueError * larger(all.value_squares, local.value_squares)) *
                         (independent + shared(seen.equal_values));
   return products + values <= limit ? SumPrecision::fp32 : SumPrecision::fp32_products;
 }

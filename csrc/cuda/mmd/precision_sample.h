@@ -14,7 +14,8 @@ struct PrecisionSample {
   double square[kSampledRows];
   double product[kSampledPairs];
   int64_t value_cell[kSampledPairs], product_cell[kSampledPairs];
-  double smallest_groups;
+  PrecisionEvidence seen;
+  SumPrecision needed;
   double numbers[kWarp];
 };
 
@@ -58,6 +59,20 @@ __device__ __forceinline__ int64_t cell_of(double value, double cell) {
   return int64_t(floor(fmin(fmax(value / cell, -9e18), 9e18)));
 }
 
+// Stores the sum over all threads of a block.
+__device__ __forceinline__ void add_up(double own, double& total, double* scratch) {
+  const double sum = block_sum(own, scratch);
+  if (threadIdx.x == 0) total = sum;
+}
+
+__device__ __forceinline__ void add_up(const PairSums& own, PairSums& total, double* scratch) {
+  add_up(own.pairs, total.pairs, scratch);
+  add_up(own.values, total.values, scratch);
+  add_up(own.value_squares, total.value_squares, scratch);
+  add_up(own.product_errors, total.product_errors, scratch);
+  add_up(own.exponent_errors, total.exponent_errors, scratch);
+}
+
 // Chooses the precision of a problem whose rows would be multiplied relative to `centre`, or to the origin if that is
 // null, at a mean squared distance of mean_square from it. All threads of a block; all get the answer.
 __device__ __forceinline__ SumPrecision sampled_precision(const Plan& plan, int64_t p, const double* centre,
@@ -91,7 +106,7 @@ __device__ __forceinline__ SumPrecision sampled_precision(const Plan& plan, int6
   if (warp == 0) {
     double share = smallest_groups(plan, 0, p);
     if (!plan.symmetric) share = fmax(share, smallest_groups(plan, 1, p));
-    if (lane == 0) sample.smallest_groups = share;
+    if (lane == 0) sample.seen.smallest_groups = share;
   }
   __syncthreads();
 
@@ -119,12 +134,9 @@ __device__ __forceinline__ SumPrecision sampled_precision(const Plan& plan, int6
   }
   __syncthreads();
 
-  PrecisionEvidence seen{};
   // Tensor cores add up the products of several features at once; how is not documented.
-  seen.chain = {double(plan.dim), double(plan.dim)};
-  seen.mean_gamma = sum_of_gammas / plan.kernels;
-  seen.mean_square = mean_square;
-  seen.smallest_groups = sample.smallest_groups;
+  const ProductChain chain{double(plan.dim), double(plan.dim)};
+  PairSums all, within;
   for (int pair = threadIdx.x; pair < kSampledPairs; pair += blockDim.x) {
     int i = 1;
     while ((i + 1) * i / 2 <= pair) ++i;
@@ -136,32 +148,32 @@ __device__ __forceinline__ SumPrecision sampled_precision(const Plan& plan, int6
       found.value += value / plan.kernels;
       found.slope += 2 * gamma[s] * value / plan.kernels;
     }
-    seen.all.add(found, seen.chain);
-    if (in_pairs && sample.group[i] == sample.group[j]) seen.within.add(found, seen.chain);
+    all.add(found, chain);
+    if (in_pairs && sample.group[i] == sample.group[j]) within.add(found, chain);
     sample.value_cell[pair] = cell_of(distance, equal_value_cell() / widest);
     sample.product_cell[pair] = cell_of(found.product, equal_product_cell(mean_square));
   }
-  __syncthreads();
+  PrecisionEvidence& seen = sample.seen;
+  add_up(all, seen.all, sample.numbers);
+  add_up(within, seen.within, sample.numbers);
+  double equal_values = 0, equal_products = 0;
   for (int pair = threadIdx.x; pair < kSampledPairs; pair += blockDim.x)
     for (int other = 0; other < pair; ++other) {
-      seen.equal_values += sample.value_cell[other] == sample.value_cell[pair];
-      seen.equal_products += sample.product_cell[other] == sample.product_cell[pair];
+      equal_values += sample.value_cell[other] == sample.value_cell[pair];
+      equal_products += sample.product_cell[other] == sample.product_cell[pair];
     }
-  if (threadIdx.x < kSampledRows) seen.sampled_mean_square = sample.square[threadIdx.x] / kSampledRows;
-  const auto add_up = [&](double& number) { number = block_sum(number, sample.numbers); };
-  const auto add_up_pairs = [&](PairSums& sums) {
-    add_up(sums.pairs);
-    add_up(sums.values);
-    add_up(sums.value_squares);
-    add_up(sums.product_errors);
-    add_up(sums.exponent_errors);
-  };
-  add_up_pairs(seen.all);
-  if (in_pairs) add_up_pairs(seen.within);
-  add_up(seen.equal_values);
-  add_up(seen.equal_products);
-  add_up(seen.sampled_mean_square);
-  return needed_precision(seen);
+  add_up(equal_values, seen.equal_values, sample.numbers);
+  add_up(equal_products, seen.equal_products, sample.numbers);
+  const double square = threadIdx.x < kSampledRows ? sample.square[threadIdx.x] : 0.0;
+  add_up(square / kSampledRows, seen.sampled_mean_square, sample.numbers);
+  if (threadIdx.x == 0) {
+    seen.chain = chain;
+    seen.mean_gamma = sum_of_gammas / plan.kernels;
+    seen.mean_square = mean_square;
+    sample.needed = needed_precision(seen);
+  }
+  __syncthreads();
+  return sample.needed;
 }
 
 }  // namespace awpf

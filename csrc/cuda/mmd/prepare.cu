@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(kSumThreads) strip_sums_kernel(PreparationPlan
 
 constexpr int kScalingThreads = 256;  // of many registers each
 
-__global__ void __launch_bounds__(kScalingThreads) scaling_kernel(PreparationPlan plan) {
+__global__ void __launch_bounds__(kScalingThreads, 1) scaling_kernel(PreparationPlan plan) {
   PrecisionSample& sample = *shared_memory<PrecisionSample>();
   double* scratch = sample.numbers;
   if (plan.flags->overfull) return;
