@@ -20,9 +20,10 @@ Outcomes = Mapping[str, Sequence[Outcome]]
 
 _HEAD = ("contender", "time", "time / ours", "extra memory", "error vs fp64", "of floor", "runs")
 _LEGEND = """\
-time: median of interleaved runs. time / ours: median over the runs of both; * marks the best
-baseline. extra memory: peak resident memory in addition to the inputs, in a fresh process. In
-brackets after an error: the fraction of the error bound. of floor: time of the floor / this time.
+time: median of interleaved runs, or the one run that there is. time / ours: median over the runs
+of both; * marks the best baseline. extra memory: peak resident memory in addition to the inputs,
+in a fresh process. In brackets after an error: the fraction of the error bound. of floor: time of
+the floor / this time.
 The floor is the time of torch's own GEMM, in the same run, for the matrix products that cannot be
 avoided (half of a symmetric product). |- marks a part of our own work."""
 
@@ -82,16 +83,21 @@ def as_json(outcomes: Outcomes, device: str | None = None) -> str:
         "machine": {**_build(), "processor": device or processor(), "date": date},
         "kernels": {kernel: [as_data(one) for one in found] for kernel, found in outcomes.items()},
     }
-    return json.dumps(data, indent=1) + "\n"
+    return json.dumps(data, indent=1, allow_nan=False) + "\n"
 
 
 def as_data(outcome: Outcome) -> dict[str, Any]:
     """An outcome as plain values."""
     return {
         "work": outcome.ours.work,
-        "rows": [dataclasses.asdict(row) for row in outcome.rows],
+        "rows": [_without_nan(dataclasses.asdict(row)) for row in outcome.rows],
         "goals": [dataclasses.asdict(verdict) for verdict in outcome.verdicts],
     }
+
+
+def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN, the time of a contender that did not run."""
+    return {**row, "seconds": None if math.isnan(row["seconds"]) else row["seconds"]}
 
 
 def machine() -> str:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from awpf_ext.ops._arguments import (
+    accepts_numpy,
+    check_alike,
     check_labels,
     check_points,
     check_values,
@@ -69,7 +71,7 @@ class BalanceFactor:
 
     def __init__(self, scale: float = 1.0, normalisation: Normalisation = "running_max") -> None:
         if not is_number(scale) or not 0 <= scale < math.inf:
-            raise ValueError(f"scale is {shown(scale)}; expected 0 or more")
+            raise ValueError(f"scale is {shown(scale)}; expected a finite number of 0 or more")
         if normalisation not in NORMALISATIONS:
             raise ValueError(
                 f"normalisation is {normalisation!r}; expected one of {', '.join(NORMALISATIONS)}"
@@ -79,6 +81,7 @@ class BalanceFactor:
         self._largest_mmd2 = 0.0
         self._largest_j = 0.0
 
+    @accepts_numpy
     def __call__(
         self, old_x: Tensor, old_labels: Tensor, new_x: Tensor, new_labels: Tensor
     ) -> Balance:
@@ -93,12 +96,10 @@ class BalanceFactor:
         Returns:
             What was measured, the balance factor tau, and the weight of the new side.
         """
-        for name, labels, x in (
-            ("old_labels", old_labels, old_x),
-            ("new_labels", new_labels, new_x),
-        ):
-            check_values("x", check_points("BalanceFactor", "x", x))
-            check_labels(name, labels, x)
+        for side, x, labels in (("old", old_x, old_labels), ("new", new_x, new_labels)):
+            check_values(f"{side}_x", check_points("BalanceFactor", f"{side}_x", x))
+            check_labels(f"{side}_labels", labels, x)
+        check_alike(old_x=old_x, new_x=new_x)
         mmd2 = max(float(mmd(old_x, new_x)), 0.0)
         j = _smaller_separability((old_x, old_labels), (new_x, new_labels))
         self._largest_mmd2 = max(self._largest_mmd2, mmd2)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -192,12 +193,16 @@ def _check_parameters(
             )
     elif weight is not None and not _is_share(weight):
         raise ValueError(f"weight is {shown(weight)}; expected 0 to 1, the share of the new side")
-    if rank is not None and (not isinstance(rank, int) or isinstance(rank, bool) or rank < 1):
+    if rank is not None and (not _is_integer(rank) or rank < 1):
         raise ValueError(
             f"rank is {shown(rank)}; expected a positive integer, or None for full rank"
         )
     if bias is not None and not _is_share(bias):
         raise ValueError(f"bias is {shown(bias)}; expected 0 to 1")
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def _is_share(value: object) -> bool:

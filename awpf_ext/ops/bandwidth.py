@@ -89,7 +89,10 @@ def compute_gamma(
         sigmas = _positive("bandwidth", bandwidth)
         variances = [(sigma * sigma) * factor for sigma in sigmas for factor in factors]
         if not all(0 < variance < math.inf for variance in variances):
-            raise ValueError("bandwidth: every bandwidth must be a positive, finite number")
+            raise ValueError(
+                "bandwidth^2 times scale must be within the range of float64, got bandwidth "
+                f"{shown(bandwidth)} and scales {shown(scales)}"
+            )
         return repeated_constant(
             tuple(0.5 / variance for variance in variances), problems, z.device
         )
@@ -113,22 +116,27 @@ def _positive(name: str, value: Any) -> tuple[float, ...]:
         value = value.tolist()
     try:
         several = isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray))
-        numbers = tuple(_as_float(item) for item in (value if several else [value]))
+        items = value if several else [value]
+        numbers = tuple(_as_float(item) for item in items)
     except (TypeError, ValueError):
         raise TypeError(
             f"{name} must be a number or a sequence of numbers, got {shown(value)}"
         ) from None
     if not numbers:
         raise ValueError(f"{name} must hold at least one number, got none")
-    for number in numbers:
+    for item, number in zip(items, numbers, strict=True):
         if not 0 < number < math.inf:
-            raise ValueError(f"{name} must be positive and finite, got {number}")
+            raise ValueError(f"{name} must be positive and finite, got {shown(item)}")
     return numbers
 
 
 def _as_float(value: Any) -> float:
     if isinstance(value, (bool, str, bytes, np.bool_)):
         raise TypeError  # float() takes them
+    if isinstance(value, (Tensor, np.ndarray)):
+        value = torch.as_tensor(value)
+        if value.requires_grad or value.is_meta or value.dtype == torch.bool:
+            raise TypeError
     try:
         return float(value)
     except OverflowError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any, Generic
 
@@ -17,9 +18,9 @@ from awpf_ext.ops._arguments import (
     as_tensor,
     check_alike,
     check_dense,
+    check_integer,
     check_values,
     shape_of,
-    shown,
 )
 from awpf_ext.ops._autograd import ReverseMode, apply, run
 from awpf_ext.ops._types import TensorOrArray
@@ -256,8 +257,7 @@ def truncate(
         >>> awpf_ext.truncate(u, s, v, rank=2).s
         tensor([3., 2.])
     """
-    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-        raise ValueError(f"rank must be an integer of at least 1, got {shown(rank)}")
+    rank = check_integer("rank", rank, sys.maxsize)
     terms: _Terms = _terms("truncate", u, s, v, weights)
     check_values("u", terms.u)
     dtype = torch.float64 if terms.u.dtype == torch.float64 else torch.float32

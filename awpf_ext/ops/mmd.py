@@ -78,37 +78,49 @@ def mmd(
         if x_offsets is not None or y_offsets is not None:
             raise ValueError("x_offsets and y_offsets cannot be given together with group")
         return _sharded_mmd(x, y, bandwidth, scales, estimator, group)  # type: ignore[return-value]
-    if x_offsets is y_offsets is None and not may_be_differentiated(x, y, bandwidth):
+    offsets = (x_offsets, y_offsets)
+    if offsets == (None, None) and not may_be_differentiated(x, y, bandwidth):
         values = _by_blocks(x, y, bandwidth, scales, estimator)
         if values is not None:
             return values  # type: ignore[return-value]
-    samples = pool("mmd", x, y, x_offsets, y_offsets, validate)
+    return _at_once(x, y, bandwidth, scales, estimator, offsets, validate)  # type: ignore[return-value]
+
+
+def _at_once(
+    x: Any,
+    y: Any,
+    bandwidth: Bandwidth,
+    scales: Scales,
+    estimator: Estimator,
+    offsets: tuple[Offsets | None, Offsets | None] = (None, None),
+    validate: bool = False,
+) -> Tensor:
+    samples = pool("mmd", x, y, *offsets, validate)
     check_unbiased(estimator, samples.smallest)
     gamma = compute_gamma(bandwidth, scales, samples.z, samples.rows, samples.shape, validate)
     weights = weights_for(samples, estimator)
     value = weighted_rbf_sums(
         samples.z, samples.rows, gamma, weights.square, weights.constant, samples.problem_ids
     )
-    return value.reshape(samples.shape)  # type: ignore[return-value]
+    return value.reshape(samples.shape)
 
 
 def _by_blocks(
     x: Any, y: Any, bandwidth: Bandwidth, scales: Scales, estimator: Estimator
 ) -> Tensor | None:
-    """The values of a large batch on the CPU, or None where there is only one block of problems.
-
-    None also for wrong arguments, so that the error speaks of the whole batch.
-    """
+    """The values of a large batch on the CPU, or None where there is only one block of problems."""
     if isinstance(bandwidth, Tensor):  # may differ from problem to problem
         return None
     blocks = blocks_of_problems(x, y)
     if len(blocks) < 2:
         return None
-    options: dict[str, Any] = {"bandwidth": bandwidth, "scales": scales, "estimator": estimator}
+    options = (bandwidth, scales, estimator)
     try:
-        return torch.cat([mmd(*block, **options) for block in blocks])
-    except (TypeError, ValueError, RuntimeError):
-        return None
+        return torch.cat([_at_once(*block, *options) for block in blocks])
+    except (TypeError, ValueError, RuntimeError) as error:
+        if type(error) in (TypeError, ValueError, RuntimeError):
+            _at_once(x, y, *options)  # if it is of the arguments, say it of the whole batch
+        raise  # else a signal's handler may have raised it
 
 
 def _sharded_mmd(

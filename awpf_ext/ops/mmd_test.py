@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Generic
 
+import numpy as np
 from torch import Tensor
 from typing_extensions import NamedTuple
 
@@ -83,12 +84,12 @@ def mmd_test(
     """
     check_choice("estimator", estimator, ESTIMATORS)
     permutations = check_integer("permutations", permutations, MOST_PERMUTATIONS)
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+    if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or not 0 <= seed < 2**63:
         raise ValueError(f"seed must be an integer from 0 to 2^63 - 1, got {shown(seed)}")
     samples = pool("mmd_test", x, y, x_offsets, y_offsets, validate)
     check_unbiased(estimator, samples.smallest)
     gamma = compute_gamma(bandwidth, scales, samples.z, samples.rows, samples.shape, validate)
-    sums = rbf_permutation_sums(samples.z, samples.rows, gamma, permutations, seed)
+    sums = rbf_permutation_sums(samples.z, samples.rows, gamma, permutations, int(seed))
     sizes = samples.sizes().unsqueeze(1)
     values = estimator_weights(sizes, estimator).value(sums[..., 0], sums[..., 1], sums[..., 2])
     means = sums[:, :1, 0] / sizes[..., 0] ** 2 + sums[:, :1, 2] / sizes[..., 1] ** 2

@@ -40,6 +40,11 @@ def test_measures_are_those_of_the_operations():
     assert balance.weight == pytest.approx(balance.tau)
 
 
+def test_numpy():
+    given = sides(0.5)
+    assert BalanceFactor()(*(side.numpy() for side in given)) == BalanceFactor()(*given)
+
+
 def test_a_side_of_one_class_has_no_separability():
     old, old_labels, new, new_labels = sides(0.5)
     one = BalanceFactor()(old, old_labels, new[:10], new_labels[:10])
@@ -93,7 +98,7 @@ def test_state_carries_the_maxima():
 
 
 def test_bad_settings():
-    with pytest.raises(ValueError, match="scale is -1; expected 0 or more"):
+    with pytest.raises(ValueError, match="scale is -1; expected a finite number of 0 or more"):
         BalanceFactor(scale=-1)
     with pytest.raises(ValueError, match="normalisation is 'max'; expected one of running_max"):
         BalanceFactor(normalisation="max")  # type: ignore[arg-type]

@@ -151,7 +151,7 @@ CASES = {
     "a bandwidth that no float can hold": (
         lambda: mmd(X, Y, bandwidth=10**400),
         ValueError,
-        r"bandwidth must be positive and finite, got inf",
+        r"bandwidth must be positive and finite, got 1000000.*\.\.\.",
     ),
     "a negative bandwidth tensor": (
         lambda: mmd(X, Y, bandwidth=torch.tensor(-1.0)),

@@ -247,11 +247,11 @@ CASES = {
     "rank zero": (
         lambda: truncate(U, S, V, 0),
         ValueError,
-        r"rank must be an integer of at least 1, got 0",
+        r"rank must be at least 1, got 0",
     ),
     "a fractional rank": (
         lambda: truncate(U, S, V, 1.0),
-        ValueError,
+        TypeError,
         r"rank must be an integer.*1.0",
     ),
     "NaN to truncate": (lambda: truncate(U * math.nan, S, V, 2), ValueError, r"NaN or an infinity"),

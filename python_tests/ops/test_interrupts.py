@@ -135,6 +135,20 @@ def test_what_a_handler_raises_comes_out_as_it_is():
         again_and_again(lambda: value.backward(retain_graph=True))
 
 
+@pytest.mark.parametrize("kind", [TypeError, ValueError, RuntimeError])
+def test_what_a_handler_raises_in_a_large_batch_is_not_taken_for_an_error_of_it(kind):
+    class EnoughError(kind):  # type: ignore[misc, valid-type]
+        pass
+
+    x = torch.randn(200, 64, 512)
+
+    def give_up(*_):
+        raise EnoughError
+
+    with pytest.raises(EnoughError), alarms(give_up):
+        again_and_again(lambda: awpf_ext.mmd(x, x, bandwidth=1.0))
+
+
 def test_calls_of_other_threads_go_on():
     expected, found = long_call(), []
     other = threading.Thread(target=lambda: found.append(long_call()))

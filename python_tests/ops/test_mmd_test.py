@@ -201,6 +201,8 @@ def test_numpy_and_inputs_that_require_a_gradient():
     assert isinstance(found.null, np.ndarray)
     assert np.array_equal(found.null, expected.null.numpy())
     assert float(found.p_value) == float(expected.p_value)
+    seeded = awpf_ext.mmd_test(x, y, permutations=np.int64(9), seed=np.int64(0))
+    assert torch.equal(seeded.null, expected.null)
     tracked = awpf_ext.mmd_test(x.clone().requires_grad_(), y, permutations=9)
     assert not tracked.statistic.requires_grad
     assert torch.equal(tracked.null, expected.null)
