@@ -36,8 +36,20 @@ AWPF_HOST_DEVICE inline bool may_be_in_float(int64_t rows, double mean_square, d
   return rows >= 48 && narrowest_gamma * mean_square * static_cast<double>(rows) <= 0x1p24;
 }
 
+constexpr double kRounding = 0x1p-24, kContract = 1e-9;
+// Three standard deviations of what is seen stay within the contract, and one of what the sample may have missed:
+// duplicates that are as frequent as one of its pairs.
+constexpr double kDeviations = 3;
+
 // The square of a rounding error, on average, in units of 2^-24 of what is rounded.
 constexpr double kRoundingSquare = 0.16;
+
+// One pair of the sample.
+struct SampledPair {
+  double product, square, other_square;  // inner product and squared norms, relative to the centre
+  double value;                          // mean_s k_s
+  double slope;                          // mean_s 2 gamma_s k_s: the derivative by the inner product
+};
 
 // How an inner product is added up: in equal chains of so many terms each. The partial sums of a chain are a random
 // walk of the length of the norms plus a straight line to the product; these are the sums of their squares over all
@@ -47,13 +59,10 @@ struct ProductChain {
 
   AWPF_HOST_DEVICE double walk() const { return 0.5 * length / dim; }
   AWPF_HOST_DEVICE double line() const { return length / dim * length / 3 + dim / length / 3; }
-};
-
-// One pair of the sample.
-struct SampledPair {
-  double product, square, other_square;  // inner product and squared norms, relative to the centre
-  double value;                          // mean_s k_s
-  double slope;                          // mean_s 2 gamma_s k_s: the derivative by the inner product
+  // The square of the error of a product, in units of 2^-24.
+  AWPF_HOST_DEVICE double error(const SampledPair& pair) const {
+    return kRoundingSquare * (walk() * pair.square * pair.other_square + line() * pair.product * pair.product);
+  }
 };
 
 // Sums over pairs of the sample.
@@ -64,16 +73,14 @@ struct PairSums {
   double exponent_errors = 0;  // the same of the distances that follow from them in single precision
 
   AWPF_HOST_DEVICE void add(const SampledPair& pair, const ProductChain& chain) {
-    const double slope = kRoundingSquare * pair.slope * pair.slope;
-    const double walk = chain.walk() * pair.square * pair.other_square;
-    const double line = chain.line() * pair.product * pair.product;
+    const double slope = pair.slope * pair.slope;
     const double half_distance = 0.5 * (pair.square + pair.other_square) - pair.product;
     const double difference = pair.product - 0.5 * pair.square;
     pairs += 1;
     values += pair.value;
     value_squares += pair.value * pair.value;
-    product_errors += slope * (walk + line);
-    exponent_errors += slope * (difference * difference + half_distance * half_distance);
+    product_errors += slope * chain.error(pair);
+    exponent_errors += slope * kRoundingSquare * (difference * difference + half_distance * half_distance);
   }
 };
 
@@ -83,27 +90,34 @@ struct PrecisionEvidence {
   double mean_gamma, mean_square;  // the latter of all rows, relative to the centre
   double smallest_groups;          // 1 / n + 1 / m of the two smallest groups
   PairSums all;                    // pairs of the sample
-  PairSums within;                 // those within one group; of more than two groups, else unused
   double sampled_mean_square;
   double equal_values, equal_products;  // pairs of pairs in the sample that round alike
 };
+
+// Pairs that are looked at within each group, besides the sample: a small group, or one of the very same rows, hardly
+// shows in a sample of the pool, though its own sum counts as much as that of any other. Of very many groups, a part.
+constexpr int kMostSampledGroups = 512;
+AWPF_HOST_DEVICE inline int pairs_in_group(int64_t groups) { return groups < 16 ? int(16 / groups) : 1; }
+
+// Whether the products of a group of so many rows may be in single precision, by some of its pairs.
+AWPF_HOST_DEVICE inline bool group_may_be_in_float(const PairSums& within, int64_t rows) {
+  if (!(within.pairs > 0)) return true;
+  const double share = 1 / static_cast<double>(rows), mean = within.values / within.pairs;
+  const double allowed = kContract * (mean + share * (1 - mean)) / kRounding;
+  return kDeviations * kDeviations * 2 * share * share * within.product_errors / within.pairs <= allowed * allowed;
+}
 
 // Two kernel values or products in the same cell of these sizes round alike.
 AWPF_HOST_DEVICE inline double equal_value_cell() { return 0x1p-26; }
 AWPF_HOST_DEVICE inline double equal_product_cell(double mean_square) { return 0x1p-22 * mean_square; }
 
 AWPF_HOST_DEVICE inline SumPrecision needed_precision(const PrecisionEvidence& seen) {
-  constexpr double kRounding = 0x1p-24, kContract = 1e-9;
   // Of a kernel value, squared: kernels that are squares of others have up to four times the error of the first.
   constexpr double kValueError = 1.2;
-  // Three standard deviations of what the sample shows stay within the contract, and one of what it may have missed:
-  // duplicates that are as frequent as one pair of the sample.
-  constexpr double kDeviations = 3;
   const PairSums& all = seen.all;
-  const PairSums& local = seen.within.pairs > 0 ? seen.within : all;
   if (!(all.pairs > 0) || !(seen.mean_square < 1e300)) return SumPrecision::fp64;
   const double share = seen.smallest_groups;
-  const double mean = local.values / local.pairs;
+  const double mean = all.values / all.pairs;
   const double allowed = kContract * (2 * mean + share * (1 - mean)) / kRounding;
 
   // A cluster that the sample has missed, or an outlier, shows in the mean square. The error of its products is shared
@@ -113,16 +127,13 @@ AWPF_HOST_DEVICE inline SumPrecision needed_precision(const PrecisionEvidence& s
 
   const double independent = 2 * share * share;
   const auto shared = [&](double equal) { return 8 * (equal + 0.5) / (all.pairs * all.pairs); };
-  const auto larger = [&](double of_all, double of_local) { return fmax(of_all / all.pairs, of_local / local.pairs); };
   const double unlike = 2 * seen.mean_gamma * seen.mean_square;
   const double missed =
-      kRoundingSquare * unlike * unlike * (seen.chain.walk() + seen.chain.line()) / local.pairs * independent;
-  const double products =
-      larger(all.product_errors, local.product_errors) * (independent + shared(seen.equal_products));
+      kRoundingSquare * unlike * unlike * (seen.chain.walk() + seen.chain.line()) / all.pairs * independent;
+  const double products = all.product_errors / all.pairs * (independent + shared(seen.equal_products));
   const double limit = allowed * allowed / (kDeviations * kDeviations);
   if (!(products <= limit && missed <= allowed * allowed)) return SumPrecision::fp64;
-  const double values = (larger(all.exponent_errors, local.exponent_errors) +
-                         kValueError * larger(all.value_squares, local.value_squares)) *
+  const double values = (all.exponent_errors / all.pairs + kValueError * all.value_squares / all.pairs) *
                         (independent + shared(seen.equal_values));
   return products + values <= limit ? SumPrecision::fp32 : SumPrecision::fp32_products;
 }

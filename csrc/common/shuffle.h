@@ -20,7 +20,7 @@ AWPF_HOST_DEVICE inline uint64_t splitmix64(uint64_t x) {
   return x ^ (x >> 31);
 }
 
-// The key of permutation number `counter` of `seed`, for n elements (n < 2^31).
+// The key of permutation number `counter` of `seed`, for n elements (n < 2^32).
 AWPF_HOST_DEVICE inline ShuffleKey shuffle_key(uint64_t seed, uint64_t counter, uint64_t n) {
   uint32_t bits = 8;  // with fewer bits a Feistel network has too few permutations
   while ((uint64_t(1) << bits) < n) ++bits;

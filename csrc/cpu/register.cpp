@@ -51,12 +51,13 @@ STABLE_TORCH_LIBRARY_IMPL(awpf, CPU, m) {
 
 // For build_info(): the instruction set in use, or a message that begins with "awpf_ext: " and says why there is none.
 extern "C" __attribute__((visibility("default"))) const char* awpf_instruction_set() {
-  static std::string answer;
-  try {
-    answer = awpf::kernel_table().name;
-  } catch (const std::exception& error) {
-    answer = error.what();
-  }
+  static const std::string answer = []() -> std::string {
+    try {
+      return awpf::kernel_table().name;
+    } catch (const std::exception& error) {
+      return error.what();
+    }
+  }();
   return answer.c_str();
 }
 

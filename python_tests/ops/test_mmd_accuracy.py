@@ -75,6 +75,11 @@ def separate_duplicates(n, d):
     return torch.randn(3, d)[torch.arange(n) * 3 // n]
 
 
+def equal_features(n, d):
+    """Every step of an inner product adds the same number, and is rounded the same way."""
+    return torch.rand(n, 1).expand(n, d).contiguous()
+
+
 def pairs_of_near_duplicates(n, d):
     """Nearly every row of x has its like in y, so that the MMD nearly vanishes."""
     half = torch.randn((n + 1) // 2, d)
@@ -94,6 +99,7 @@ DATA = (
     ten_far_clusters,
     unit_vectors,
     separate_duplicates,
+    equal_features,
     pairs_of_near_duplicates,
 )
 
@@ -175,6 +181,32 @@ def test_single_precision_of_the_other_ways_to_the_same_sums(make, block_sums):
 )
 def test_half_precision_on_the_rounded_input(make, dtype):
     worst = max(max(ratios(make(n + m, d).to(dtype), n)) for n, m, d in SIZES[2:5])
+    assert worst[0] <= 1, worst
+
+
+@pytest.mark.parametrize(
+    ("groups", "each", "far", "spread"), [(40, 200, 8, 1e-3), (20, 300, 4, 3e-2)]
+)
+def test_two_collapsed_groups_among_many(groups, each, far, spread):
+    """They hardly show in a sample of the pool."""
+    z = torch.randn(groups, each, 128)
+    z[[3, 7]] = (far**0.5 * torch.randn(128)) + spread * torch.randn(2, each, 128)
+    ends = each * torch.arange(groups + 1)
+    rows = torch.stack([ends[:-1], ends[1:]], -1).unsqueeze(0)
+    gamma = torch.tensor([[1 / (2 * 128 * 4)]], dtype=torch.float64)
+    found, exact = (sums_alone(points.view(-1, 128), rows, gamma) for points in (z, z.double()))
+    pair = [3, 7]
+    values, wanted = ((s[pair][:, pair] / each**2) for s in (found, exact))
+    error = abs(
+        float((values - wanted)[0, 0] + (values - wanted)[1, 1] - 2 * (values - wanted)[0, 1])
+    )
+    bound = 1e-9 * float(wanted[0, 0] + wanted[1, 1])
+    assert error <= bound
+
+
+def test_far_duplicates_in_a_small_sample():
+    x, y = torch.randn(3000, 64), (48**0.5 * torch.randn(1, 64)).repeat(40, 1)
+    worst = max(ratios(torch.cat([x, y]), 3000))
     assert worst[0] <= 1, worst
 
 

@@ -73,6 +73,17 @@ def test_large_gradients_equal_autograd_in_float64(shape, dtype, tolerance, esti
         assert (got.double() - want).abs().max() <= tolerance * want.abs().max()
 
 
+@pytest.mark.parametrize("scale", [1e-15, 1e17, 1e23])
+def test_gradients_of_points_of_any_size(scale):
+    x, y = torch.randn(500, 16) * scale, (torch.randn(500, 16) + 0.5) * scale
+    found = gradients(lambda a, b: awpf_ext.mmd(a, b, bandwidth=4 * scale), x, y)
+    expected = gradients(
+        lambda a, b: awpf_ext.mmd(a, b, bandwidth=4 * scale), x.double(), y.double()
+    )
+    for got, want in zip(found, expected, strict=True):
+        assert (got.double() - want).abs().max() <= 4e-6 * want.abs().max()
+
+
 def by_hand(x, y, gammas, estimator):
     sizes = [len(x), len(y)]
     weights = mmd_weights(*sizes, estimator)

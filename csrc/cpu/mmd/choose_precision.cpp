@@ -10,19 +10,79 @@
 namespace awpf {
 namespace {
 
-// The row of z at a position of the pool, which counts the rows and then the columns, and its group.
-struct PoolEntry {
-  int64_t row, group, group_begin, group_length;
-};
-
-PoolEntry entry_at(const PooledRows& rows, const PooledRows* columns, int64_t position) {
+// The row of z at a position of the pool, which counts the rows and then the columns.
+int64_t row_at(const PooledRows& rows, const PooledRows* columns, int64_t position) {
   const bool behind = position >= rows.size;
   const PooledRows& side = behind ? *columns : rows;
   const int64_t within = behind ? position - rows.size : position;
-  const int64_t index = side.group_at(within);
-  const Group& group = side.groups[index];
-  const int64_t first = behind ? rows.size : 0, groups = int64_t(rows.groups.size());
-  return {group.first_row + within - group.begin, behind ? groups + index : index, first + group.begin, group.length};
+  const Group& group = side.groups[side.group_at(within)];
+  return group.first_row + within - group.begin;
+}
+
+// A few pairs of centred rows, and how the errors of their products compare with what is expected of them.
+class GroupPairs {
+ public:
+  GroupPairs(const Points& points, const KernelMixture& mixture, const Centering& centering, const ProductChain& chain)
+      : points_(points), mixture_(mixture), centering_(centering), chain_(chain), rows_(2 * points.dim) {}
+
+  void add(PairSums& sums, int64_t first, int64_t second) {
+    const int64_t dim = points_.dim;
+    double half_norm[2];
+    for (int side = 0; side < 2; ++side)
+      kernels<float>().centre_rows(rows_.get() + side * dim, dim, points_.row(side == 0 ? first : second), points_.type,
+                                   dim, 1, dim, centering_.centre.data(), 1.0, half_norm + side);
+    const float *a = rows_.get(), *b = a + dim;
+    const int64_t length = int64_t(chain_.length);
+    double product = 0, rounded = 0;
+    for (int64_t k = 0; k < dim; k += length) {
+      float sum = 0;
+      for (int64_t i = k; i < std::min(k + length, dim); ++i) {
+        sum += a[i] * b[i];
+        product += double(a[i]) * double(b[i]);
+      }
+      rounded += double(sum);
+    }
+    SampledPair pair{product, 2 * half_norm[0], 2 * half_norm[1], 0, 0};
+    const double distance = std::max(0.0, pair.square + pair.other_square - 2 * product);
+    for (const KernelStep& step : mixture_.steps) {
+      const double gamma = mixture_.widest_gamma * step.rate, value = std::exp(-gamma * distance);
+      pair.value += value / mixture_.count();
+      pair.slope += 2 * gamma * value / mixture_.count();
+    }
+    sums.add(pair, chain_);
+    found_ += (rounded - product) * (rounded - product);
+    expected_ += kRounding * kRounding * chain_.error(pair);
+  }
+
+  // Whether errors are larger than those of independent roundings, as where all features of a row are the same number.
+  bool round_alike() const { return found_ > 8 * expected_; }
+
+ private:
+  const Points& points_;
+  const KernelMixture& mixture_;
+  const Centering& centering_;
+  const ProductChain& chain_;
+  Buffer<float> rows_;
+  double found_ = 0, expected_ = 0;
+};
+
+// Whether pairs within the groups speak against products in single precision.
+bool groups_need_double(const PooledRows& rows, const PooledRows* columns, GroupPairs& pairs) {
+  const int64_t row_groups = int64_t(rows.groups.size());
+  const int64_t groups = row_groups + (columns != nullptr ? int64_t(columns->groups.size()) : 0);
+  const int64_t looked_at = std::min<int64_t>(groups, kMostSampledGroups);
+  for (int64_t k = 0; k < looked_at; ++k) {
+    const int64_t g = k * groups / looked_at;
+    const Group& group = g < row_groups ? rows.groups[g] : columns->groups[g - row_groups];
+    if (group.length < 2) continue;
+    PairSums within;
+    for (int number = 0; number < pairs_in_group(groups); ++number) {
+      const RowPair pair = sampled_pair(g, number, group.length);
+      pairs.add(within, group.first_row + pair.first, group.first_row + pair.second);
+    }
+    if (!group_may_be_in_float(within, group.length)) return true;
+  }
+  return pairs.round_alike();
 }
 
 // Counts the pairs of numbers that lie in the same cell of a grid.
@@ -65,23 +125,18 @@ SumPrecision choose(const Points& points, const PooledRows& rows, const PooledRo
   const int64_t pool = rows.size + (columns != nullptr ? columns->size : 0);
   const double narrowest_gamma = mixture.widest_gamma * mixture.steps.back().rate;
   if (!may_be_in_float(pool, centering.mean_square, narrowest_gamma)) return SumPrecision::fp64;
-  const int64_t groups = int64_t(rows.groups.size() + (columns != nullptr ? columns->groups.size() : 0));
+  const DepthBlocks depth = depth_blocks<float>(points.dim);
+  const ProductChain chain{double(points.dim), double(std::min(points.dim, depth.block))};
+  GroupPairs pairs(points, mixture, centering, chain);
+  if (groups_need_double(rows, columns, pairs)) return SumPrecision::fp64;
 
   // The sample as a pool of its own, each of its rows a group.
   PooledRows sample;
-  std::array<int64_t, kSampledRows> group_of;
   const ShuffleKey key = sample_key(uint64_t(pool));
-  for (int64_t k = 0; k < kSampledRows; ++k) {
-    const uint32_t position = sampled_position(int(k), uint32_t(pool), groups > 2, key);
-    PoolEntry entry = entry_at(rows, columns, position);
-    if (groups > 2 && k % 2 == 1)
-      entry.row = entry_at(rows, columns, partner_in_group(position, entry.group_begin, entry.group_length)).row;
-    sample.groups.push_back({entry.row, k, 1});
-    group_of[k] = entry.group;
-  }
+  for (int64_t k = 0; k < kSampledRows; ++k)
+    sample.groups.push_back({row_at(rows, columns, sampled_position(int(k), uint32_t(pool), key)), k, 1});
   sample.size = kSampledRows;
 
-  const DepthBlocks depth = depth_blocks<float>(points.dim);
   PackedRows<float> packed;
   packed.allocate({points, &sample, mixture.scale(), mixture.lost_distances(points.dim)}, depth);
   Buffer<float> scratch(kSampledRows * points.dim);
@@ -106,8 +161,7 @@ SumPrecision choose(const Points& points, const PooledRows& rows, const PooledRo
   evaluate(values);
 
   const double unscale = 1 / (mixture.scale() * mixture.scale());
-  PrecisionEvidence seen{
-      {double(points.dim), double(depth.block)}, mixture.mean_gamma, centering.mean_square, 0, {}, {}, 0, 0, 0};
+  PrecisionEvidence seen{chain, mixture.mean_gamma, centering.mean_square, 0, {}, 0, 0, 0};
   seen.smallest_groups = smallest_groups(rows);
   if (columns != nullptr) seen.smallest_groups = std::max(seen.smallest_groups, smallest_groups(*columns));
   CellCounter equal_values(equal_value_cell() / mixture.widest_gamma);
@@ -119,9 +173,8 @@ SumPrecision choose(const Points& points, const PooledRows& rows, const PooledRo
       const double other = 2 * unscale * (double(gram.row_norm[j]) + double(gram.row_norm_rest[j]));
       const int64_t at = i * stride + j;
       const double product = unscale * double(products[at]);
-      const SampledPair pair{product, square, other, double(values[at]), double(slopes[at])};
-      seen.all.add(pair, seen.chain);
-      if (groups > 2 && group_of[i] == group_of[j]) seen.within.add(pair, seen.chain);
+      const double slope = 2 * mixture.mean_gamma * double(slopes[at]);
+      seen.all.add({product, square, other, double(values[at]), slope}, chain);
       equal_values.add(square + other - 2 * product);
       equal_products.add(product);
     }

@@ -195,7 +195,8 @@ void store_gradient(const KernelSumCall& call, const std::vector<PanelTask<T>>& 
     const int64_t begin = side.begin(panels[t].panel), end = side.end(panels[t].panel);
     T* centred = rows + worker * panel_size<T>() * dim;
     centred_rows(call, side, begin, end, centred);
-    const double unscale = 1.0 / call.mixtures[side.problem].scale();
+    const KernelMixture& mixture = call.mixtures[side.problem];
+    const double unscale = 2 * mixture.mean_gamma / mixture.scale();
     std::vector<double> values(dim);
     side.pooled->for_runs(begin, end, [&](int64_t first, int64_t position, int64_t count) {
       for (int64_t r = 0; r < count; ++r) {

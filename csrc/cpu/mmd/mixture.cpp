@@ -19,7 +19,7 @@ KernelMixture read_mixture(const double* gamma, int64_t count) {
   const double sum = sort_exponents(gamma, int(count), mixture.steps.data());
   mixture.widest_gamma = mixture.steps.front().rate;
   mixture.mean_gamma = sum / double(count);
-  AWPF_CHECK(fill_kernel_steps(mixture.steps.data(), int(count), 0.5 * double(count)),
+  AWPF_CHECK(fill_kernel_steps(mixture.steps.data(), int(count), sum),
              "bandwidth: every bandwidth must be a positive, finite number");
   return mixture;
 }

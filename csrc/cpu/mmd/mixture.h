@@ -9,8 +9,9 @@
 
 namespace awpf {
 
-// The widest kernel comes first. The weight of a kernel is 2 gamma_s / count, so that the weighted sum of the kernels
-// is the derivative of their mean with respect to -|z_i - z_j|^2 / 2.
+// The widest kernel comes first. The weight of a kernel is its part of the sum of all gamma_s, so that 2 mean_gamma
+// times the weighted sum is the derivative of the mean of the kernels with respect to -|z_i - z_j|^2 / 2: gamma itself
+// may be too small for single precision.
 struct KernelMixture {
   std::vector<KernelStep> steps;
   double widest_gamma, mean_gamma;

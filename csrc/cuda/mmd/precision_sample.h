@@ -10,28 +10,19 @@ namespace awpf {
 // Shared memory for one problem at a time.
 struct PrecisionSample {
   int64_t row[kSampledRows];  // of z
-  int32_t group[kSampledRows];
   double square[kSampledRows];
   double product[kSampledPairs];
   int64_t value_cell[kSampledPairs], product_cell[kSampledPairs];
   PrecisionEvidence seen;
   SumPrecision needed;
+  int32_t groups_need_double;
   double numbers[kWarp];
 };
 
-// The row of z at a position of the pool, which counts the rows and then the columns, and its group.
-struct PoolEntry {
-  int64_t row, group_begin, group_length;
-  int group;
-};
-
-__device__ __forceinline__ PoolEntry entry_at(const Plan& plan, int64_t p, int64_t position) {
+// The row of z at a position of the pool, which counts the rows and then the columns.
+__device__ __forceinline__ int64_t row_at(const Plan& plan, int64_t p, int64_t position) {
   const int64_t rows = plan.size(0, p);
-  const int side = position < rows ? 0 : 1;
-  const int64_t first = side == 0 ? 0 : rows;
-  const RowRef found = plan.row_ref(side, p, position - first);
-  return {found.row, first + plan.group_offset(side, p, found.group),
-          plan.group_length(side, p * plan.groups[side] + found.group), found.group + (side == 0 ? 0 : plan.groups[0])};
+  return position < rows ? plan.row_ref(0, p, position).row : plan.row_ref(1, p, position - rows).row;
 }
 
 // The sum of 1 / length of the two smallest groups of a side; of a single group, that of its own twice. One warp.
@@ -57,6 +48,47 @@ __device__ __forceinline__ double smallest_groups(const Plan& plan, int side, in
 
 __device__ __forceinline__ int64_t cell_of(double value, double cell) {
   return int64_t(floor(fmin(fmax(value / cell, -9e18), 9e18)));
+}
+
+// The inner product of two rows relative to the centre, or to the origin if that is null. One warp.
+__device__ __forceinline__ double centred_product(const Plan& plan, const double* centre, int64_t row, int64_t other) {
+  double sum = 0;
+  for (int k = threadIdx.x % kWarp; k < plan.dim; k += kWarp) {
+    const double origin = centre != nullptr ? centre[k] : 0.0;
+    sum += (load_double(plan.z, plan.type, row * plan.dim + k) - origin) *
+           (load_double(plan.z, plan.type, other * plan.dim + k) - origin);
+  }
+  return warp_sum(sum);
+}
+
+// Fills in the value and the slope of a pair; returns its squared distance.
+__device__ __forceinline__ double evaluate(const double* gamma, int kernels, SampledPair& pair) {
+  const double distance = fmax(0.0, pair.square + pair.other_square - 2 * pair.product);
+  for (int s = 0; s < kernels; ++s) {
+    const double value = exp(-gamma[s] * distance);
+    pair.value += value / kernels;
+    pair.slope += 2 * gamma[s] * value / kernels;
+  }
+  return distance;
+}
+
+// Whether pairs within a group speak against products in single precision. One warp.
+__device__ __forceinline__ bool group_needs_double(const Plan& plan, int64_t p, const double* centre, int64_t number,
+                                                   int64_t groups, const ProductChain& chain) {
+  const int side = number < plan.groups[0] ? 0 : 1;
+  const int64_t group = p * plan.groups[side] + number - (side == 0 ? 0 : plan.groups[0]);
+  const int64_t begin = plan.group_begin(side, group), length = plan.group_length(side, group);
+  if (length < 2) return false;
+  PairSums within;
+  for (int k = 0; k < pairs_in_group(groups); ++k) {
+    const RowPair rows = sampled_pair(number, k, length);
+    const int64_t first = begin + rows.first, second = begin + rows.second;
+    SampledPair pair{centred_product(plan, centre, first, second), centred_product(plan, centre, first, first),
+                     centred_product(plan, centre, second, second), 0, 0};
+    evaluate(plan.gamma + p * plan.kernels, plan.kernels, pair);
+    within.add(pair, chain);
+  }
+  return !group_may_be_in_float(within, length);
 }
 
 // Stores the sum over all threads of a block.
@@ -91,18 +123,16 @@ __device__ __forceinline__ SumPrecision sampled_precision(const Plan& plan, int6
   }
   if (!may_be_in_float(pool, mean_square, narrowest)) return SumPrecision::fp64;
   const int warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp, lane = threadIdx.x % kWarp;
-  const bool in_pairs = plan.groups[0] + (plan.symmetric ? 0 : plan.groups[1]) > 2;
+  const int64_t groups = plan.groups[0] + (plan.symmetric ? 0 : plan.groups[1]);
+  // Tensor cores add up the products of several features at once; how is not documented.
+  const ProductChain chain{double(plan.dim), double(plan.dim)};
   __syncthreads();
   if (threadIdx.x < kSampledRows) {
     const uint32_t rows = uint32_t(smaller(pool, int64_t(UINT32_MAX)));
     const int k = int(threadIdx.x);
-    const uint32_t position = sampled_position(k, rows, in_pairs, sample_key(rows));
-    PoolEntry entry = entry_at(plan, p, position);
-    sample.group[k] = entry.group;
-    if (in_pairs && k % 2 == 1)
-      entry = entry_at(plan, p, partner_in_group(position, entry.group_begin, entry.group_length));
-    sample.row[k] = entry.row;
+    sample.row[k] = row_at(plan, p, sampled_position(k, rows, sample_key(rows)));
   }
+  if (threadIdx.x == 0) sample.groups_need_double = 0;
   if (warp == 0) {
     double share = smallest_groups(plan, 0, p);
     if (!plan.symmetric) share = fmax(share, smallest_groups(plan, 1, p));
@@ -110,7 +140,11 @@ __device__ __forceinline__ SumPrecision sampled_precision(const Plan& plan, int6
   }
   __syncthreads();
 
-  // Inner products by differences from the centre; those of the rows with themselves come last.
+  const int64_t looked_at = smaller(groups, int64_t(kMostSampledGroups));
+  for (int64_t k = warp; k < looked_at; k += warps)
+    if (group_needs_double(plan, p, centre, k * groups / looked_at, groups, chain) && lane == 0)
+      sample.groups_need_double = 1;
+  // Products of the rows of the sample; those with themselves come last.
   for (int pair = warp; pair < kSampledPairs + kSampledRows; pair += warps) {
     int i = pair - kSampledPairs, j = i;
     if (pair < kSampledPairs) {
@@ -118,14 +152,7 @@ __device__ __forceinline__ SumPrecision sampled_precision(const Plan& plan, int6
       while ((i + 1) * i / 2 <= pair) ++i;
       j = pair - i * (i - 1) / 2;
     }
-    const int64_t first = sample.row[i] * plan.dim, second = sample.row[j] * plan.dim;
-    double sum = 0;
-    for (int k = lane; k < plan.dim; k += kWarp) {
-      const double origin = centre != nullptr ? centre[k] : 0.0;
-      sum +=
-          (load_double(plan.z, plan.type, first + k) - origin) * (load_double(plan.z, plan.type, second + k) - origin);
-    }
-    sum = warp_sum(sum);
+    const double sum = centred_product(plan, centre, sample.row[i], sample.row[j]);
     if (lane != 0) continue;
     if (pair < kSampledPairs)
       sample.product[pair] = sum;
@@ -134,28 +161,19 @@ __device__ __forceinline__ SumPrecision sampled_precision(const Plan& plan, int6
   }
   __syncthreads();
 
-  // Tensor cores add up the products of several features at once; how is not documented.
-  const ProductChain chain{double(plan.dim), double(plan.dim)};
-  PairSums all, within;
+  PairSums all;
   for (int pair = threadIdx.x; pair < kSampledPairs; pair += blockDim.x) {
     int i = 1;
     while ((i + 1) * i / 2 <= pair) ++i;
     const int j = pair - i * (i - 1) / 2;
     SampledPair found{sample.product[pair], sample.square[i], sample.square[j], 0, 0};
-    const double distance = fmax(0.0, found.square + found.other_square - 2 * found.product);
-    for (int s = 0; s < plan.kernels; ++s) {
-      const double value = exp(-gamma[s] * distance);
-      found.value += value / plan.kernels;
-      found.slope += 2 * gamma[s] * value / plan.kernels;
-    }
+    const double distance = evaluate(gamma, plan.kernels, found);
     all.add(found, chain);
-    if (in_pairs && sample.group[i] == sample.group[j]) within.add(found, chain);
     sample.value_cell[pair] = cell_of(distance, equal_value_cell() / widest);
     sample.product_cell[pair] = cell_of(found.product, equal_product_cell(mean_square));
   }
   PrecisionEvidence& seen = sample.seen;
   add_up(all, seen.all, sample.numbers);
-  add_up(within, seen.within, sample.numbers);
   double equal_values = 0, equal_products = 0;
   for (int pair = threadIdx.x; pair < kSampledPairs; pair += blockDim.x)
     for (int other = 0; other < pair; ++other) {
@@ -170,7 +188,7 @@ __device__ __forceinline__ SumPrecision sampled_precision(const Plan& plan, int6
     seen.chain = chain;
     seen.mean_gamma = sum_of_gammas / plan.kernels;
     seen.mean_square = mean_square;
-    sample.needed = needed_precision(seen);
+    sample.needed = sample.groups_need_double != 0 ? SumPrecision::fp64 : needed_precision(seen);
   }
   __syncthreads();
   return sample.needed;
