@@ -114,12 +114,15 @@ def _by_blocks(
     blocks = blocks_of_problems(x, y)
     if len(blocks) < 2:
         return None
-    options = (bandwidth, scales, estimator)
+
+    def at_once(x: Tensor, y: Tensor) -> Tensor:
+        return _at_once(x, y, bandwidth, scales, estimator)
+
     try:
-        return torch.cat([_at_once(*block, *options) for block in blocks])
+        return torch.cat([at_once(*block) for block in blocks])
     except (TypeError, ValueError, RuntimeError) as error:
         if type(error) in (TypeError, ValueError, RuntimeError):
-            _at_once(x, y, *options)  # if it is of the arguments, say it of the whole batch
+            at_once(x, y)  # if it is of the arguments, say it of the whole batch
         raise  # else a signal's handler may have raised it
 
 
