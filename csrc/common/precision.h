@@ -120,8 +120,8 @@ AWPF_HOST_DEVICE inline SumPrecision needed_precision(const PrecisionEvidence& s
   const double mean = all.values / all.pairs;
   const double allowed = kContract * (2 * mean + share * (1 - mean)) / kRounding;
 
-  // A cluster that the sample has missed, or an outlier, shows in the mean square. The error of its products is shared
-  // by all its pairs, and cancels but for the diagonal.
+  // A large cluster that the sample has missed, or an outlier, shows in the mean square, but for a margin. The error of
+  // its products is shared by all its pairs, and cancels but for the diagonal.
   const double unseen_square = fmax(0.0, seen.mean_square - 1.5 * seen.sampled_mean_square);
   if (4 * seen.mean_gamma * unseen_square * share > allowed) return SumPrecision::fp64;
 
@@ -133,8 +133,8 @@ AWPF_HOST_DEVICE inline SumPrecision needed_precision(const PrecisionEvidence& s
   const double products = all.product_errors / all.pairs * (independent + shared(seen.equal_products));
   const double limit = allowed * allowed / (kDeviations * kDeviations);
   if (!(products <= limit && missed <= allowed * allowed)) return SumPrecision::fp64;
-  const double values = (all.exponent_errors / all.pairs + kValueError * all.value_squares / all.pairs) *
-                        (independent + shared(seen.equal_values));
+  const double values =
+      (all.exponent_errors + kValueError * all.value_squares) / all.pairs * (independent + shared(seen.equal_values));
   return products + values <= limit ? SumPrecision::fp32 : SumPrecision::fp32_products;
 }
 

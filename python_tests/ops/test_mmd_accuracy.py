@@ -204,6 +204,15 @@ def test_two_collapsed_groups_among_many(groups, each, far, spread):
     assert error <= bound
 
 
+@pytest.mark.parametrize("n", [64, 150, 500])
+def test_ordinary_features_are_not_computed_in_double(n):
+    """Which shows in the bits; the bound is that of the tests above."""
+    z = torch.nn.functional.normalize(torch.randn(2 * n, 512), dim=1)
+    rows = torch.tensor([[[0, n], [n, 2 * n]]])
+    gamma = torch.tensor([[2.0, 1.0, 0.5, 0.25, 0.125]], dtype=torch.float64)
+    assert not torch.equal(sums_alone(z, rows, gamma), sums_alone(z.double(), rows, gamma))
+
+
 def test_far_duplicates_in_a_small_sample():
     x, y = torch.randn(3000, 64), (48**0.5 * torch.randn(1, 64)).repeat(40, 1)
     worst = max(ratios(torch.cat([x, y]), 3000))
