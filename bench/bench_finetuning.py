@@ -54,9 +54,7 @@ def _ours(
 
     def step() -> Tensor:
         optimizer.zero_grad()
-        loss = joint_backward(
-            trainable, x, range(CLASSES), partial(_loss, labels), micro_batch=config.micro_batch
-        )
+        loss = joint_backward(trainable, x, range(CLASSES), partial(_loss, labels))
         optimizer.step()
         return loss
 

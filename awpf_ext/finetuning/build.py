@@ -31,7 +31,7 @@ def build_trainable(
     """
     generator = generator or torch.Generator(text.device).manual_seed(0)
     if config.train == "adapter":
-        return _adapter(text, world, generator)
+        return _adapter(config, text, world, generator)
     if clip is None:
         raise UserError(
             f"train={config.train} changes CLIP's towers, but there are only features; expected a "
@@ -65,10 +65,13 @@ def _full(
         tokens=clip.tokens,
         world=world,
         generator=generator,
+        micro_batch=config.micro_batch,
     )
 
 
-def _adapter(text: Tensor, world: World, generator: torch.Generator) -> TrainableClip:
+def _adapter(
+    config: TrainableConfig, text: Tensor, world: World, generator: torch.Generator
+) -> TrainableClip:
     return TrainableClip(
         LinearMap(text.shape[1]),
         {"adapter": "weight"},
@@ -77,6 +80,7 @@ def _adapter(text: Tensor, world: World, generator: torch.Generator) -> Trainabl
         tokens=None,
         world=world,
         generator=generator,
+        micro_batch=config.micro_batch,
     )
 
 

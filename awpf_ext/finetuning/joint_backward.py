@@ -39,23 +39,22 @@ def joint_backward(
     classes: range | Tensor,
     loss: Loss,
     *,
-    micro_batch: int | None = None,
     world: World = SINGLE_PROCESS,
 ) -> Tensor:
     """Add the gradient of `loss(images, texts)` to `.grad` of the trained parameters.
 
     x: this process's rows of the joint batch; may be empty. loss: a function of the embeddings of
     the joint batch, ordered by process, and the texts of `classes`, all L2-normalised; every
-    process computes it from the same numbers. micro_batch: maximum number of images, and of
-    prompts, in a tower at a time. world: the one that `trainable` was built for. Returns the loss,
-    detached; afterwards all processes have the same `.grad`.
+    process computes it from the same numbers. world: the one that `trainable` was built for; its
+    `micro_batch` bounds the parts. Returns the loss, detached; afterwards all processes have the
+    same `.grad`.
     """
     if world != trainable.world:
         raise ValueError(
             f"world is {world}; expected {trainable.world}, for which trainable was made"
         )
     given = (x.to(trainable.device), _own_prompts(trainable, classes))
-    parts = list(_parts(trainable, given, micro_batch))
+    parts = list(_parts(trainable, given))
     one_pass = len(parts) == 1
     with _dropout_on(trainable):
         passed = [_embedded(trainable, part, given, with_graph=one_pass) for part in parts]
@@ -86,13 +85,13 @@ def _own_prompts(trainable: TrainableClip, classes: range | Tensor) -> Tensor | 
     return tokens[share.start : share.stop]
 
 
-def _parts(trainable: TrainableClip, given: _Rows, micro_batch: int | None) -> Iterator[_Part]:
+def _parts(trainable: TrainableClip, given: _Rows) -> Iterator[_Part]:
     """Micro-batches of images, then of prompts, then the rest of both together."""
     seed = 0
     if trainable.dropouts:
         drawn = torch.randint(1 << 40, (1,), generator=trainable.generator, device=trainable.device)
         seed = int(drawn) + (trainable.world.rank << 42)
-    images, prompts = (_spans(rows, micro_batch) for rows in given)
+    images, prompts = (_spans(rows, trainable.micro_batch) for rows in given)
     alone: list[tuple[range | None, range | None]] = []
     alone += [(span, None) for span in images[:-1]]
     alone += [(None, span) for span in prompts[:-1]]

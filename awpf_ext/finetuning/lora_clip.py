@@ -97,6 +97,7 @@ def build_lora_clip(
         tokens=clip.tokens,
         world=world,
         generator=generator,
+        micro_batch=config.micro_batch,
     )
 
 

@@ -38,11 +38,13 @@ class TrainableClip:
         tokens: Tensor | None,
         world: World,
         generator: torch.Generator,
+        micro_batch: int | None = None,
         dropouts: Sequence[nn.Module] = (),
     ) -> None:
         """trained: maps names in states and files to the parameters' names in `network`.
 
-        text: (C, d), the fixed class texts if there are no `tokens` (C, P, context).
+        text: (C, d), the fixed class texts if there are no `tokens` (C, P, context). micro_batch:
+        maximum number of images, and of prompts, in the network at a time, in training or not.
         """
         self.inputs = inputs
         self.device = text.device
@@ -50,6 +52,7 @@ class TrainableClip:
         self.tokens = tokens
         self.world = world
         self.generator = generator
+        self.micro_batch = micro_batch
         self.dropouts = tuple(dropouts)
         self._text = text
         self._names = dict(trained)
@@ -86,9 +89,8 @@ class TrainableClip:
         parameters: tensors used instead of the trained ones, by the same names; they receive the
         gradient.
         """
-        images, _ = self._call(x.to(self.device), None, parameters)
-        assert images is not None
-        return images
+        parts = x.to(self.device).split(self.micro_batch or max(len(x), 1))
+        return _joined([self._call(part, None, parameters)[0] for part in parts])
 
     def texts(
         self, classes: range | Tensor, parameters: Mapping[str, Tensor] | None = None
@@ -97,12 +99,9 @@ class TrainableClip:
         tokens = self.prompts(classes)
         if tokens is None:
             return self.class_texts(None, classes)
-        rows = []
-        for part in tokens.split(TEXT_ROWS):
-            _, prompts = self._call(None, part, parameters)
-            assert prompts is not None
-            rows.append(prompts)
-        return self.class_texts(torch.cat(rows), classes)
+        parts = tokens.split(min(TEXT_ROWS, self.micro_batch or TEXT_ROWS))
+        prompts = _joined([self._call(None, part, parameters)[1] for part in parts])
+        return self.class_texts(prompts, classes)
 
     def prompts(self, classes: range | Tensor) -> Tensor | None:
         """The tokens (k P, context) of the classes' prompts; None if the texts are fixed."""
@@ -170,6 +169,10 @@ def _synced(network: nn.Module, device: torch.device) -> nn.Module:
         device_ids=[device] if device.type == "cuda" else None,
         broadcast_buffers=False,
     )
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor:
+    return torch.cat([rows for rows in parts if rows is not None])
 
 
 def _index(classes: range | Tensor) -> Tensor:

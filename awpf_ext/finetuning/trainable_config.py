@@ -42,6 +42,6 @@ class TrainableConfig(BaseModel):
     micro_batch: Annotated[int | None, Role.MACHINE] = Field(
         None,
         ge=1,
-        description="Maximum number of images, and of prompts, in a tower at a time; the gradient "
-        "is still that of the whole batch; null = no limit",
+        description="Maximum number of images, and of prompts, in a tower at a time, in training "
+        "and after it; the gradient is still that of the whole batch; null = no limit",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 
 import numpy as np
@@ -13,6 +14,10 @@ from awpf_ext.data import read_features
 from awpf_ext.errors import CheckpointError, DataError, UserError
 from awpf_ext.runs.export import export_run, load_exported, load_model, load_run
 from awpf_ext.runs.run import run
+
+needs_peft = pytest.mark.skipif(
+    importlib.util.find_spec("peft") is None, reason='needs the extra "lora"'
+)
 
 
 @pytest.fixture
@@ -158,6 +163,40 @@ def test_predict_agrees_with_the_accuracy_of_the_run(image_run, awpf, tmp_path):
     names = [prediction["classes"][0]["name"].replace(" ", "_") for prediction in predictions]
     right = [name == image.parent.name for name, image in zip(names, images, strict=True)]
     assert np.mean(right) == io.read_json(image_run / "result.json")["last"]
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("gcl", ["train=full"]),
+        pytest.param("gcl", ["train=lora", "lora_rank=2"], marks=needs_peft),
+        pytest.param("lora_merge", ["lora_rank=2"], marks=needs_peft),
+    ],
+)
+def test_no_more_than_a_micro_batch_is_in_a_tower_from_training_to_predict(
+    method, settings, image_arguments, awpf, tmp_path, monkeypatch
+):
+    """Evaluation and diagnostics too: they need no graph, but a tower's activations."""
+    from awpf_ext.finetuning.towers import Towers
+
+    forward, rows = Towers.forward, {"images": [], "prompts": []}
+
+    def watched(self, images, tokens):
+        for side, given in zip(rows, (images, tokens), strict=True):
+            rows[side].append(0 if given is None else len(given))
+        return forward(self, images, tokens)
+
+    monkeypatch.setattr(Towers, "forward", watched)
+    limited = [f"--set={setting}" for setting in (*settings, "epochs=1", "micro_batch=3")]
+    prompts = ["--prompt=a {}", "--prompt=the {}"]
+    done = awpf("run", *image_arguments, *prompts, f"--method={method}", *limited, "--out=run")
+    assert done.code == 0, done.err
+    assert (tmp_path / "run" / "diagnostics.safetensors").exists()
+    assert [max(side) for side in rows.values()] == [3, 3]
+    before = len(rows["images"])
+    images = sorted((tmp_path / "images" / "test").glob("*/*.png"))
+    assert awpf("predict", "run", *images).code == 0
+    assert [max(side[before:]) for side in rows.values()] == [3, 3]
 
 
 def test_predict_prints_blocks_or_lines(image_run, images, awpf):

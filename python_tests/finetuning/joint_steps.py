@@ -89,7 +89,6 @@ def three_steps(case: str, clip: PromptedClip, text: Tensor, world: World = SING
             x,
             range(3 if step == 0 else 4),  # six prompts, then eight
             contrastive(labels.clamp_max(2) if step == 0 else labels),
-            micro_batch=config.micro_batch,
             world=world,
         )
         losses.append(loss)

@@ -117,6 +117,14 @@ def test_given_tensors_take_the_place_of_the_trained_ones(train, tiny):
     assert all(parameter.grad is None for parameter in trainable.parameters())
 
 
+@pytest.mark.parametrize("train", ["full", "adapter"])
+def test_embeddings_do_not_depend_on_the_rows_at_a_time(train, tiny):
+    whole, parts = made(tiny, train=train), made(tiny, train=train, micro_batch=3)
+    x, _ = batch(whole.inputs)
+    torch.testing.assert_close(parts.embed(x), whole.embed(x), rtol=0, atol=1e-6)
+    torch.testing.assert_close(parts.texts(range(4)), whole.texts(range(4)), rtol=0, atol=1e-6)
+
+
 def test_bfloat16_gives_float32_rows_near_the_exact_ones(tiny):
     exact, rough = made(tiny), made(tiny, autocast="bf16")
     x, _ = batch("images")

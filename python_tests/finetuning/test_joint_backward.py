@@ -55,9 +55,9 @@ def plainly(tiny):
 @pytest.mark.parametrize("micro_batch", [None, 1, 3, 7, 100])
 def test_parts_do_not_change_the_gradient(train, micro_batch, tiny, plainly):
     """Seven images and eight prompts; the loss compares images with each other."""
-    trainable = made(tiny, train=train)
+    trainable = made(tiny, train=train, micro_batch=micro_batch)
     x, labels = batch(trainable.inputs)
-    loss = joint_backward(trainable, x, range(4), contrastive(labels), micro_batch=micro_batch)
+    loss = joint_backward(trainable, x, range(4), contrastive(labels))
     expected_loss, expected = plainly(train=train)
     torch.testing.assert_close(loss, expected_loss, rtol=1e-5, atol=1e-6)
     assert not loss.requires_grad
@@ -66,14 +66,14 @@ def test_parts_do_not_change_the_gradient(train, micro_batch, tiny, plainly):
 
 @pytest.mark.parametrize("train", FORMS[:2])
 def test_checkpointing_does_not_change_the_gradient(train, tiny, plainly):
-    trainable = made(tiny, train=train, checkpointing=True)
+    trainable = made(tiny, train=train, checkpointing=True, micro_batch=4)
     x, labels = batch(trainable.inputs)
-    joint_backward(trainable, x, range(4), contrastive(labels), micro_batch=4)
+    joint_backward(trainable, x, range(4), contrastive(labels))
     assert distance(gradient(trainable), plainly(train=train)[1]) < 1e-5
 
 
 def test_a_micro_batch_bounds_what_is_in_a_tower_at_once(tiny, monkeypatch):
-    trainable = made(tiny, train="full")
+    trainable = made(tiny, train="full", micro_batch=3)
     rows = []
     model = trainable.network.model
     for name in ("encode_image", "encode_text"):
@@ -85,7 +85,7 @@ def test_a_micro_batch_bounds_what_is_in_a_tower_at_once(tiny, monkeypatch):
 
         monkeypatch.setattr(model, name, counted)
     x, labels = batch("images")
-    joint_backward(trainable, x, range(4), contrastive(labels), micro_batch=3)
+    joint_backward(trainable, x, range(4), contrastive(labels))
     assert max(rows) == 3
     assert sum(rows) == 2 * (7 + 8)  # each twice: for its embedding, and for its gradient
 
@@ -96,7 +96,7 @@ def test_gradients_add_up_over_calls(tiny):
     x, labels = batch("features")
     joint_backward(trainable, x, range(4), contrastive(labels))
     once = gradient(trainable)
-    joint_backward(trainable, x, range(4), contrastive(labels), micro_batch=2)
+    joint_backward(trainable, x, range(4), contrastive(labels))
     torch.testing.assert_close(gradient(trainable), 2 * once)
 
 
@@ -139,7 +139,8 @@ def test_dropout_is_the_same_in_both_passes(checkpointing, tiny):
     """
 
     def loss_at(shift):
-        trainable = made(tiny, seed=3, train="lora", lora_dropout=0.4, checkpointing=checkpointing)
+        settings = {"train": "lora", "lora_dropout": 0.4, "checkpointing": checkpointing}
+        trainable = made(tiny, seed=3, micro_batch=3, **settings)
         names = sorted(trainable.state_dict())
         directions = {
             name: torch.randn(value.shape, generator=torch.Generator().manual_seed(index))
@@ -148,7 +149,7 @@ def test_dropout_is_the_same_in_both_passes(checkpointing, tiny):
         state = trainable.state_dict()
         trainable.load_state_dict({name: state[name] + shift * directions[name] for name in names})
         x, labels = batch("images")
-        value = joint_backward(trainable, x, range(4), contrastive(labels), micro_batch=3)
+        value = joint_backward(trainable, x, range(4), contrastive(labels))
         slope = sum(
             (parameter.grad * directions[name]).sum()
             for name, parameter in trainable.named_parameters().items()
@@ -178,9 +179,9 @@ def test_dropout_draws_from_its_own_generator_and_only_in_training(tiny):
 def test_the_same_seed_gives_the_same_bits(train, tiny):
     found = []
     for _ in range(2):
-        trainable = made(tiny, train=train)
+        trainable = made(tiny, train=train, micro_batch=3)
         x, labels = batch(trainable.inputs)
-        joint_backward(trainable, x, range(4), contrastive(labels), micro_batch=3)
+        joint_backward(trainable, x, range(4), contrastive(labels))
         found.append(gradient(trainable))
     assert torch.equal(*found)
 

@@ -142,13 +142,14 @@ def test_a_state_and_given_tensors_have_the_names_of_the_file(tiny):
 
 @pytest.mark.parametrize("micro_batch", [None, 3])
 def test_some_layers_of_one_tower_alone(micro_batch, tiny):
-    trainable = with_factors(made(tiny, lora_targets=("resblocks.1.mlp.c_fc",)))
+    targets = ("resblocks.1.mlp.c_fc",)
+    trainable = with_factors(made(tiny, lora_targets=targets, micro_batch=micro_batch))
     assert sorted(trainable.state_dict()) == [
         f"base_model.model.visual.transformer.resblocks.1.mlp.c_fc.lora_{side}.weight"
         for side in "AB"
     ]
     x, labels = batch("images")
-    joint_backward(trainable, x, range(4), contrastive(labels), micro_batch=micro_batch)
+    joint_backward(trainable, x, range(4), contrastive(labels))
     assert all(parameter.grad.any() for parameter in trainable.parameters())
 
 

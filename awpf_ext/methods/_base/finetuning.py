@@ -117,7 +117,6 @@ class FineTuningMethod(Method):
                     x.to(self.device),
                     self.candidates(task),
                     loss,
-                    micro_batch=config.micro_batch,
                     world=self.world,
                 )
                 optimizer.step()
