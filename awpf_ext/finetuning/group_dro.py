@@ -1,13 +1,19 @@
 """Group distributionally robust optimisation over classes: those with large losses weigh more.
 
-With L_k the mean loss of class k in the batch and K classes in all,
+With L_k the mean loss of the n_k samples of class k, K classes that have samples, and N samples,
 
-    v_k <- (1 - momentum) v_k + momentum L_k      for the classes of the batch
-    p = softmax(v / lambda)                       over all K classes
-    loss = sum over the batch's K_B classes of (K / K_B) p_k L_k, with p held fixed
+    a_k = v_k + C / sqrt(n_k)              v_k: L_k as last estimated; C: group adjustment
+    p = softmax(a / lambda)                over the K classes
+    loss of a batch = mean over its samples i of (N p_{y_i} / n_{y_i}) l_i, with p held fixed
 
-p maximises sum_k p_k v_k - lambda KL(p || uniform): lambda -> infinity gives the mean over classes,
-lambda -> 0 the worst class alone.
+The batch is a uniform draw from the N samples, so the mean of the loss over all batches is
+sum_k p_k L_k, however often a class appears. p maximises sum_k p_k a_k - lambda KL(p || uniform):
+lambda -> infinity gives the mean over classes, lambda -> 0 the worst class alone. A loss has no
+natural unit, so lambda can be found from a number that has: the effective number of classes,
+1 / sum p^2 = 1 + share (K - 1).
+
+A few samples that are seen again and again are soon fitted, so that their loss is below that of
+unseen samples of their class. The adjustment is for this (Sagawa et al., arXiv 1911.08731).
 """
 
 from __future__ import annotations
@@ -19,54 +25,108 @@ import torch
 from torch import Tensor
 
 UNKNOWN = math.nan  # v of a class that no batch has contained yet
+SMALLEST, LARGEST = 1e-8, 1e8  # lambda, in units of the range of a
+HALVINGS = 80  # of the interval of log lambda
 
 
 class ClassWeights:
-    """Keeps v of every class and computes the class weights and the loss from it."""
+    """Keeps v of every class and computes the class weights p from it."""
 
     def __init__(
         self,
         classes: int,
         *,
-        dro_lambda: float,
-        momentum: float,
+        dro_lambda: float | None = None,
+        effective_classes: float = 0.5,
+        adjustment: float = 0.0,
+        momentum: float = 0.9,
         device: torch.device | str = "cpu",
     ) -> None:
-        """classes: how many there will be in all tasks. dro_lambda: lambda."""
+        """classes: how many there will be in all tasks. dro_lambda: lambda; None: it follows from
+        effective_classes, the share above. adjustment: C.
+        """
         self.values = torch.full((classes,), UNKNOWN, device=device)
         self._dro_lambda = dro_lambda
+        self._effective_classes = effective_classes
+        self._adjustment = adjustment
         self._momentum = momentum
 
-    def weights(self, among: Tensor) -> Tensor:
-        """p of all classes: a softmax over the classes of `among` seen so far, zero elsewhere."""
-        known = self._known(among)
-        weights = torch.zeros_like(self.values)
-        weights[known] = torch.softmax(self.values[known] / self._dro_lambda, dim=0)
+    def weights(self, counts: Tensor) -> Tensor:
+        """p of each class of `counts`, the n_k; 0 for a class without samples.
+
+        A class that no batch has contained yet gets the mean v of the others.
+        """
+        weights, _ = self.weights_and_lambda(counts)
         return weights
 
-    def loss(self, losses: Tensor, labels: Tensor, among: Tensor) -> Tensor:
-        """The weighted loss of a batch from the losses of its samples; updates v.
+    def weights_and_lambda(self, counts: Tensor) -> tuple[Tensor, float]:
+        """`weights`, and the lambda that they were computed with."""
+        weights = counts.new_zeros(len(counts), dtype=torch.float64)
+        present = counts > 0
+        adjusted = self._adjusted(counts, present)
+        dro_lambda = self._dro_lambda
+        if dro_lambda is None:
+            effective = 1 + self._effective_classes * (len(adjusted) - 1)
+            dro_lambda = lambda_for(adjusted, effective)
+        weights[present] = torch.softmax(adjusted / dro_lambda, dim=0)
+        return weights, dro_lambda
 
-        among: the classes that samples are drawn from. A class without samples keeps its v, which
-        is out of date, and gets no weight.
-        """
-        present, group, sizes = labels.unique(return_inverse=True, return_counts=True)
-        means = losses.new_zeros(len(present)).index_add(0, group, losses) / sizes
-        self._update(present, means.detach())
-        count = len(self._known(among))
-        weighted: Tensor = self.weights(among)[present] * means
-        return weighted.sum() * (count / len(present))
+    def sample_weights(self, labels: Tensor, counts: Tensor) -> Tensor:
+        """N p_y / n_y of each sample, float32; their mean over all N samples is 1."""
+        by_class = self.weights(counts) * counts.sum() / counts.clamp(min=1)
+        return by_class[labels].float()
 
-    def _known(self, classes: Tensor) -> Tensor:
-        return classes[~self.values[classes].isnan()]
-
-    def _update(self, present: Tensor, means: Tensor) -> None:
+    def update(self, losses: Tensor, labels: Tensor) -> None:
+        """Move v of the classes of a batch towards the mean losses of their samples."""
+        present, means = class_means(losses.detach(), labels)
         before = self.values[present]
         mixed = (1 - self._momentum) * before + self._momentum * means
-        self.values[present] = torch.where(before.isnan(), means.float(), mixed.float())
+        self.values[present] = torch.where(before.isnan(), means, mixed)
+
+    def replace(self, losses: Tensor, labels: Tensor) -> None:
+        """Set v of the classes among `labels` to the mean losses of their samples."""
+        present, means = class_means(losses, labels)
+        self.values[present] = means
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"values": self.values}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.values = state["values"].to(self.values.device, copy=True)
+
+    def _adjusted(self, counts: Tensor, present: Tensor) -> Tensor:
+        values = self.values[: len(counts)][present].double()
+        known = ~values.isnan()
+        mean = values[known].mean() if bool(known.any()) else values.new_zeros(())
+        return torch.where(known, values, mean) + self._adjustment / counts[present].double().sqrt()
+
+
+def class_means(losses: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The classes among `labels`, and the mean loss of each, float32."""
+    present, group, sizes = labels.unique(return_inverse=True, return_counts=True)
+    sums = losses.new_zeros(len(present), dtype=torch.float64).index_add(0, group, losses.double())
+    return present, (sums / sizes).float()
+
+
+def lambda_for(values: Tensor, effective: float) -> float:
+    """The lambda at which p = softmax(values / lambda) has 1 / sum p^2 = `effective`.
+
+    1 / sum p^2 grows with lambda, from the number of largest values to the number of values; beyond
+    these the nearest lambda of a wide interval is returned.
+    """
+    spread = float(values.max() - values.min()) if len(values) else 0.0
+    if not spread > 0:
+        return 1.0  # all weights are equal, whatever lambda is
+    low, high = math.log(SMALLEST * spread), math.log(LARGEST * spread)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        if effective_number(torch.softmax(values / math.exp(middle), dim=0)) < effective:
+            low = middle
+        else:
+            high = middle
+    return math.exp(high)
+
+
+def effective_number(weights: Tensor) -> float:
+    """1 / sum p^2: K for K equal weights, 1 if one class has all the weight."""
+    return 1 / float(weights.double().square().sum())

@@ -51,6 +51,10 @@ class TaskSamples:
             return (self._features[part].float() for part in parts)
         return self._images.batches(parts, self._ahead)
 
+    def buffered(self, positions: Tensor) -> Tensor:
+        """Which of the samples at `positions` come from the buffer."""
+        return positions >= self._new
+
     def _in_data(self, positions: Tensor) -> Tensor:
         """Which of the samples are read from the data set, not from copies in the buffer."""
         references = self._buffer.format == "references"

@@ -21,6 +21,8 @@ from awpf_ext.methods._base.method import EpochProgress, MethodConfig
 from awpf_ext.methods._base.states import joined_states, part_of_state
 from awpf_ext.methods.registry import register
 
+SMALLEST_EPS = 1e-14  # as in FastCLIP; keeps the logarithm finite
+
 
 class GclConfig(BufferedFineTuningConfig):
     gamma: float = Field(
@@ -29,7 +31,13 @@ class GclConfig(BufferedFineTuningConfig):
     gamma_epochs: int = Field(
         2, ge=0, description="Epochs of each task in which gamma decays from 1 along a cosine"
     )
-    eps: float = Field(1e-14, ge=0, description="Added to the averages before the logarithm")
+    eps: float = Field(
+        0,
+        ge=0,
+        le=1,
+        description="Weight of a sample's own pair in its partition functions, in units of "
+        "1 / (classes - 1): 0 = other classes only; 1 makes the image side cross-entropy",
+    )
 
 
 @register("gcl")
@@ -43,20 +51,28 @@ class Gcl(BufferedFineTuning):
         super().__init__(config, **given)
         self.averages = MovingAverages(self.device)
 
-    def loss(self, images: Tensor, texts: Tensor, batch: JointBatch) -> Tensor:
-        return self.sample_losses(images, texts, batch).mean()
-
     def sample_losses(self, images: Tensor, texts: Tensor, batch: JointBatch) -> Tensor:
         """The loss of each sample in units of cross-entropy: T log(eps + u), divided by T."""
-        config = self.config
+        gamma = gamma_at(batch.epoch, self.config.gamma, self.config.gamma_epochs)
+        return self.contrasted(images, texts, batch.labels, batch.ids, self.averages, gamma)
+
+    def contrasted(
+        self,
+        images: Tensor,
+        texts: Tensor,
+        labels: Tensor,
+        ids: Tensor,
+        averages: MovingAverages,
+        gamma: float,
+    ) -> Tensor:
         return global_contrastive(
             images @ texts.T,
-            batch.labels,
-            batch.ids,
-            self.averages,
+            labels,
+            ids,
+            averages,
             temperature=self.temperature,
-            gamma=gamma_at(batch.epoch, config.gamma, config.gamma_epochs),
-            eps=config.eps,
+            gamma=gamma,
+            eps=max(self.config.eps / max(len(texts) - 1, 1), SMALLEST_EPS),
         )
 
     def learn(self, task: Task, progress: EpochProgress) -> None:

@@ -13,5 +13,5 @@ from awpf_ext.methods.registry import register
 class ReplayCrossEntropy(BufferedFineTuning):
     """Cross-entropy of each image over the texts of all classes seen."""
 
-    def loss(self, images: Tensor, texts: Tensor, batch: JointBatch) -> Tensor:
-        return cross_entropy(images @ texts.T / self.temperature, batch.labels)
+    def sample_losses(self, images: Tensor, texts: Tensor, batch: JointBatch) -> Tensor:
+        return cross_entropy(images @ texts.T / self.temperature, batch.labels, reduction="none")

@@ -18,7 +18,10 @@ class ReplayClip(BufferedFineTuning):
     of GCL avoids.
     """
 
-    def loss(self, images: Tensor, texts: Tensor, batch: JointBatch) -> Tensor:
+    def sample_losses(self, images: Tensor, texts: Tensor, batch: JointBatch) -> Tensor:
         logits = images @ texts[batch.labels].T / self.temperature
         own = torch.arange(len(logits), device=logits.device)
-        return (cross_entropy(logits, own) + cross_entropy(logits.T, own)) / 2
+        of_images, of_texts = (
+            cross_entropy(side, own, reduction="none") for side in (logits, logits.T)
+        )
+        return (of_images + of_texts) / 2

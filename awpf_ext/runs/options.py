@@ -84,11 +84,15 @@ class RunOptions(TypedDict, total=False):
     buffer: int
     buffer_format: Literal["references", "png", "jpeg"]
     jpeg_quality: int
+    augmentation: Literal["none", "buffer", "all"]
     gamma: float
     gamma_epochs: int
     eps: float
     objective: Literal["gcl", "ce"]
-    dro_lambda: float
+    effective_classes: float
+    dro_lambda: float | None
+    group_adjustment: float
+    class_losses: Literal["running", "exact"] | None
     weight_momentum: float
     adapters: str | None
     checkpoints: int

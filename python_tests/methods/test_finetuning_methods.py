@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import pytest
 import torch
 
@@ -12,7 +14,8 @@ from tiny_images import tiny_features, tiny_stream
 from awpf_ext import io
 from awpf_ext.errors import UserError
 from awpf_ext.finetuning.task_samples import TaskSamples
-from awpf_ext.methods import create_method
+from awpf_ext.methods import METHODS, create_method
+from awpf_ext.methods._base.buffered_finetuning import JointBatch, balanced_weights
 from awpf_ext.runs.folder import RunFolder
 from awpf_ext.runs.trainer import train
 
@@ -152,7 +155,7 @@ def test_averages_of_earlier_tasks_count_where_gamma_does_not_start_at_one(featu
     assert any(not torch.equal(ours[key], others[key]) for key in ours)
 
 
-def test_gdro_without_dro_lambda_is_cross_entropy_on_balanced_batches(features):
+def test_gdro_with_a_large_lambda_is_cross_entropy_on_balanced_batches(features):
     """lambda -> infinity is the mean over classes, here that over samples."""
     stream = tiny_stream(features, "domain")
     settings = {"batch_size": 1000, "buffer": 20}
@@ -164,6 +167,89 @@ def test_gdro_without_dro_lambda_is_cross_entropy_on_balanced_batches(features):
         )
 
 
+@pytest.mark.parametrize("name", FINETUNING)
+def test_class_balance_changes_nothing_where_classes_are_balanced(name, features):
+    if name == "gdro":
+        pytest.skip("GDRO always weights classes")
+    stream = tiny_stream(features, "domain")
+    settings = {"batch_size": 1000, "buffer": 20}
+    plain, balanced = (
+        run(name, stream, {**settings, "class_balance": value})[1].trainable.state_dict()
+        for value in (False, True)
+    )
+    for key, tensor in plain.items():
+        torch.testing.assert_close(balanced[key], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_class_balance_is_the_mean_over_classes_whatever_the_batch():
+    """Each batch is an unbiased estimate, also where a class appears in few of them."""
+    labels = torch.tensor([0, 0, 0, 0, 1, 2, 2])
+    losses = torch.tensor([1.0, 2.0, 3.0, 6.0, 10.0, 4.0, 6.0])  # means 3, 10, 5
+    counts = torch.tensor([4, 1, 2])
+    for size in (1, 2, 3):
+        found = []
+        for rows in map(list, combinations(range(7), size)):
+            batch = JointBatch(labels[rows], torch.tensor(rows), 0, counts)
+            found.append((balanced_weights(batch) * losses[rows]).mean())
+        assert torch.stack(found).mean().item() == pytest.approx((3 + 10 + 5) / 3)
+
+
+def test_gdro_with_equal_weights_is_balanced_gcl(features):
+    stream = tiny_stream(features)
+    balanced = run("gcl", stream, {"class_balance": True})
+    equal = run("gdro", stream, {"effective_classes": 1.0})
+    x = stream.test_images(1)[:]
+    torch.testing.assert_close(equal[1].embed(x), balanced[1].embed(x), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("objective", ["gcl", "ce"])
+def test_exact_class_losses_are_those_of_all_samples(objective, features):
+    """Before the epoch, at the parameters as they are then."""
+    stream = tiny_stream(features)
+    settings = {"class_losses": "exact", "objective": objective, "epochs": 1, "eps": 1.0}
+    method = create_method("gdro", stream, {**QUICK, **settings})
+    method.fit(stream[0])
+    before = method.trainable.state_dict()
+    buffered = method.buffer.ids, method.buffer.labels
+    method.fit(stream[1])
+    task = stream[1]
+    ids = torch.cat([task.train_ids, buffered[0]])
+    labels = torch.cat([task.train_y, buffered[1]])
+    x = next(iter(task.images.batches([ids], 0)))
+    with torch.no_grad():
+        images = method.trainable.embed(x, before)
+        logits = images @ method.trainable.texts(range(4), before).T / method.temperature
+    losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    if objective == "gcl":  # eps = 1: the image side is cross-entropy over all but a constant
+        sides = []
+        for row, label in enumerate(labels.tolist()):
+            others = logits[labels != label, label] - logits[row, label]
+            sides.append((others.exp().mean() + 1 / 3).log())
+        losses = 0.5 * (losses - torch.tensor(3.0).log()) + 0.5 * torch.stack(sides)
+    expected = torch.stack([losses[labels == label].mean() for label in range(4)])
+    torch.testing.assert_close(method.class_weights.values[:4], expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("which", ["buffer", "all"])
+def test_augmented_images_are_those_of_the_buffer_or_all(which, features, monkeypatch):
+    stream = tiny_stream(features)
+    method = create_method("replay_ce", stream, {**QUICK, "augmentation": which})
+    method.fit(stream[0])
+    moved = []
+    monkeypatch.setattr(
+        "awpf_ext.finetuning.augmentation.augmented",
+        lambda images, drawn: moved.append(len(images)) or images,
+    )
+    method.fit(stream[1])
+    buffered, new = 6, len(stream[1])
+    assert sum(moved) == QUICK["epochs"] * (buffered + (new if which == "all" else 0))
+
+
+def test_augmentation_needs_images():
+    with pytest.raises(ValueError, match="augmentation is buffer; expected none with train=adapt"):
+        METHODS["gcl"].Config(train="adapter", augmentation="buffer")
+
+
 def test_gdro_records_its_class_weights(features):
     result, _ = run("gdro", tiny_stream(features))
     records = [record for record in result.records if record["kind"] == "class_weights"]
@@ -172,6 +258,9 @@ def test_gdro_records_its_class_weights(features):
     for record in records:
         assert sum(record["weights"]) == pytest.approx(1)
         assert min(record["weights"]) > 0
+        classes = len(record["weights"])
+        assert record["effective_classes"] == pytest.approx(1 + 0.5 * (classes - 1), rel=1e-3)
+        assert record["dro_lambda"] > 0
 
 
 def test_texts_of_classes_to_come_are_at_hand(features):

@@ -28,6 +28,8 @@ SETTINGS = {
     "learning_rate": 1e-3,
     "micro_batch": 3,
     "gamma_epochs": 0,
+    "augmentation": "buffer",
+    "class_losses": "exact",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -44,7 +45,7 @@ class JointBatch(NamedTuple):
     labels: Tensor
     ids: Tensor  # sample ids, the same in every task and run
     epoch: int
-    drawn_from: Tensor  # all classes of this task's samples
+    counts: Tensor  # the number of this task's samples of each class seen
 
 
 class FineTuningMethod(Method):
@@ -89,6 +90,13 @@ class FineTuningMethod(Method):
         """The classes whose texts the loss receives."""
         return range(task.classes.stop)
 
+    def before_epoch(self, task: Task, samples: TaskSamples) -> None:
+        """Called before each epoch of a task."""
+
+    def inputs_of(self, parts: Sequence[Tensor], samples: TaskSamples) -> Iterator[Tensor]:
+        """This process's share of the inputs for each part, an index tensor into the samples."""
+        return samples.batches(self._shares(parts))
+
     def after_step(self, step: int, steps: int) -> None:
         """Called when `step` of the task's `steps` are done."""
 
@@ -98,15 +106,15 @@ class FineTuningMethod(Method):
         rate = config.learning_rate or LEARNING_RATES[config.train]
         groups = trainable.parameter_groups(config.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=rate, fused=True)
-        drawn_from = samples.labels.unique().to(self.device)
+        counts = torch.bincount(samples.labels, minlength=task.classes.stop).to(self.device)
         steps, step = config.epochs * -(-len(samples) // config.batch_size), 0
         for epoch in range(config.epochs):
+            self.before_epoch(task, samples)
             order = torch.randperm(len(samples), generator=self.generator, device=self.device)
             parts = torch.split(order.cpu(), config.batch_size)
-            shares = [part[slice_of(self.world.share(len(part)))] for part in parts]
-            for part, x in zip(parts, samples.batches(shares), strict=True):
+            for part, x in zip(parts, self.inputs_of(parts, samples), strict=True):
                 labels, ids = (y[part].to(self.device) for y in (samples.labels, samples.ids))
-                batch = JointBatch(labels, ids, epoch, drawn_from)
+                batch = JointBatch(labels, ids, epoch, counts)
 
                 def loss(images: Tensor, texts: Tensor, batch: JointBatch = batch) -> Tensor:
                     return self.loss(images, texts, batch)
@@ -124,6 +132,20 @@ class FineTuningMethod(Method):
                 self.after_step(step, steps)
             progress(epoch + 1, config.epochs)
         optimizer.zero_grad()
+
+    @torch.no_grad()
+    def embed_all(self, samples: TaskSamples) -> Tensor:
+        """The image embeddings (N, d) of all samples as they are, the same in every process."""
+        parts = torch.arange(len(samples)).split(self.config.batch_size)
+        rows = [
+            self.world.all_gather(self.embed(x), len(part))
+            for part, x in zip(parts, samples.batches(self._shares(parts)), strict=True)
+        ]
+        return torch.cat(rows)
+
+    def _shares(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """This process's share of each part."""
+        return [part[slice_of(self.world.share(len(part)))] for part in parts]
 
     @torch.no_grad()
     def embed(self, x: Tensor) -> Tensor:
