@@ -53,7 +53,7 @@ def merge(
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Seed of dare_linear, dare_ties and icm  [default: 0]"),
+        typer.Option(metavar="N", help="Seed of dare_linear and dare_ties  [default: 0]"),
     ] = None,
     dtype: Annotated[
         str | None,

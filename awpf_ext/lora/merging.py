@@ -28,7 +28,6 @@ from awpf_ext.lora.checks import (
     checked_weights,
 )
 from awpf_ext.lora.merge_methods import Merged, MergeMethod, MergeSettings, Term
-from awpf_ext.lora.merge_methods.base import MergeLayers
 from awpf_ext.lora.merge_report import MergedLayer, MergeReport, peak_memory
 
 _TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -53,7 +52,7 @@ def merge(
     """Merge PEFT LoRA adapters of one model into a new adapter in the folder `out`.
 
     A single adapter at weight 1 is copied unchanged, except by `iso` or if density or rank cut it.
-    The merge needs memory for the largest layer only, except `icm`, which needs all layers at once.
+    The merge needs memory for the largest layer only. `icm` reads all adapters twice.
     A killed merge leaves no half-written adapter.
 
     Args:
@@ -93,16 +92,14 @@ def merge(
         one = len(opened) == 1 and checked[0] == 1 and _keeps_one(chosen, settings, opened[0])
         kind = _result_type(opened) if dtype is None else _TYPES[dtype]
 
-        together: dict[str, Merged] = {}
-        if chosen.merge_layers is not None and not one:
-            together = _merged_together(chosen.merge_layers, opened, checked, settings)
+        used = checked
+        if chosen.weigh is not None and not one:
+            used = chosen.weigh(_terms(opened, checked, name) for name in opened[0].layers)
 
         def compute(name: str, layer: LoraLayer) -> Merged:
             if one:
                 return Merged(opened[0].read(layer.b_key), opened[0].read(layer.a_key))
-            if name in together:
-                return together.pop(name)
-            return _merged(chosen, name, _terms(opened, checked, name), settings)
+            return _merged(chosen, name, _terms(opened, used, name), settings)
 
         folder = stack.enter_context(new_folder(out, force))
         with io.open_atomic(folder / ADAPTER_TENSORS) as file:
@@ -207,16 +204,6 @@ def _merged(
         return method.merge(name, terms, settings)
     except (ValueError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
         raise DataError(f"{name} cannot be merged in {terms[0].a.dtype}: {error}") from None
-
-
-def _merged_together(
-    merge_layers: MergeLayers,
-    adapters: Sequence[LoraAdapter],
-    weights: Sequence[float],
-    settings: MergeSettings,
-) -> dict[str, Merged]:
-    terms = {name: _terms(adapters, weights, name) for name in adapters[0].layers}
-    return merge_layers(terms, settings)
 
 
 def _names(adapter: LoraAdapter) -> list[str]:

@@ -25,20 +25,36 @@ def merge_tensors(
     The factors are such that `config`'s scaling of their layer, for its own rank, holds for them.
     """
     result: dict[str, Tensor] = {}
+    if method.weigh is not None and len(loras) > 1:
+        weights = method.weigh(
+            _terms(loras, pair, config, weights) for pair in factor_pairs(loras[0])
+        )
     for module, a_name, b_name in factor_pairs(loras[0]):
         a_shape, b_shape = loras[0][a_name].shape, loras[0][b_name].shape
         scaling = config.scaling(module, a_shape[0])
-        terms = []
-        for place, (lora, weight) in enumerate(zip(loras, weights, strict=True)):
-            b, a = lora[b_name], lora[a_name]
-            rank = a.shape[0]
-            factors = b.reshape(-1, rank).float(), a.reshape(rank, -1).float()
-            terms.append(Term(*factors, scaling, weight, str(place)))
+        terms = _terms(loras, (module, a_name, b_name), config, weights)
         merged = method.merge(module, terms, settings)
         rank = merged.a.shape[0]
         result[a_name] = merged.a.reshape(rank, *a_shape[1:])
         result[b_name] = (merged.b / scaling).reshape(b_shape[0], rank, *b_shape[2:])
     return result
+
+
+def _terms(
+    loras: Sequence[Mapping[str, Tensor]],
+    pair: tuple[str, str, str],
+    config: LoraConfig,
+    weights: Sequence[float],
+) -> list[Term]:
+    module, a_name, b_name = pair
+    scaling = config.scaling(module, loras[0][a_name].shape[0])
+    terms = []
+    for place, (lora, weight) in enumerate(zip(loras, weights, strict=True)):
+        b, a = lora[b_name], lora[a_name]
+        rank = a.shape[0]
+        factors = b.reshape(-1, rank).float(), a.reshape(rank, -1).float()
+        terms.append(Term(*factors, scaling, weight, str(place)))
+    return terms
 
 
 def factor_pairs(names: Mapping[str, Tensor]) -> Iterator[tuple[str, str, str]]:

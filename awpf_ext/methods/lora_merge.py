@@ -32,6 +32,7 @@ class LoraMergeConfig(TaskLorasConfig):
         "knots",
         "tsv",
         "iso",
+        "icm",
     ] = Field(
         "average", description="average = linear with weights 1 / T; others as in `awpf merge`"
     )

@@ -119,6 +119,7 @@ class RunOptions(TypedDict, total=False):
         "knots",
         "tsv",
         "iso",
+        "icm",
     ]
     weight: float
     density: float | None

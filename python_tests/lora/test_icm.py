@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 import torch
-from small_adapters import deltas, distance
 
-from awpf_ext.errors import UserError
-from awpf_ext.lora import merge
 from awpf_ext.lora.icm import (
     FlatLora,
     FusionVae,
@@ -225,38 +220,3 @@ class TestFusion:
         assert torch.equal(first, result(1))
         assert torch.equal(before, torch.random.get_rng_state())
         assert not torch.equal(first, result(2))
-
-
-class TestMerge:
-    @pytest.fixture(autouse=True)
-    def few_steps(self, monkeypatch):
-        # By name: the package has a function of the module's name.
-        monkeypatch.setattr(sys.modules["awpf_ext.lora.merge_methods.icm"], "STEPS", 30)
-
-    def test_equal_adapters_give_that_adapter_whatever_the_weights(self, write, tmp_path):
-        one = write("one", 4, lora_alpha=6)
-        report = merge([one, one, one], tmp_path / "out", method="icm", weights=[1, 2, 3])
-        assert distance(deltas(report.out), deltas(one)) < 0.05
-        assert {layer.rank for layer in report.layers} == {4}
-
-    def test_only_ratios_of_weights_count_and_the_seed_is_recorded(self, write, tmp_path):
-        two = [write("a", 4), write("b", 4, lora_alpha=3)]
-        found = [
-            merge(two, tmp_path / f"{factor}", method="icm", weights=[factor, 3 * factor], seed=1)
-            for factor in (1, 2)
-        ]
-        assert distance(deltas(found[0].out), deltas(found[1].out)) < 1e-5
-        assert found[0].settings == {"seed": 1}
-        other = merge(two, tmp_path / "other", method="icm", weights=[3, 1], seed=1)
-        assert distance(deltas(other.out), deltas(found[0].out)) > 0.1
-
-    @pytest.mark.parametrize("weights", [[1, -1], [0, 0]])
-    def test_weights_that_make_no_average_are_refused(self, weights, write, tmp_path):
-        two = [write("a", 4), write("b", 4)]
-        with pytest.raises(UserError, match="no weight may be negative"):
-            merge(two, tmp_path / "out", method="icm", weights=weights)
-        assert not (tmp_path / "out").exists()
-
-    def test_different_ranks_are_refused(self, write, tmp_path):
-        with pytest.raises(UserError, match=r"icm needs adapters of one rank, but layers"):
-            merge([write("a", 4), write("b", 2)], tmp_path / "out", method="icm")

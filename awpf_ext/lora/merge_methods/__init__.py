@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from awpf_ext.lora.merge_methods.base import Merged, MergeMethod, MergeSettings, Term
 from awpf_ext.lora.merge_methods.dare import dare_linear, dare_ties
-from awpf_ext.lora.merge_methods.icm import icm, icm_layers
+from awpf_ext.lora.merge_methods.icm import icm_weights
 from awpf_ext.lora.merge_methods.iso import iso
 from awpf_ext.lora.merge_methods.knots import knots
 from awpf_ext.lora.merge_methods.linear import linear
@@ -30,7 +30,7 @@ MERGE_METHODS: Mapping[str, MergeMethod] = {
     "knots": MergeMethod(knots, takes=("rank", "density"), density=0.2),
     "tsv": MergeMethod(tsv, takes=("rank",)),
     "iso": MergeMethod(iso, takes=("rank", "common_fraction"), keeps_one=False),
-    "icm": MergeMethod(icm, takes=("seed",), merge_layers=icm_layers),
+    "icm": MergeMethod(linear, weigh=icm_weights),
 }
 
 __all__ = ["MERGE_METHODS", "MergeMethod", "MergeSettings", "Merged", "Term"]

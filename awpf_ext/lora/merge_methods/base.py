@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -59,22 +59,19 @@ class MergeSettings:
     seed: int = 0
 
 
-MergeLayers = Callable[[Mapping[str, Sequence[Term]], MergeSettings], dict[str, Merged]]
-
-
 @dataclass(frozen=True)
 class MergeMethod:
     """A merge method: `merge(layer, terms, settings)` computes one layer of the result.
 
-    merge_layers: computes all layers at once, for a method that needs all of them; all adapters are
-    then in memory.
+    weigh: the weights that `merge` gets instead of the given ones, from the terms of all layers,
+    which it reads one after the other; for a method that looks at whole adapters.
     """
 
     merge: Callable[[str, Sequence[Term], MergeSettings], Merged]
     takes: tuple[str, ...] = ()
     density: float | None = None  # default; None: the user has to give one
     keeps_one: bool = True  # a single adapter at weight 1 and density 1 is returned as it is
-    merge_layers: MergeLayers | None = None
+    weigh: Callable[[Iterable[Sequence[Term]]], list[float]] | None = None
 
 
 def svd_of_sum(terms: Sequence[Term]) -> LowRank:
