@@ -1,8 +1,8 @@
 """Exact, fast MMD, scatter and low-rank kernels for PyTorch, and class-incremental learning with
 CLIP built on them.
 
-``run``, ``load_model`` and ``merge`` need the extra "clip" and are imported when they are first
-used, so that importing the package stays fast.
+``run``, ``load_model``, ``merge`` and ``choose_merge`` need the extra "clip" and are imported when
+they are first used, so that importing the package stays fast.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from awpf_ext.ops.scatter import Scatter, scatter, separability
 from awpf_ext.ops.scatter_accumulator import ScatterAccumulator
 
 if TYPE_CHECKING:
+    from awpf_ext.lora import choose_merge as choose_merge
     from awpf_ext.lora import merge as merge
     from awpf_ext.runs.export import load_model as load_model
     from awpf_ext.runs.run import run as run
@@ -48,6 +49,7 @@ __all__ = [
 ]
 
 _LAZY = {
+    "choose_merge": "awpf_ext.lora",
     "load_model": "awpf_ext.runs.export",
     "merge": "awpf_ext.lora",
     "run": "awpf_ext.runs.run",
@@ -69,5 +71,5 @@ if not TYPE_CHECKING:  # type checkers would take every name for an attribute
 
 def __dir__() -> list[str]:
     # help(awpf_ext) asks for every name: those whose extra is missing would raise.
-    lazy = _LAZY if find_spec("pydantic") else ("merge",)
+    lazy = _LAZY if find_spec("pydantic") else ("choose_merge", "merge")
     return sorted([*__all__, *lazy, "__version__"])

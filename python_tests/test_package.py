@@ -48,7 +48,7 @@ def test_importing_it_imports_no_heavy_module():
     assert rooms <= {"_library", "_C", "distributed", "errors", "fusion", "ops"}
 
 
-LAZY = {"load_model", "merge", "run"}
+LAZY = {"choose_merge", "load_model", "merge", "run"}
 
 
 def test_public_names_are_there():
@@ -65,9 +65,10 @@ def test_completion_shows_the_public_names_and_nothing_else():
 
 def test_run_load_model_and_merge_are_attributes_of_the_package():
     pytest.importorskip("pydantic", reason='needs the extra "clip"')
-    from awpf_ext import load_model, merge, run
+    from awpf_ext import choose_merge, load_model, merge, run
 
-    assert [function.__name__ for function in (load_model, merge, run)] == sorted(LAZY)
+    named = (choose_merge, load_model, merge, run)
+    assert [function.__name__ for function in named] == sorted(LAZY)
     assert awpf_ext.run is run
 
 

@@ -46,6 +46,7 @@ class PanelCommand(TyperCommand):
         panels: dict[str, list[tuple[str, str]]] = {}
         parameters = self.get_params(ctx)
         given = [getattr(parameter, "rich_help_panel", None) for parameter in parameters]
+        named = any(panel not in (None, OUTPUT) for panel in given)
         without_panel = OUTPUT if Panel.DATA.value in given else "Options"
         for parameter, own_panel in zip(parameters, given, strict=True):
             record = parameter.get_help_record(ctx)
@@ -53,7 +54,7 @@ class PanelCommand(TyperCommand):
                 name = parameter.metavar or str(parameter.name).upper()
                 panels.setdefault("Arguments", []).append((name, record[1]))
             elif record is not None:
-                panel = own_panel if without_panel == OUTPUT and own_panel else without_panel
+                panel = own_panel if named and own_panel else without_panel
                 panels.setdefault(panel, []).append(record)
         width = max(len(name) for records in panels.values() for name, _ in records)
         own = [panel for panel in panels if panel not in PANELS]

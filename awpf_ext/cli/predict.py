@@ -64,15 +64,29 @@ def predict(
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run")],
     out: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="File to write")],
+    open_clip: Annotated[
+        bool,
+        typer.Option(
+            "--open-clip",
+            help="Write the fine-tuned CLIP alone, as a checkpoint of open_clip (train=full)",
+        ),
+    ] = False,
+    pretrained: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Weights of the backbone, if they have moved"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write what a run has learned to one file.
 
-    `awpf predict` takes it in place of the run; in Python, awpf_ext.load_model loads it.
+    `awpf predict` takes it in place of the run; in Python, awpf_ext.load_model loads it. A
+    checkpoint (--open-clip) can be merged with others (`awpf merge --base`) and be the backbone of
+    runs (--pretrained).
     """
-    from awpf_ext.runs.export import export_run
+    from awpf_ext.runs.export import BackboneSource, export_clip, export_run
 
-    model = export_run(run, out)
+    write = export_clip if open_clip else export_run
+    model = write(run, out, BackboneSource(pretrained))
     facts = {key: model.facts[key] for key in ("method", "tasks", "accuracy")}
     classes, size = len(model.class_names), out.expanduser().stat().st_size
     if as_json:

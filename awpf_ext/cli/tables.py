@@ -87,9 +87,10 @@ def print_predictions(predictions: Sequence[Prediction]) -> None:
 
 def print_merge(report: MergeReport) -> None:
     """One row per kind of module: layers, ranks, and the energy that the final rank keeps."""
+    what = "adapter" if report.base is None else "checkpoint"
     print_line(
         (report.method, "bold"),
-        f" of {pluralize(len(report.sources), 'adapter')}"
+        f" of {pluralize(len(report.sources), what)}"
         f" of {report.base_model or 'an unnamed model'}: "
         f"{pluralize(len(report.layers), 'layer')}\n",
     )
@@ -106,6 +107,8 @@ def print_merge(report: MergeReport) -> None:
             _range({percent(layer.energy_kept) for layer in layers}, key=float),
         )
     console().print(table)
+    if report.others:
+        print_line(f"\nand {report.others:,} other parameters: vectors, embeddings, kernels")
     memory = report.peak_memory
     peak = "" if memory is None else f", {memory / 1e6:,.0f} MB at the peak"
     print_line(
@@ -113,7 +116,7 @@ def print_merge(report: MergeReport) -> None:
         (percent(report.energy_kept), "bold"),
         (f"   {report.seconds:.1f} s{peak}", "dim"),
     )
-    print_line((str(report.out), "dim"))
+    print_line((str(report.written), "dim"))
 
 
 def print_methods(methods: Mapping[str, type[Method]], presets: Iterable[str]) -> None:

@@ -151,7 +151,7 @@ def folder_files(root: Path, class_keys: Sequence[str]) -> list[list[str]]:
 
 def file_split(root: Path, by_class: Sequence[Sequence[str]]) -> FileSplit:
     """A split from the files of each class; labels are positions in `by_class`."""
-    counts = torch.tensor([len(files) for files in by_class])
+    counts = torch.tensor([len(files) for files in by_class], dtype=torch.int64)
     labels = torch.arange(len(by_class)).repeat_interleave(counts)
     return FileSplit(root, [file for files in by_class for file in files], labels)
 

@@ -13,7 +13,7 @@ from awpf_ext.finetuning.towers import Towers, copied_model, set_checkpointing, 
 from awpf_ext.finetuning.trainable_clip import TrainableClip
 from awpf_ext.finetuning.trainable_config import TrainableConfig
 
-__all__ = ["LinearMap", "TrainableClip", "TrainableConfig", "build_trainable"]
+__all__ = ["LinearMap", "TrainableClip", "TrainableConfig", "build_trainable", "clip_state"]
 
 
 def build_trainable(
@@ -42,6 +42,14 @@ def build_trainable(
 
         return build_lora_clip(config, text, clip, world, generator)
     return _full(config, text, clip, world, generator)
+
+
+def clip_state(trainable: TrainableClip) -> dict[str, Tensor]:
+    """All tensors of a CLIP that is trained in full, by open_clip's names."""
+    towers = trainable.network
+    assert isinstance(towers, Towers)
+    state: dict[str, Tensor] = towers.model.state_dict()
+    return state
 
 
 def _full(

@@ -107,6 +107,11 @@ def open_adapter(folder: str | Path) -> Iterator[LoraAdapter]:
 
 
 def _weights_file(folder: Path) -> Path:
+    if folder.is_file():
+        raise UserError(
+            f"{folder} is a file, but an adapter is a folder; to merge checkpoints of whole models "
+            "name the one that they were fine-tuned from: base (--base)"
+        )
     if not folder.is_dir():
         raise UserError(
             f"there is no folder {folder}; expected an adapter's folder with {CONFIG} and "

@@ -15,6 +15,7 @@ from awpf_ext import io
 from awpf_ext.errors import DataError, UserError, reason
 from awpf_ext.lora.adapter_config import CONFIG
 from awpf_ext.lora.adapter_reader import ADAPTER_TENSORS
+from awpf_ext.lora.checkpoint_reader import CHECKPOINT
 
 ADAPTERS = "adapters"  # the folder below a run's that its LoRAs are kept in
 MERGE_REPORT = "merge.json"
@@ -53,11 +54,11 @@ def new_folder(out: Path, replace: bool) -> Iterator[Path]:
     try:
         for leftover in sorted(out.parent.glob(f".{out.name}.*.tmp")):
             _clear(leftover, out)
-        _check_free(out, replace)
+        check_free(out, replace)
         with io.lock(temporary / _LOCK, wait=False):
             yield temporary
             io.sync_folder(temporary)
-            _check_free(out, replace)  # it may have been created meanwhile
+            check_free(out, replace)  # it may have been created meanwhile
             _take_name(temporary, out)
     except OSError as error:
         raise DataError(f"cannot write {out}: {reason(error)}") from error
@@ -65,8 +66,8 @@ def new_folder(out: Path, replace: bool) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _check_free(out: Path, replace: bool) -> None:
-    """`out` may be absent or empty; with `replace` it may be an adapter, but nothing else."""
+def check_free(out: Path, replace: bool) -> None:
+    """`out` may be absent or empty; with `replace` it may be a result, but nothing else."""
     if not out.exists() and not out.is_symlink():
         return
     if not out.is_dir() or out.is_symlink():
@@ -76,9 +77,10 @@ def _check_free(out: Path, replace: bool) -> None:
         return
     if not replace:
         raise UserError(f"{out} exists; choose another name, or replace it with force (--force)")
-    strange = sorted(found - {CONFIG, ADAPTER_TENSORS, MERGE_REPORT, TRAINING})
-    if strange or not {CONFIG, ADAPTER_TENSORS} <= found:
-        what = f"it holds {strange[0]}" if strange else "it is no adapter"
+    adapter, checkpoint = {CONFIG, ADAPTER_TENSORS}, {CHECKPOINT}
+    strange = sorted(found - adapter - checkpoint - {MERGE_REPORT, TRAINING})
+    if strange or not (adapter <= found or checkpoint <= found):
+        what = f"it holds {strange[0]}" if strange else "it is no adapter and no checkpoint"
         raise UserError(f"{out} is not replaced: {what}; choose another name")
 
 

@@ -7,11 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from awpf_ext.errors import UserError, suggestion
 from awpf_ext.lora.adapter_config import check_agreement
 from awpf_ext.lora.adapter_reader import LoraAdapter
 from awpf_ext.lora.merge_methods import MERGE_METHODS, MergeMethod, MergeSettings
 
+_TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "rank": ("a whole number of at least 1", lambda v: isinstance(v, int) and v >= 1),
     "density": ("a number above 0, at most 1", lambda v: isinstance(v, int | float) and 0 < v <= 1),
@@ -45,14 +48,20 @@ def checked_settings(name: str, method: MergeMethod, given: dict[str, Any]) -> M
     return MergeSettings(**given)
 
 
-def checked_folders(adapters: Sequence[str | Path], out: Path) -> list[Path]:
-    if isinstance(adapters, str | Path) or not adapters:
-        raise UserError(f"adapters is {adapters!r}; expected a list of adapters' folders")
-    folders = [Path(folder).expanduser() for folder in adapters]
-    for folder in folders:
-        if folder.resolve() == out.resolve():
-            raise UserError(f"{out} is one of the adapters; the result needs a folder of its own")
-    return folders
+def checked_sources(sources: Sequence[str | Path], out: Path) -> list[Path]:
+    if isinstance(sources, str | Path) or not sources:
+        raise UserError(f"sources is {sources!r}; expected a list of paths")
+    paths = [Path(source).expanduser() for source in sources]
+    for path in paths:
+        if path.resolve() == out.resolve():
+            raise UserError(f"{out} is one of the sources; the result needs a folder of its own")
+    return paths
+
+
+def checked_dtype(name: str | None) -> torch.dtype | None:
+    if name is not None and name not in _TYPES:
+        raise UserError(f"dtype is {name!r}; expected one of {', '.join(_TYPES)}")
+    return None if name is None else _TYPES[name]
 
 
 def checked_weights(weights: Sequence[float] | None, count: int) -> list[float]:
@@ -60,7 +69,7 @@ def checked_weights(weights: Sequence[float] | None, count: int) -> list[float]:
         return [1.0] * count
     given = [float(weight) for weight in weights]
     if len(given) != count:
-        raise UserError(f"there are {len(given)} weights for {count} adapters; expected one each")
+        raise UserError(f"there are {len(given)} weights for {count} sources; expected one each")
     for weight in given:
         if not math.isfinite(weight):
             raise UserError(f"a weight is {weight}; expected finite numbers")
@@ -80,7 +89,7 @@ def check_alike(adapters: Sequence[LoraAdapter], base_model: str | None) -> None
                 if keys:
                     raise UserError(
                         f"the adapters do not have the same modules: only {alone.name} has "
-                        f"{_some(keys)}"
+                        f"{some_names(keys)}"
                     )
         for name, layer in first.layers.items():
             theirs_ = other.layers[name]
@@ -92,6 +101,7 @@ def check_alike(adapters: Sequence[LoraAdapter], base_model: str | None) -> None
                 )
 
 
-def _some(keys: set[str]) -> str:
+def some_names(keys: set[str]) -> str:
+    """A few of the names, in words."""
     shown = sorted(keys)[:4]
     return ", ".join(shown) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")

@@ -1,4 +1,4 @@
-"""Merging LoRA adapters on disk, one layer at a time."""
+"""Merging on disk, one layer at a time: LoRA adapters; checkpoints have a module of their own."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ from awpf_ext.lora.adapter_reader import (
 from awpf_ext.lora.adapter_writer import MERGE_REPORT, new_folder
 from awpf_ext.lora.checks import (
     check_alike,
-    checked_folders,
+    checked_dtype,
     checked_method,
     checked_settings,
+    checked_sources,
     checked_weights,
 )
 from awpf_ext.lora.merge_methods import Merged, MergeMethod, MergeSettings, Term
-from awpf_ext.lora.merge_report import MergedLayer, MergeReport, peak_memory
-
-_TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+from awpf_ext.lora.merge_report import MergedLayer, MergeReport, peak_memory, settings_taken
+from awpf_ext.lora.merging_checkpoints import merge_checkpoints
 
 
 def merge(
-    adapters: Sequence[str | Path],
+    sources: Sequence[str | Path],
     out: str | Path,
     *,
+    base: str | Path | None = None,
     method: str = "linear",
     weights: Sequence[float] | None = None,
     rank: int | None = None,
@@ -51,20 +52,23 @@ def merge(
 ) -> MergeReport:
     """Merge PEFT LoRA adapters of one model into a new adapter in the folder `out`.
 
-    A single adapter at weight 1 is copied unchanged, except by `iso` or if density or rank cut it.
+    With `base`, merge fully fine-tuned CLIP models instead: the result is a checkpoint.
+
+    A single source at weight 1 is copied unchanged, except by `iso` or if density or rank cut it.
     The merge needs memory for the largest layer only. `icm` reads all adapters twice.
-    A killed merge leaves no half-written adapter.
+    A killed merge leaves nothing half-written.
 
     Args:
-        adapters: the adapters' folders.
+        sources: the adapters' folders; with `base` open_clip checkpoints.
         out: the folder to write.
+        base: the checkpoint that the sources were fine-tuned from, or open_clip:MODEL:TAG.
         method: one of `MERGE_METHODS`; their docstrings define them.
         weights: one per adapter; default: 1 each.
         rank, density, merge_space, common_fraction, seed: settings of the methods that take them;
             merge_space is "delta" or "factors".
-        dtype: of the result (float32, float16, bfloat16); default: that of the adapters.
+        dtype: of the result (float32, float16, bfloat16); default: that of the sources.
         base_model: the base model's name in the result, needed if the adapters disagree about it.
-        force: replace an existing adapter.
+        force: replace the result of another merge.
         progress: progress(done, layers) is called after each layer.
 
     Returns:
@@ -81,16 +85,29 @@ def merge(
         "seed": seed,
     }
     settings = checked_settings(method, chosen, {k: v for k, v in given.items() if v is not None})
-    if dtype is not None and dtype not in _TYPES:
-        raise UserError(f"dtype is {dtype!r}; expected one of {', '.join(_TYPES)}")
+    kept_type = checked_dtype(dtype)
+    paths = checked_sources(sources, out)
+    checked = checked_weights(weights, len(paths))
+    if base is not None:
+        if base_model is not None:
+            raise UserError("base_model names the base of adapters; with base there are none")
+        return merge_checkpoints(
+            paths,
+            out,
+            base,
+            name=method,
+            method=chosen,
+            settings=settings,
+            weights=checked,
+            dtype=kept_type,
+            force=force,
+            progress=progress,
+        )
     with ExitStack() as stack:
-        opened = [
-            stack.enter_context(open_adapter(folder)) for folder in checked_folders(adapters, out)
-        ]
-        checked = checked_weights(weights, len(opened))
+        opened = [stack.enter_context(open_adapter(path)) for path in paths]
         check_alike(opened, base_model)
         one = len(opened) == 1 and checked[0] == 1 and _keeps_one(chosen, settings, opened[0])
-        kind = _result_type(opened) if dtype is None else _TYPES[dtype]
+        kind = kept_type or _result_type(opened)
 
         used = checked
         if chosen.weigh is not None and not one:
@@ -104,7 +121,7 @@ def merge(
         folder = stack.enter_context(new_folder(out, force))
         with io.open_atomic(folder / ADAPTER_TENSORS) as file:
             writer = io.TensorWriter(file, _names(opened[0]), ADAPTER_TENSORS)
-            if one and dtype is None:
+            if one and kept_type is None:
                 layers, energy_kept = _copy_tensors(writer, opened[0]), 1.0
             else:
                 layers, energy_kept = _write_tensors(writer, opened, compute, kind, progress)
@@ -112,15 +129,10 @@ def merge(
         new_ranks = {layer.name: layer.rank for layer in layers}
         first = opened[0].config
         config = renamed(first, base_model) if one else merged_config(first, new_ranks, base_model)
-        taken = [
-            key
-            for key in ("rank", "density", "merge_space", "common_fraction", "seed")
-            if key in chosen.takes
-        ]
         report = MergeReport(
             out=out,
             method=method,
-            settings={key: getattr(settings, key) for key in taken},
+            settings=settings_taken(chosen, settings),
             weights=tuple(checked),
             sources=tuple(
                 {"name": adapter.folder.name, "sha256": adapter.sha256} for adapter in opened

@@ -19,6 +19,7 @@ from torch import Tensor
 from awpf_ext import io
 from awpf_ext.clip import Backbone, load_backbone, prompted_clip
 from awpf_ext.errors import DataError, UserError
+from awpf_ext.finetuning.build import clip_state
 from awpf_ext.methods import Method, method_class, method_config
 from awpf_ext.runs.checkpoint import Checkpoint
 from awpf_ext.runs.folder import RunFolder
@@ -120,15 +121,31 @@ def load_run(folder: str | Path, source: BackboneSource = DEFAULT_SOURCE) -> Lea
     return _model(facts, texts.text, saved.state, source)
 
 
-def export_run(folder: str | Path, out: str | Path) -> LearnedModel:
+def export_run(
+    folder: str | Path, out: str | Path, source: BackboneSource = DEFAULT_SOURCE
+) -> LearnedModel:
     """Write the model of a run as one file; `load_exported` reads it."""
-    out = Path(out).expanduser()
-    if out.suffix != ".safetensors":
-        raise UserError(f"out is {out}; expected a name ending in .safetensors")
-    model = load_run(folder)
+    out = _safetensors(out)
+    model = load_run(folder, source)
     state = {f"state.{name}": tensor for name, tensor in model.method.learned_state().items()}
     described = json.dumps({"format": FORMAT, **model.facts}, ensure_ascii=False)
     io.save_tensors(out, {"text": model.method.text, **state}, {"awpf_ext": described})
+    return model
+
+
+def export_clip(
+    folder: str | Path, out: str | Path, source: BackboneSource = DEFAULT_SOURCE
+) -> LearnedModel:
+    """Write the CLIP that a run has fine-tuned completely as a checkpoint of open_clip."""
+    out = _safetensors(out)
+    model = load_run(folder, source)
+    trainable = getattr(model.method, "trainable", None)
+    if trainable is None or getattr(model.method.config, "train", None) != "full":
+        raise UserError(
+            f"{folder} is a run of {model.facts['method']} that leaves the towers of CLIP as they "
+            "were; expected a run with train=full"
+        )
+    io.save_tensors(out, clip_state(trainable), {"format": "pt"})
     return model
 
 
@@ -144,6 +161,13 @@ def load_exported(path: str | Path, source: BackboneSource = DEFAULT_SOURCE) -> 
         raise DataError(f"{path} has export format {found}; this version reads format {FORMAT}")
     state = {name.removeprefix("state."): tensor for name, tensor in tensors.items()}
     return _model(facts, text, state, source)
+
+
+def _safetensors(out: str | Path) -> Path:
+    out = Path(out).expanduser()
+    if out.suffix != ".safetensors":
+        raise UserError(f"out is {out}; expected a name ending in .safetensors")
+    return out
 
 
 def _model(

@@ -33,6 +33,13 @@ def images(image_run, tmp_path):
     return [tmp_path / "images" / "test" / name / "0.png" for name in ("犬", "a_cat", "äpfel")]
 
 
+@pytest.fixture
+def images_of_test(image_arguments, tmp_path):
+    from PIL import Image
+
+    return [Image.open(path) for path in sorted((tmp_path / "images" / "test").glob("*/*.png"))]
+
+
 @pytest.mark.parametrize(
     ("method", "settings"),
     [
@@ -231,3 +238,37 @@ def test_predict_refuses_a_run_on_ready_made_features(features_file, awpf, quick
     done = awpf("predict", "run", "a.png")
     assert done.code == 2
     assert "trained on features:clip.npz: the backbone of those features is not known" in done.err
+
+
+def test_a_fine_tuned_clip_is_a_checkpoint_that_classifies_as_its_run(
+    image_arguments, images_of_test, awpf, tmp_path
+):
+    from awpf_ext.clip import class_texts, load_backbone
+
+    training = ["--method=replay_ce", "--set", "epochs=2", "--set", "learning_rate=0.01"]
+    assert awpf("run", *image_arguments, *training, "--out=tuned").code == 0
+    done = awpf("export", "tuned", "clip.safetensors", "--open-clip")
+    assert done.code == 0, done.err
+    learned = load_run("tuned")
+    prepared = learned.method.clip.backbone.prepare
+    x = torch.from_numpy(np.stack([prepared(image) for image in images_of_test]))
+    backbone = load_backbone("tiny", "clip.safetensors")
+    texts = class_texts(backbone, learned.class_names, learned.facts["provenance"]["prompt"])
+    features = torch.nn.functional.normalize(backbone.encode_images(x), dim=-1)
+    logits = learned.facts["logit_scale"] * features @ texts.T
+    torch.testing.assert_close(logits, learned.logits(x), rtol=1e-4, atol=1e-4)
+    changed = awpf("merge", "clip.safetensors", "clip.safetensors", "--base=clip.safetensors",
+                   "--method=tsv", "-o", "merged", "--json")  # fmt: skip
+    assert changed.code == 0, changed.err
+    merged = load_backbone("tiny", "merged/open_clip_model.safetensors")
+    assert merged.weights_hash == backbone.weights_hash
+    assert awpf("export", "tuned", "model.safetensors").code == 0
+    refused = awpf("merge", "model.safetensors", "--base=clip.safetensors", "-o", "no")
+    assert refused.code == 2
+    assert "export the CLIP in it with --open-clip" in refused.err
+
+
+def test_a_frozen_clip_is_not_exported(image_run, awpf):
+    done = awpf("export", image_run, "clip.safetensors", "--open-clip")
+    assert done.code == 2
+    assert "a run of awpf that leaves the towers of CLIP as they were; expected a run" in done.err

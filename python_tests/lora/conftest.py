@@ -12,9 +12,11 @@ import torch
 
 pytest.importorskip("safetensors", reason='needs the extra "clip"')
 
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 sys.path.append(str(Path(__file__).parent))  # `from small_adapters import ...`
+
+from small_checkpoints import random_model
 
 SHAPES: Mapping[str, tuple[int, int]] = {
     "layers.0.q": (20, 12),
@@ -57,3 +59,20 @@ def write(tmp_path):
         return folder
 
     return write_adapter
+
+
+@pytest.fixture
+def base(tmp_path):
+    save_file(random_model(0), tmp_path / "base.safetensors")
+    return tmp_path / "base.safetensors"
+
+
+@pytest.fixture
+def tuned(base, tmp_path):
+    """Three checkpoints that were fine-tuned from the base."""
+    start, paths = load_file(base), []
+    for seed, name in enumerate("abc", start=1):
+        change = random_model(seed, 0.1)
+        paths.append(tmp_path / f"{name}.safetensors")
+        save_file({key: start[key] + change[key] for key in start}, paths[-1])
+    return paths

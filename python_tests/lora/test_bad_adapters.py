@@ -42,7 +42,7 @@ def refused(folders, out, error: type[AwpfError], words: str, **options):
         ),
         ({"method": "dare_ties", "density": 0.5, "seed": -1}, "seed is -1; expected"),
         ({"method": "dare_ties"}, r"dare_ties needs density \(--density\)"),
-        ({"weights": [1, 2, 3]}, "there are 3 weights for 2 adapters"),
+        ({"weights": [1, 2, 3]}, "there are 3 weights for 2 sources"),
         ({"weights": [1, float("inf")]}, "a weight is inf; expected finite numbers"),
         ({"dtype": "int8"}, "dtype is 'int8'; expected one of float32, float16, bfloat16"),
     ],
@@ -53,10 +53,10 @@ def test_bad_options(options, words, write, tmp_path):
 
 def test_places_that_are_no_adapters(write, tmp_path):
     out, one = tmp_path / "out", write("one")
-    refused([], out, UserError, r"adapters is \[\]; expected a list")
-    refused(str(one), out, UserError, "expected a list of adapters' folders")
+    refused([], out, UserError, r"sources is \[\]; expected a list")
+    refused(str(one), out, UserError, "expected a list of paths")
     refused([tmp_path / "none"], out, UserError, "there is no folder .*none; expected")
-    refused([one / WEIGHTS], out, UserError, "there is no folder")
+    refused([one / WEIGHTS], out, UserError, "is a file, but an adapter is a folder; to merge ch")
     (tmp_path / "empty").mkdir()
     refused([tmp_path / "empty"], out, UserError, f"no LoRA adapter: it has no file {WEIGHTS}")
     (one / CONFIG).unlink()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_adapters import ROUNDING, deltas, distance, noise, rounded
+from dense_references import best, elected, polar, trimmed, weighted_sum
+from small_adapters import ROUNDING, deltas, distance, noise
 
 from awpf_ext.lora import MERGE_METHODS, merge
 from awpf_ext.lora.merge_methods import dense_svd, entrywise
@@ -50,37 +51,6 @@ def agrees(out, folders, weights, combine):
     assert bound < 2e-3, "too ill-conditioned for a comparison in float32"
     assert distance(deltas(out), expected) <= bound
     return expected
-
-
-def weighted_sum(parts, weights):
-    return sum(weight * part for weight, part in zip(weights, parts, strict=True))
-
-
-def best(matrix, rank):
-    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-    return (u[:, :rank] * s[:rank]) @ vh[:rank]
-
-
-def trimmed(part, density):
-    wanted = int(density * part.numel())
-    kept = torch.zeros(part.numel(), dtype=torch.bool)
-    kept[part.abs().flatten().topk(wanted).indices] = True
-    return part * kept.reshape(part.shape)
-
-
-def elected(parts, weights):
-    parts = torch.stack(parts)
-    sign = torch.where(parts.sum(0) >= 0, 1, -1)
-    agree = parts.sign() == sign
-    scale = torch.tensor(weights)[:, None, None]
-    return (parts * agree * scale).sum(0) / agree.sum(0).clamp(min=1)
-
-
-def polar(columns):
-    """By the inverse root of the Gram matrix, not by an SVD."""
-    columns = rounded(columns)
-    values, vectors = torch.linalg.eigh(columns.mT @ columns)
-    return columns @ (vectors / values.sqrt()) @ vectors.mT
 
 
 @pytest.mark.parametrize("method", ["linear", "stack"])

@@ -15,7 +15,10 @@ from torch import nn
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 peft = pytest.importorskip("peft", reason='needs the extra "lora"')
 
+from awpf_ext.errors import DataError  # noqa: E402
 from awpf_ext.lora import merge  # noqa: E402
+from awpf_ext.lora.adapter_reader import open_adapter  # noqa: E402
+from awpf_ext.lora.applied import add_adapter  # noqa: E402
 
 WEIGHTS = [0.5, -1.2, 0.8]
 NAMES = ["one", "two", "three"]
@@ -163,3 +166,17 @@ def test_one_adapter_unchanged_loads_as_before(base, folders, tmp_path):
     before, after = changes(loaded(base, folders[1])), changes(loaded(base, report.out))
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert math.isclose(1.0, report.energy_kept)
+
+
+def test_an_adapter_is_added_to_weights_as_by_peft(base, folders):
+    for folder in folders:
+        expected, found = copy.deepcopy(base), copy.deepcopy(base)
+        with torch.no_grad():
+            for name, delta in changes(loaded(base, folder)).items():
+                expected.get_submodule(name).weight += delta
+        with open_adapter(folder) as adapter:
+            add_adapter(found, adapter)
+        for name, weight in expected.state_dict().items():
+            torch.testing.assert_close(found.state_dict()[name], weight, rtol=1e-5, atol=1e-5)
+    with open_adapter(folders[0]) as adapter, pytest.raises(DataError, match="does not have"):
+        add_adapter(nn.Linear(2, 2), adapter)

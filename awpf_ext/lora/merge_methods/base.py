@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,6 +29,14 @@ class Term(NamedTuple):
     @property
     def coefficient(self) -> float:
         return self.weight * self.scaling
+
+
+class DenseTerm(NamedTuple):
+    """One checkpoint's term of a parameter's merged sum: its change as a matrix, and its weight."""
+
+    delta: Tensor  # (m, n)
+    weight: float
+    source: str  # hash of the checkpoint's content
 
 
 class Merged(NamedTuple):
@@ -59,12 +67,20 @@ class MergeSettings:
     seed: int = 0
 
 
+MergeDense = Callable[[str, Sequence[DenseTerm], MergeSettings], Tensor]
+
+
 @dataclass(frozen=True)
 class MergeMethod:
     """A merge method: `merge(layer, terms, settings)` computes one layer of the result.
 
     weigh: the weights that `merge` gets instead of the given ones, from the terms of all layers,
     which it reads one after the other; for a method that looks at whole adapters.
+    merge_dense: computes the merged change of one matrix of whole checkpoints; None: the method is
+    for factors only.
+    others: what `merge_dense` leaves (vectors, embeddings, kernels of convolutions) is added up
+    with the weights ("sum") or that divided by the number of checkpoints ("mean"); "same":
+    `merge_dense` merges them, too, as its rule is one for single entries.
     """
 
     merge: Callable[[str, Sequence[Term], MergeSettings], Merged]
@@ -72,6 +88,22 @@ class MergeMethod:
     density: float | None = None  # default; None: the user has to give one
     keeps_one: bool = True  # a single adapter at weight 1 and density 1 is returned as it is
     weigh: Callable[[Iterable[Sequence[Term]]], list[float]] | None = None
+    merge_dense: MergeDense | None = None
+    others: Literal["sum", "mean", "same"] = "sum"
+
+
+def dense_sum(layer: str, terms: Sequence[DenseTerm], settings: MergeSettings) -> Tensor:
+    """sum_t w_t D_t of whole matrices."""
+    total = terms[0].weight * terms[0].delta
+    for term in terms[1:]:
+        total.add_(term.delta, alpha=term.weight)
+    return total
+
+
+def svd_of_matrix(matrix: Tensor) -> LowRank:
+    """All singular triplets of a matrix."""
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    return LowRank(u, s, vh.mT)
 
 
 def svd_of_sum(terms: Sequence[Term]) -> LowRank:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from awpf_ext.errors import UserError
 from awpf_ext.lora.merge_methods.base import (
+    DenseTerm,
     Merged,
     MergeSettings,
     Term,
@@ -66,7 +67,7 @@ def merge_entrywise(
 
 def merge_entries(
     parts: Sequence[LazyDelta | Tensor],
-    terms: Sequence[Term],
+    terms: Sequence[Term | DenseTerm],
     rule: EntryRule,
     settings: MergeSettings,
     name: str,
@@ -102,6 +103,13 @@ def merge_entries(
         else:
             total[rows] = (entries * scale).sum(0)
     return total
+
+
+def merge_dense_entrywise(
+    layer: str, terms: Sequence[DenseTerm], settings: MergeSettings, rule: EntryRule
+) -> Tensor:
+    """One parameter of whole checkpoints merged by `rule`."""
+    return merge_entries([term.delta for term in terms], terms, rule, settings, layer)
 
 
 def threshold(part: LazyDelta | Tensor, density: float) -> Tensor:

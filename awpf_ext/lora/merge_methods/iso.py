@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from awpf_ext.lora.merge_methods.base import (
+    DenseTerm,
     Merged,
     MergeSettings,
     Term,
     cut,
     cut_to_rank,
+    dense_sum,
     numerical_rank,
     orthogonalised,
     rank_of_sum,
+    svd_of_matrix,
     svd_of_sum,
 )
 from awpf_ext.ops.low_rank import LowRank, truncate
+
+TaskTriplets = Callable[[Tensor, int, float], LowRank]
 
 
 def iso(layer: str, terms: Sequence[Term], settings: MergeSettings) -> Merged:
@@ -37,22 +43,42 @@ def iso(layer: str, terms: Sequence[Term], settings: MergeSettings) -> Merged:
     largest ones before are kept: first those of the sum, then those of the tasks.
     """
     found = svd_of_sum(terms)
-    total = rank_of_sum(found.s, terms)
+    tasks = [partial(_task_triplets, term) for term in terms]
+    flat, exact = _isotropic(found, rank_of_sum(found.s, terms), tasks, settings)
+    if not exact:
+        return cut_to_rank(flat.u * flat.s, flat.v.mT, settings.rank)
+    return cut(flat, settings.rank or flat.s.shape[0])
+
+
+def dense_iso(layer: str, terms: Sequence[DenseTerm], settings: MergeSettings) -> Tensor:
+    """`iso` of whole matrices; R is the numerical rank of the sum, usually min(m, n)."""
+    found = svd_of_matrix(dense_sum(layer, terms, settings))
+    rank = max(1, numerical_rank(found.s, max(terms[0].delta.shape)))
+    tasks = [partial(_dense_task_triplets, term) for term in terms]
+    flat, _ = _isotropic(found, rank, tasks, settings)
+    product: Tensor = (flat.u * flat.s) @ flat.v.mT
+    return product
+
+
+def _isotropic(
+    found: LowRank, total: int, of_tasks: Sequence[TaskTriplets], settings: MergeSettings
+) -> tuple[LowRank, bool]:
+    """The triplets with a flat spectrum, and whether their vectors are orthonormal."""
+    count = len(of_tasks)
     wanted = total - int(total * settings.common_fraction)
-    per_task = min(round(wanted / len(terms)), total // len(terms))
-    common = total - per_task * len(terms)
+    per_task = min(round(wanted / count), total // count)
+    common = total - per_task * count
     u, s, v = found.u[:, :common], found.s[:common], found.v[:, :common]
     if per_task:
-        tasks = [_task_triplets(term, u, per_task, float(found.s[0])) for term in terms]
+        tasks = [triplets(u, per_task, float(found.s[0])) for triplets in of_tasks]
         order = torch.cat([task.s for task in tasks]).argsort(descending=True, stable=True)
         s = torch.cat([s, torch.cat([task.s for task in tasks])[order]])
         u = torch.cat([u, torch.cat([task.u for task in tasks], dim=1)[:, order]], dim=1)
         v = torch.cat([v, torch.cat([task.v for task in tasks], dim=1)[:, order]], dim=1)
         u, v = orthogonalised(u), orthogonalised(v)
     flat = s.mean().expand(s.shape[0])
-    if per_task and not (_orthonormal(u) and _orthonormal(v)):  # tasks share directions exactly
-        return cut_to_rank(u * flat, v.mT, settings.rank)
-    return cut(LowRank(u, flat, v), settings.rank or s.shape[0])
+    # Tasks that share directions exactly leave vectors that are not orthonormal.
+    return LowRank(u, flat, v), not per_task or (_orthonormal(u) and _orthonormal(v))
 
 
 def _task_triplets(term: Term, common: Tensor, count: int, scale: float) -> LowRank:
@@ -60,6 +86,13 @@ def _task_triplets(term: Term, common: Tensor, count: int, scale: float) -> LowR
     b = term.b - common @ (common.mT @ term.b)
     u, s, v = truncate([b], None, [term.a.mT], rank=count, weights=[term.coefficient])
     kept = numerical_rank(s, common.shape[1] + term.rank, scale)
+    return LowRank(u[:, :kept], s[:kept], v[:, :kept])
+
+
+def _dense_task_triplets(term: DenseTerm, common: Tensor, count: int, scale: float) -> LowRank:
+    rest = term.weight * (term.delta - common @ (common.mT @ term.delta))
+    u, s, v = svd_of_matrix(rest)
+    kept = min(count, numerical_rank(s, max(rest.shape), scale))
     return LowRank(u[:, :kept], s[:kept], v[:, :kept])
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from awpf_ext.lora.merge_methods.base import (
+    DenseTerm,
     Merged,
     MergeSettings,
     Term,
@@ -41,3 +43,13 @@ def knots(layer: str, terms: Sequence[Term], settings: MergeSettings) -> Merged:
     ]
     merged = merge_entries(parts, terms, TIES, settings, layer)
     return cut_to_rank(q @ u[:, :kept], merged, settings.rank)
+
+
+def dense_knots(layer: str, terms: Sequence[DenseTerm], settings: MergeSettings) -> Tensor:
+    """`knots` of whole matrices."""
+    parts = [term.delta for term in terms]
+    u, s, _ = torch.linalg.svd(torch.cat(parts, dim=1), full_matrices=False)
+    basis = u[:, : max(1, numerical_rank(s, max(parts[0].shape)))]
+    aligned = [basis.mT @ part for part in parts]  # S V_t'
+    product: Tensor = basis @ merge_entries(aligned, terms, TIES, settings, layer)
+    return product

@@ -1,0 +1,74 @@
+"""The scores of an unfinished choice, kept on disk until it is finished."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from awpf_ext import io
+from awpf_ext.errors import DataError, UserError
+
+_SCORES = "scores.json"
+_LOCK = ".lock"
+
+
+class Journal:
+    """Scores by candidate, in a hidden folder beside the output."""
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any], scores: dict[str, float]) -> None:
+        self.folder = folder
+        self.scores = scores
+        self._identity = dict(identity)
+
+    @property
+    def kept(self) -> str:
+        """What is kept, for messages."""
+        count = len(self.scores)
+        scores = "1 score is" if count == 1 else f"{count} scores are"
+        return f"{scores} kept in {self.folder}, and the same command continues"
+
+    def add(self, key: str, score: float) -> None:
+        self.scores[key] = score
+        io.write_json(self.folder / _SCORES, {"identity": self._identity, "scores": self.scores})
+
+
+@contextmanager
+def open_journal(out: Path, identity: Mapping[str, Any], force: bool) -> Iterator[Journal]:
+    """The journal of the choice that ends in `out`; its folder goes away if the block succeeds.
+
+    identity: what the scores depend on besides the candidate, by its name in messages. Scores with
+    another identity are never used: they are an error, or with `force` removed.
+    """
+    folder = out.parent / f".{out.name}.choosing"
+    with io.lock(folder / _LOCK, wait=False):
+        path = folder / _SCORES
+        scores: dict[str, float] = {}
+        if path.exists():
+            saved = io.read_json(path)
+            try:
+                known, scores = dict(saved["identity"]), dict(saved["scores"])
+            except (KeyError, TypeError, ValueError):
+                raise DataError(f"cannot read {path}: it is no record of scores") from None
+            differing = sorted(
+                name
+                for name in known.keys() | identity.keys()
+                if known.get(name) != identity.get(name)
+            )
+            if differing and not force:
+                raise UserError(
+                    f"{folder} has scores of an unfinished choice with other "
+                    f"{' and '.join(differing)}; discard them with force (--force), or choose "
+                    "another name for the output"
+                )
+            scores = {} if differing else scores
+        journal = Journal(folder, identity, scores)
+        try:
+            yield journal
+        except BaseException:
+            if not journal.scores:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,153 @@
+"""`awpf merge --choose`: CLIP adapters and checkpoints scored by images, others by a program."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from awpf_ext import io
+from awpf_ext.errors import DataError, UserError
+from awpf_ext.runs.merge_score import ClipSource, ImageScore, validation_images
+
+pytest.importorskip("peft", reason='needs the extra "lora"')
+
+
+@pytest.fixture
+def adapters(image_arguments, awpf, tmp_path):
+    """Two LoRAs, of the first task and of the second."""
+    training = ["--method=lora_merge", "--set", "epochs=2", "--set", "learning_rate=0.05"]
+    assert awpf("run", *image_arguments, *training, "--out=run").code == 0
+    return [tmp_path / "run" / "adapters" / f"task_000{task}" for task in range(2)]
+
+
+@pytest.fixture
+def folder(image_arguments, tmp_path):
+    """The test images as a folder of classes."""
+    return f"folder:{tmp_path / 'images' / 'test'}"
+
+
+def test_an_adapter_scores_as_in_its_run(image_arguments, folder, awpf, tmp_path):
+    training = ["--method=lora_merge", "--set", "epochs=3", "--set", "learning_rate=0.05"]
+    assert awpf("run", *image_arguments, *training, "--increment=4", "--out=one").code == 0
+    score = ImageScore(folder)
+    assert (score.count, score.classes) == (8, 4)
+    adapter = tmp_path / "one" / "adapters" / "task_0000"
+    assert score(adapter) == io.read_json(tmp_path / "one" / "result.json")["last"]
+
+
+def test_a_checkpoint_scores_as_in_its_run(image_arguments, folder, awpf, tmp_path):
+    training = ["--method=replay_ce", "--set", "epochs=3", "--set", "learning_rate=0.01"]
+    assert awpf("run", *image_arguments, *training, "--out=full").code == 0
+    assert awpf("export", "full", "clip.safetensors", "--open-clip").code == 0
+    last = io.read_json(tmp_path / "full" / "result.json")["last"]
+    score = ImageScore(folder, base="clip.safetensors", clip=ClipSource("tiny"))
+    assert score(tmp_path / "clip.safetensors") == last
+    with pytest.raises(UserError, match=r"does not say what model it is; expected model"):
+        ImageScore(folder, base="clip.safetensors")
+    done = awpf("merge", "clip.safetensors", "--base=clip.safetensors", "-o", "best", "--json",
+                f"--choose={folder}", "--model=tiny", "-m", "linear", "-m", "ties")  # fmt: skip
+    assert done.code == 0, done.err
+    assert {one["score"] for one in done.json["ranking"]} == {last}
+
+
+def test_it_prints_a_ranked_table_and_the_merge(adapters, folder, awpf):
+    done = awpf("merge", *adapters, "--choose", folder, "-m", "linear", "-m", "tsv",
+                "--scales", "0.5,1", "--validation-limit", "1", "-o", "best")  # fmt: skip
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
+    assert lines[0] == f"12 merges by {folder} (4 images of 4 classes), best first"
+    assert lines[2].split() == ["method", "settings", "weights", "accuracy"]
+    shown = [float(line.split()[-1]) for line in lines[3:15]]
+    assert shown == sorted(shown, reverse=True)
+    ranking = io.read_json("best/merge.json")["ranking"]
+    assert shown == [round(100 * one["score"], 1) for one in ranking]
+    assert "The standard error of such an accuracy is" in done.out
+    assert lines[-1] == "best"
+
+
+def test_a_program_scores_any_adapter(adapters, awpf, tmp_path):
+    script = tmp_path / "score.py"
+    script.write_text(
+        "import json, pathlib, sys\n"
+        "made = json.loads((pathlib.Path(sys.argv[1]) / 'merge.json').read_text())\n"
+        "print(10 * (made['method'] == 'iso') - abs(sum(made['weights']) - 1))\n"
+    )
+    done = awpf("merge", *adapters, "--choose", script, "-m", "linear", "-m", "iso", "-o", "best")
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[0].endswith("score.py (its score), best first")
+    assert done.out.splitlines()[3].split() == ["iso", "0.5,", "0.5", "10"]
+    script.write_text("import sys; sys.exit('out of memory')")
+    failed = awpf("merge", *adapters, "--choose", script, "-o", "other")
+    assert failed.code == 3
+    assert "failed with exit code 1 (out of memory); 0 scores are kept in" in failed.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--choose=none.py"], "is neither a data set (NAME:PATH, as in --dataset) nor a program"),
+        (["--choose=true", "--prompt={}"], "--prompt is for a data set of images; 'true' is a pro"),
+        (["--choose=true", "--validation-limit=3"], "--validation-limit is for a data set of"),
+        (["--scales=1"], "--scales needs --choose VALIDATION"),
+        (["--validation-limit=3"], "--validation-limit needs --choose VALIDATION"),
+        (["-m", "tsv", "-m", "iso"], "--method is given 2 times; only --choose takes several"),
+        (["--weights=1", "--weights=2"], "--weights is given 2 times; only --choose"),
+        (["--choose=true", "--scales=x"], "--scales is 'x'; expected numbers separated by commas"),
+        (["--choose=folder:none"], "there is no none"),
+        (["--choose=features:clip.npz"], "there is no clip.npz"),
+    ],
+)
+def test_options_that_do_not_fit(arguments, words, adapters, awpf):
+    done = awpf("merge", adapters[0], *arguments, "-o", "out")
+    assert done.code == 2
+    assert words in " ".join(done.err.split())
+
+
+def test_an_adapter_of_another_model_is_refused(adapters, folder, awpf, tmp_path):
+    config = json.loads((adapters[0] / "adapter_config.json").read_text())
+    for changes, error, words in (
+        ({"base_model_name_or_path": "org/llm"}, UserError, "belong to 'org/llm'; expected a CLIP"),
+        ({"revision": "0" * 16}, DataError, "but the adapters were trained on 0000"),
+    ):
+        (adapters[0] / "adapter_config.json").write_text(json.dumps({**config, **changes}))
+        with pytest.raises(error, match=words):
+            ImageScore(folder)(adapters[0])
+    moved = ClipSource("tiny", "random:1")
+    (adapters[0] / "adapter_config.json").write_text(json.dumps({**config, "revision": None}))
+    assert 0 <= ImageScore(folder, clip=moved)(adapters[0]) <= 1
+
+
+def test_validation_images_are_never_test_images(image_arguments, tmp_path):
+    root = tmp_path / "images"
+    left = validation_images(f"folder:{root}", train_limit=2)
+    names = {left.images.name(row) for row in range(len(left.images.labels))}
+    assert names == {str(path) for path in root.glob("train/*/[13].png")}  # a run takes 0 and 2
+    assert len(validation_images(f"folder:{root}", train_limit=2, limit=1).images.labels) == 4
+    words = "has training and test images; expected a folder whose subfolders are classes"
+    with pytest.raises(UserError, match=words):
+        validation_images(f"folder:{root}")
+    with pytest.raises(UserError, match="no training images besides those that train_limit=4"):
+        validation_images(f"folder:{root}", train_limit=4)
+    with pytest.raises(UserError, match="limit is 0; expected at least 1"):
+        validation_images(f"folder:{root}", limit=0)
+    demo = validation_images("demo", limit=None)
+    assert len(demo.images.labels) == 100 * (200 - 80)
+    assert len(demo.class_names) == 100
+
+
+def test_a_folder_without_images_is_refused(tmp_path):
+    for names in ((), ("a_class",)):
+        for name in names:
+            (tmp_path / name).mkdir()
+        with pytest.raises(DataError, match="has no images to validate on"):
+            validation_images(f"folder:{tmp_path}")
+
+
+def test_the_version_changes_with_the_images(image_arguments, folder, tmp_path):
+    before = ImageScore(folder).version
+    assert ImageScore(folder).version == before
+    assert ImageScore(folder, prompt="{}").version != before
+    image = next((tmp_path / "images" / "test").glob("*/0.png"))
+    image.write_bytes(image.with_name("1.png").read_bytes())
+    assert ImageScore(folder).version != before

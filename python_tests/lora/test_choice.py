@@ -1,0 +1,247 @@
+"""The best of many merges is found and written, and nothing that was scored is lost."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+from safetensors.torch import load_file
+from small_adapters import deltas, distance
+
+from awpf_ext import io
+from awpf_ext.errors import DataError, UserError
+from awpf_ext.lora import ProgramScore, choose_merge, merge
+from awpf_ext.lora.checkpoint_reader import CHECKPOINT
+
+ALL = ["linear", "svd", "ties", "dare_linear", "dare_ties", "magnitude_prune", "knots", "tsv",
+       "iso", "icm"]  # fmt: skip
+
+
+@pytest.fixture
+def two(write):
+    return [write("a"), write("b")]
+
+
+class Closeness:
+    """The nearer to a given merge, the better."""
+
+    name = "closeness"
+
+    def __init__(self, target):
+        self.target = deltas(target)
+        self.seen = []
+
+    def __call__(self, path):
+        self.seen.append(path)
+        return -distance(deltas(path), self.target)
+
+
+def test_the_best_is_written_with_the_ranking(two, tmp_path):
+    target = merge(two, tmp_path / "target", method="tsv", weights=[0.75, 0.75])
+    score = Closeness(target.out)
+    report = choose_merge(two, tmp_path / "out", score)
+    assert (report.method, report.weights) == ("tsv", (0.75, 0.75))
+    found, expected = (load_file(x.out / "adapter_model.safetensors") for x in (report, target))
+    assert all((found[name] == expected[name]).all() for name in expected)
+    first = 2 + 5 * (len(ALL) - 1) + 1  # 1 / T is among the five usual scales; icm needs one
+    assert len(report.ranking) == len(score.seen) == first + 3 * 2
+    assert {one.method for one in report.ranking} == set(ALL)
+    scores = [one.score for one in report.ranking]
+    assert scores == sorted(scores, reverse=True)
+    record = io.read_json(report.out / "merge.json")
+    assert record["validation"] == "closeness"
+    assert record["ranking"][0] == {
+        "method": "tsv", "settings": {}, "weights": [0.75, 0.75], "score": scores[0], "error": None,
+    }  # fmt: skip
+    assert record["weights"] == [0.75, 0.75]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "out", "target"]
+
+
+def test_other_weights_are_tried_for_the_best(two, tmp_path):
+    target = merge(two, tmp_path / "target", weights=[1, 0.5])
+    methods = ["linear", "ties", "tsv"]
+    report = choose_merge(two, tmp_path / "out", Closeness(target.out), methods=methods)
+    assert report.method == "linear"
+    assert report.weights == pytest.approx((1, 0.5), abs=1e-5)
+
+
+def test_each_source_alone_is_tried(two, tmp_path):
+    report = choose_merge(two, tmp_path / "out", Closeness(two[1]), methods=["linear", "iso"])
+    assert (report.method, report.weights) == ("linear", (0, 1))
+
+
+def test_what_is_tried_can_be_restricted(two, tmp_path):
+    tried = choose_merge(
+        two,
+        tmp_path / "out",
+        Closeness(two[0]),
+        methods=["ties", "stack"],
+        weights=[[1, 1], [1, -2]],
+        scales=[0.5, 2],
+        density=0.3,
+        rank=2,
+    ).ranking
+    found = {(one.method, one.weights) for one in tried}
+    assert len(tried) == len(found) == 8
+    assert {weights for _, weights in found} == {(0.5, 0.5), (2, 2), (0.5, -1), (2, -4)}
+    assert {json.dumps(one.settings) for one in tried} == {'{"rank": 2, "density": 0.3}', "{}"}
+    plain = choose_merge(two, tmp_path / "plain", Closeness(two[0]), weights=[[1, 3]])
+    assert {one.weights for one in plain.ranking} == {(1, 3)}  # scale 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"methods": ["tie"]}, "there is no merge method 'tie'; did you mean"),
+        ({"methods": []}, "methods is empty"),
+        ({"methods": ["tsv"], "density": 0.5}, "density is a setting of none of the methods tsv"),
+        ({"density": 2}, "density is 2; expected a number above 0, at most 1"),
+        ({"weights": [[1]]}, "there are 1 weights for 2 sources"),
+        ({"scales": [1, 0]}, r"scales is \[1, 0\]; expected numbers other than 0"),
+        ({"dtype": "int8"}, "dtype is 'int8'"),
+    ],
+)
+def test_bad_restrictions(options, words, two, tmp_path):
+    score = Closeness(two[0])
+    with pytest.raises(UserError, match=words):
+        choose_merge(two, tmp_path / "out", score, **options)
+    assert score.seen == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_an_existing_output_is_refused_before_anything_is_scored(two, tmp_path):
+    merge(two, tmp_path / "out")
+    score = Closeness(two[0])
+    with pytest.raises(UserError, match="out exists; choose another name"):
+        choose_merge(two, tmp_path / "out", score)
+    assert score.seen == []
+    assert choose_merge(two, tmp_path / "out", score, methods=["iso"], force=True).method == "iso"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), DataError("no memory"), ValueError("x")])
+def test_scores_are_kept_when_the_search_ends_early(error, two, tmp_path):
+    class Stops(Closeness):
+        def __call__(self, path):
+            if len(self.seen) == 7:
+                raise error
+            return super().__call__(path)
+
+    score = Stops(two[0])
+    words = "x" if isinstance(error, ValueError) else r"7 scores are kept in .*/.out.choosing, and"
+    few = {"methods": ["linear", "tsv"], "scales": [0.4, 0.5, 1]}
+    with pytest.raises(type(error), match=words):
+        choose_merge(two, tmp_path / "out", score, **few)
+    assert not (tmp_path / "out").exists()
+    again = Closeness(two[0])
+    report = choose_merge(two, tmp_path / "out", again, **few)
+    assert len(report.ranking) == 7 + len(again.seen) == 8 + 6
+    uninterrupted = choose_merge(two, tmp_path / "other", Closeness(two[0]), **few)
+    assert uninterrupted.ranking == report.ranking
+    assert not (tmp_path / ".out.choosing").exists()
+
+
+def test_scores_of_something_else_are_not_used(two, write, tmp_path):
+    def fails(path):
+        if path.name == "tried" and len(list(tmp_path.glob(".out.choosing/scores.json"))):
+            raise DataError("stop")
+        return 1
+
+    fails.name = "closeness"
+    with pytest.raises(DataError, match="stop; 1 score is kept in"):
+        choose_merge(two, tmp_path / "out", fails)
+    other = [two[0], write("c")]
+    words = r"has scores of an unfinished choice with other sources; discard them with force"
+    with pytest.raises(UserError, match=words):
+        choose_merge(other, tmp_path / "out", Closeness(two[0]))
+    report = choose_merge(
+        other, tmp_path / "out", Closeness(two[0]), methods=["linear"], force=True
+    )
+    assert max(one.score for one in report.ranking) <= 0  # the kept score was 1
+
+
+def test_another_search_at_work_is_left_alone(two, tmp_path):
+    with (
+        io.lock(tmp_path / ".out.choosing" / ".lock"),
+        pytest.raises(UserError, match="is in use by process"),
+    ):
+        choose_merge(two, tmp_path / "out", Closeness(two[0]))
+
+
+def test_impossible_merges_are_ranked_last_with_their_reason(write, tmp_path):
+    pair = [write("a", 4), write("b", 2)]
+    report = choose_merge(
+        pair, tmp_path / "out", Closeness(pair[0]), methods=["ties", "linear"], scales=[1],
+        merge_space="factors",
+    )  # fmt: skip
+    assert report.method == "linear"
+    last = report.ranking[-1]
+    assert (last.method, last.score) == ("ties", None)
+    assert "merge_space=factors needs adapters of one rank" in last.error
+    with pytest.raises(UserError, match="merge_space=factors needs adapters of one rank"):
+        choose_merge(pair, tmp_path / "no", Closeness(pair[0]), methods=["ties"],
+                     merge_space="factors")  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "many"])
+def test_a_score_has_to_be_a_number(value, two, tmp_path):
+    with pytest.raises(UserError, match=r"score returned .*; expected a finite number; 0 scores"):
+        choose_merge(two, tmp_path / "out", lambda path: value)
+
+
+def test_checkpoints_are_chosen_among_by_their_file(base, tuned, tmp_path):
+    seen = []
+
+    def score(path):
+        seen.append(path.name)
+        return float(load_file(path)["visual.proj"].norm())
+
+    report = choose_merge(tuned, tmp_path / "out", score, base=base, scales=[2])
+    assert set(seen) == {CHECKPOINT}
+    assert {one.method for one in report.ranking} == {*ALL} - {"icm"}
+    norms = {one.score for one in report.ranking}
+    written = float(load_file(report.written)["visual.proj"].norm())
+    assert written == max(norms) == report.ranking[0].score
+
+
+@pytest.fixture
+def script(tmp_path):
+    def write_script(text: str) -> str:
+        (tmp_path / "score.py").write_text(f"import sys\nfrom pathlib import Path\n{text}\n")
+        return str(tmp_path / "score.py")
+
+    return write_script
+
+
+def test_a_program_gets_the_path_and_prints_the_score_last(script, two):
+    name = script("print('loading', *sys.argv[1:-1])\nprint(len(Path(sys.argv[-1]).name))\nprint()")
+    assert ProgramScore(name)(two[0]) == 1
+    assert ProgramScore(f"'{sys.executable}' {name} --fast")(two[0] / "adapter_config.json") == 19
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("sys.exit('no GPU')", r"score.py failed with exit code 1 \(no GPU\)"),
+        ("sys.exit(3)", "score.py failed with exit code 3$"),
+        ("import os; os.kill(os.getpid(), 9)", "score.py failed with signal 9$"),
+        ("print('0.5\\ndone')", "the last line that .*score.py printed is 'done'; expected the"),
+        ("print('nan')", "printed is 'nan'; expected the score, a number"),
+        ("", "printed is ''; expected the score"),
+    ],
+)
+def test_programs_that_fail(text, words, script, two):
+    with pytest.raises(DataError, match=words):
+        ProgramScore(script(text))(two[0])
+
+
+@pytest.mark.parametrize("command", ["", "none.py", "no-such-program --x", "'"])
+def test_what_is_no_program(command):
+    with pytest.raises(UserError, match=r"is neither a data set .* nor a program|cannot be read"):
+        ProgramScore(command)
+
+
+def test_a_changed_program_is_another_one(script):
+    before = ProgramScore(script("print(1)")).version
+    assert ProgramScore(script("print(1)")).version == before
+    assert ProgramScore(script("print(2)")).version != before
