@@ -16,7 +16,7 @@ from awpf_ext.finetuning.task_samples import TaskSamples
 from awpf_ext.finetuning.trainable_config import TrainableConfig
 from awpf_ext.methods._base.method import EpochProgress, Inputs, Method, MethodConfig
 
-LEARNING_RATES = {"full": 1e-5, "lora": 1e-4, "adapter": 3e-4}
+LEARNING_RATES = {"full": 1e-5, "lora": 3e-4, "adapter": 3e-4}
 
 
 class FineTuningConfig(TrainableConfig, MethodConfig):
@@ -27,7 +27,7 @@ class FineTuningConfig(TrainableConfig, MethodConfig):
     learning_rate: float | None = Field(
         None,
         gt=0,
-        description="Learning rate of AdamW; null = 1e-5 for full, 1e-4 for lora, 3e-4 for adapter",
+        description="Learning rate of AdamW; null = 1e-5 for full, 3e-4 for lora and adapter",
     )
     weight_decay: float = Field(
         0.1, ge=0, description="Weight decay, except of biases, norms and position embeddings"
