@@ -20,6 +20,7 @@ from awpf_ext.lora.checkpoint_reader import CHECKPOINT
 ADAPTERS = "adapters"  # the folder below a run's that its LoRAs are kept in
 MERGE_REPORT = "merge.json"
 TRAINING = "training.json"
+POPULATION = "population.safetensors"
 _LOCK = ".lock"
 _OLD = ".old.tmp"  # ends the name of a folder that is being replaced
 
@@ -30,6 +31,7 @@ class AdapterFiles(NamedTuple):
     tensors: Mapping[str, Tensor]
     config: Mapping[str, Any]
     training: Mapping[str, Any] | None = None  # what it was trained on; PEFT ignores this file
+    population: Mapping[str, Tensor] | None = None  # other LoRAs of the task; ignored, too
 
 
 def write_adapter(out: Path, adapter: AdapterFiles) -> None:
@@ -39,6 +41,8 @@ def write_adapter(out: Path, adapter: AdapterFiles) -> None:
         io.write_json(folder / CONFIG, dict(adapter.config))
         if adapter.training is not None:
             io.write_json(folder / TRAINING, dict(adapter.training))
+        if adapter.population is not None:
+            io.save_tensors(folder / POPULATION, adapter.population, {})
         io.save_tensors(folder / ADAPTER_TENSORS, adapter.tensors, {"format": "pt"})
 
 
@@ -78,7 +82,7 @@ def check_free(out: Path, replace: bool) -> None:
     if not replace:
         raise UserError(f"{out} exists; choose another name, or replace it with force (--force)")
     adapter, checkpoint = {CONFIG, ADAPTER_TENSORS}, {CHECKPOINT}
-    strange = sorted(found - adapter - checkpoint - {MERGE_REPORT, TRAINING})
+    strange = sorted(found - adapter - checkpoint - {MERGE_REPORT, TRAINING, POPULATION})
     if strange or not (adapter <= found or checkpoint <= found):
         what = f"it holds {strange[0]}" if strange else "it is no adapter and no checkpoint"
         raise UserError(f"{out} is not replaced: {what}; choose another name")

@@ -13,7 +13,7 @@ from torch import Tensor
 from awpf_ext import io
 from awpf_ext.errors import DataError, UserError
 from awpf_ext.lora.adapter_reader import LoraAdapter, open_adapter
-from awpf_ext.lora.adapter_writer import ADAPTERS, TRAINING, AdapterFiles
+from awpf_ext.lora.adapter_writer import ADAPTERS, POPULATION, TRAINING, AdapterFiles
 
 # Settings that must agree for the factors to fit the same model.
 _AGREE = (
@@ -62,6 +62,11 @@ class TrainedAdapters:
                 raise UserError(f"{folder}: {name} has shape {shapes[0]}; expected {shapes[1]}")
         return {name: tensors[name].float() for name in expected}
 
+    def read_population(self, task: int) -> dict[str, Tensor] | None:
+        """What the run kept beside the adapter; None if it kept nothing. `read` checks the task."""
+        file = self._folder / task_name(task) / POPULATION
+        return io.load_tensors(file)[0] if file.exists() else None
+
     def _check_config(self, adapter: LoraAdapter) -> None:
         for key in _AGREE:
             found, expected = adapter.config.raw.get(key), self._like.config.get(key)
@@ -86,7 +91,7 @@ def _check_training(folder: Path, expected: Mapping[str, Any]) -> None:
             values = "" if isinstance(value, list) else f" ({found.get(key)!r}, here {value!r})"
             raise UserError(
                 f"{folder} was trained with different {key}{values}; expected a run with the "
-                f"same {'seed' if key == 'start' else 'data, limits, order and increment'}"
+                "same data, limits, order and increment"
             )
 
 

@@ -17,11 +17,13 @@ from awpf_ext.methods._base.task_loras import TaskLoras, TaskLorasConfig
 from awpf_ext.methods.registry import register
 
 _NO_LIMIT = 1 << 30  # above the rank of any layer
+_AVERAGES = {"average": 1.0, "average_sqrt": 0.5}  # the power of T that divides the sum
 
 
 class LoraMergeConfig(TaskLorasConfig):
     fusion: Literal[
         "average",
+        "average_sqrt",
         "linear",
         "stack",
         "svd",
@@ -34,9 +36,11 @@ class LoraMergeConfig(TaskLorasConfig):
         "iso",
         "icm",
     ] = Field(
-        "average", description="average = linear with weights 1 / T; others as in `awpf merge`"
+        "average",
+        description="average = linear with weights 1 / T; average_sqrt = 1 / sqrt(T); others as in "
+        "`awpf merge`",
     )
-    weight: float = Field(1.0, gt=0, description="Weight of every LoRA; average divides it by T")
+    weight: float = Field(1.0, gt=0, description="Weight of every LoRA, before it is averaged")
     rank: int | None = Field(
         None,
         ge=1,
@@ -56,7 +60,7 @@ class LoraMerge(TaskLoras):
 
     def __init__(self, config: LoraMergeConfig, **given: Any) -> None:
         super().__init__(config, **given)
-        name = "linear" if config.fusion == "average" else config.fusion
+        name = "linear" if config.fusion in _AVERAGES else config.fusion
         self.merging = MERGE_METHODS[name]
         chosen = {"rank": config.rank, "density": config.density}
         if config.rank is None and "density" in self.merging.takes:
@@ -70,6 +74,6 @@ class LoraMerge(TaskLoras):
 
     def fuse(self, task: Task) -> dict[str, Tensor]:
         loras = list(self.loras.values())
-        scale = 1 / len(loras) if self.config.fusion == "average" else 1.0
-        weights = [self.config.weight * scale] * len(loras)
+        power = _AVERAGES.get(self.config.fusion, 0.0)
+        weights = [self.config.weight / len(loras) ** power] * len(loras)
         return merge_tensors(loras, self.scale, self.merging, weights, self.settings)

@@ -95,20 +95,27 @@ class RunOptions(TypedDict, total=False):
     class_losses: Literal["running", "exact"] | None
     weight_momentum: float
     adapters: str | None
+    freeze_a: bool
+    population: int
     checkpoints: int
-    task_vector: Literal["features", "weights"]
+    components: int
     latent: int
-    meta_steps: int
-    meta_batch: int
-    meta_learning_rate: float
+    vae_steps: int
+    vae_batch: int
+    vae_learning_rate: float
     kl_weight: float
-    inner_steps: int
-    inner_rate: float
-    inner_every: int
-    inner_batch: int
-    rescale: bool
+    free_bits: float
+    fusion_every: int
+    search: Literal["network", "pca", "none"]
+    search_steps: int
+    search_rate: float
+    tether: float
+    refine_steps: int
+    refine_rate: float
+    image_batch: int
     fusion: Literal[
         "average",
+        "average_sqrt",
         "linear",
         "stack",
         "svd",

@@ -1,4 +1,4 @@
-"""ICM-Fusion's parts: LoRAs as vectors, the F-VAE, its meta-training, the fusion, the merge."""
+"""ICM-Fusion's parts: LoRAs as vectors, principal components, the F-VAE, the search."""
 
 from __future__ import annotations
 
@@ -6,217 +6,220 @@ import pytest
 import torch
 
 from awpf_ext.lora.icm import (
-    FlatLora,
     FusionVae,
-    InnerSteps,
     Layout,
-    MetaSettings,
-    TrainingSet,
-    count_sketch,
-    fuse_loras,
-    meta_train,
-    stack_loras,
+    Pca,
+    VaeSettings,
+    explained_variance,
+    refined,
+    searched,
+    train_vae,
 )
-from awpf_ext.lora.icm.meta_training import inner_steps
-from awpf_ext.lora.icm.vae import WIDEST, kl_divergence
+from awpf_ext.lora.icm.measures import on_plane, pca_curve, task_means
+from awpf_ext.lora.icm.vae import kl_divergence
+
+SIZE = 200
+
+
+def drawn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture
-def tensors():
-    torch.manual_seed(0)
-    return {
-        "layer.a": 3 + 2 * torch.randn(4, 9),
-        "layer.b": 1e-4 * torch.randn(7, 4),
-        "zero.b": torch.zeros(5, 2),
-        "constant.b": torch.full((3, 2), 0.1),
-    }
+def loras():
+    """Three tasks of eight vectors each: the tasks apart, and a curved spread in each."""
+    directions = drawn(6, SIZE, seed=1)
+    angle = 3 * drawn(24, seed=2)
+    places = torch.arange(3).repeat_interleave(8)
+    own = torch.stack([angle.cos(), angle.sin(), angle / 3], dim=1)
+    return 2 * directions[places] + own @ directions[3:] + 0.1 * drawn(24, SIZE, seed=3), places
 
 
-def trained(flats, vectors, layout, steps=40, inner=None, seed=0, rate=1e-3):
-    """A small F-VAE that has learned one LoRA of each task."""
-    vae = FusionVae(layout.size, vectors.shape[1], latent=8, seed=seed)
-    data = TrainingSet(layout, flats, torch.arange(len(vectors)), vectors)
-    generator = torch.Generator().manual_seed(seed)
-    settings = MetaSettings(steps=steps, learning_rate=rate)
-    return vae, meta_train(vae, data, settings, generator, inner)
-
-
-class TestFlattening:
-    def test_a_round_trip_gives_the_tensors(self, tensors):
+class TestLayout:
+    def test_a_round_trip_gives_the_tensors_and_the_gradient_reaches_b_alone(self):
+        tensors = {
+            "base.q.lora_A.weight": drawn(2, 9),
+            "base.q.lora_B.weight": drawn(7, 2),
+            "base.e.lora_embedding_A": drawn(2, 5),
+            "base.e.lora_embedding_B": drawn(4, 2),
+        }
         layout = Layout.of(tensors)
-        again = layout.restore(layout.flatten(tensors))
+        assert layout.size == 14 + 8
+        vector = layout.flatten(tensors).requires_grad_()
+        again = layout.restore(vector)
         assert again.keys() == tensors.keys()
         for name, tensor in tensors.items():
-            assert torch.allclose(again[name], tensor, rtol=1e-5, atol=1e-9)
+            assert torch.equal(again[name], tensor)
+            assert again[name].requires_grad == name.endswith(("lora_B.weight", "embedding_B"))
 
-    def test_each_tensor_has_mean_0_and_deviation_1(self, tensors):
-        layout = Layout.of(tensors)
-        parts = dict(
-            zip(layout.shapes, layout.flatten(tensors).values.split(layout.sizes), strict=True)
+
+class TestPca:
+    def test_it_is_the_singular_value_decomposition(self, loras):
+        vectors, _ = loras
+        pca = Pca.fit(vectors, 5)
+        u, s, vh = torch.linalg.svd((vectors - vectors.mean(0)).double(), full_matrices=False)
+        torch.testing.assert_close(pca.variance.double(), s[:5] ** 2 / 24, rtol=1e-5, atol=0)
+        expected = vectors.mean(0) + ((u * s)[:, :5] @ vh[:5]).float()
+        torch.testing.assert_close(pca.projected(vectors, 5), expected, rtol=0, atol=1e-4)
+        assert pca.rest == 23 - 5
+        assert pca.noise(5) == pytest.approx(float((s[5:23] ** 2).sum()) / 24 / 18, rel=1e-5)
+
+    def test_the_order_of_the_loras_changes_nothing(self, loras):
+        vectors, _ = loras
+        order = torch.randperm(24, generator=torch.Generator().manual_seed(5))
+        first, other = Pca.fit(vectors, 5), Pca.fit(vectors[order], 5)
+        torch.testing.assert_close(other.basis, first.basis, rtol=0, atol=1e-4)
+        torch.testing.assert_close(other.scores(vectors), first.scores(vectors), rtol=0, atol=1e-3)
+
+    def test_the_curve_has_both_parts_of_the_variance(self, loras):
+        vectors, places = loras
+        learned = torch.arange(24) % 8 < 6
+        pca = Pca.fit(vectors[learned], 64)
+        means = task_means(vectors[learned], places[learned])
+        rows = pca_curve(pca, vectors[~learned], places[~learned], means)
+        assert [row["components"] for row in rows] == [1, 2, 4, 8, 16, 17]
+        assert rows[-1]["between"] == pytest.approx(1, abs=1e-4)
+        for row in rows:
+            assert row["within"] <= row["both"] <= row["between"] + 1e-6
+        assert [row["both"] for row in rows] == sorted(row["both"] for row in rows)
+        expected = explained_variance(
+            vectors[~learned], pca.projected(vectors[~learned], 4), pca.mean
         )
-        for name in ("layer.a", "layer.b"):
-            assert parts[name].mean().abs() < 1e-5
-            assert parts[name].std(correction=0) == pytest.approx(1, abs=1e-4)
-        assert not parts["zero.b"].any()
-        assert not parts["constant.b"].any()
+        assert rows[2]["both"] == pytest.approx(expected, abs=1e-5)
 
-    def test_other_tensors_are_refused(self, tensors):
-        layout = Layout.of(tensors)
-        with pytest.raises(ValueError, match=r"layer.a has shape \(4, 8\); expected \(4, 9\)"):
-            layout.flatten({**tensors, "layer.a": torch.zeros(4, 8)})
+    def test_equal_loras_have_no_component(self):
+        pca = Pca.fit(drawn(1, SIZE).expand(4, -1), 5)
+        assert len(pca.variance) == 0
+        assert explained_variance(pca.mean[None], pca.mean[None], pca.mean) is None
 
-    def test_the_gradient_reaches_the_values(self, tensors):
-        layout = Layout.of(tensors)
-        flat = layout.flatten(tensors)
-        values = flat.values.clone().requires_grad_()
-        layout.restore(flat._replace(values=values))["layer.b"].sum().backward()
-        expected = dict(zip(layout.shapes, values.grad.split(layout.sizes), strict=True))
-        deviation = tensors["layer.b"].std(correction=0)
-        assert torch.allclose(expected["layer.b"], deviation.expand(28))
-        assert not expected["layer.a"].any()
-
-    def test_a_sketch_keeps_cosines(self):
-        generator = torch.Generator().manual_seed(1)
-        x, y = torch.randn(2, 20_000, generator=generator)
-        mixed = x + y
-        cosine = torch.nn.functional.cosine_similarity(x, mixed, dim=0)
-        assert count_sketch(x, 256).norm() == pytest.approx(1, abs=1e-5)
-        assert count_sketch(x, 256) @ count_sketch(mixed, 256) == pytest.approx(
-            float(cosine), abs=0.2
-        )
-        assert abs(count_sketch(x, 256) @ count_sketch(y, 256)) < 0.25
+    def test_distances_on_the_plane_are_those_of_the_loras(self):
+        vectors = drawn(6, 2) @ drawn(2, SIZE)
+        spots = torch.tensor(on_plane(Pca.fit(vectors, 5), vectors))
+        torch.testing.assert_close(torch.pdist(spots), torch.pdist(vectors), rtol=1e-2, atol=0.01)
 
 
 class TestVae:
-    @pytest.mark.parametrize("size", [1, 17, 1000, 40_001])
-    def test_any_length_goes_in_and_comes_out(self, size):
-        vae = FusionVae(size, 6, latent=4)
-        torch.nn.init.normal_(vae.last.weight)
-        values, vectors = torch.randn(2, size), torch.randn(2, 6)
-        mean, log_variance = vae.encode(values, vectors)
-        assert mean.shape == log_variance.shape == (2, 4)
-        decoded = vae.decode(mean, vectors)
-        assert decoded.shape == (2, size)
-        assert bool(decoded.isfinite().all())
+    def made(self, vectors, latent=4, most=64):
+        pca = Pca.fit(vectors, most)
+        return pca, FusionVae(pca, 3, latent, seed=0)
 
-    def test_parameters_are_bounded_whatever_the_length(self):
-        counts = []
-        for size in (1 << 18, 1 << 20, 1 << 22):
-            with torch.device("meta"):
-                vae = FusionVae(size, 512)
-            counts.append(sum(parameter.numel() for parameter in vae.parameters()))
-        assert max(counts) < 1.2 * WIDEST * (3 * 256 + 2 * 512)
+    def test_it_starts_as_the_closed_form_of_probabilistic_pca(self, loras):
+        """Tipping and Bishop: W = U (L - s I)^1/2, M = W'W + s I; mean M^-1 W' x, variance s M^-1,
+        and the best reconstruction W (W'W)^-1 M of the mean.
+        """
+        vectors, places = loras
+        pca, vae = self.made(vectors)
+        basis, variance, noise = pca.basis[:4], pca.variance[:4], pca.noise(4)
+        w = basis.T * (variance - noise).sqrt()
+        m = w.T @ w + noise * torch.eye(4)
+        deviations = vectors - pca.mean
+        expected = torch.linalg.solve(m, (deviations @ w).T).T
+        mean, log_variance = vae.encode(pca.scores(vectors), torch.eye(3)[places])
+        torch.testing.assert_close(mean, expected, rtol=1e-3, atol=1e-3)
+        diagonal = (noise * torch.linalg.inv(m)).diagonal()
+        torch.testing.assert_close(log_variance.exp(), diagonal.expand(24, -1), rtol=1e-3, atol=0)
+        best = pca.mean + (w @ torch.linalg.solve(w.T @ w, m @ expected.T)).T
+        torch.testing.assert_close(
+            pca.vectors(vae.decode(mean)), best, rtol=0, atol=1e-3, check_stride=False
+        )
 
-    def test_the_task_vector_matters_to_both_sides(self):
-        vae = FusionVae(100, 6, latent=4)
-        torch.nn.init.normal_(vae.last.weight)
-        values, vectors = torch.randn(1, 100), torch.randn(2, 6)
-        codes = [vae.encode(values, vector[None])[0] for vector in vectors]
+    def test_at_first_it_explains_what_pca_explains_and_then_more(self, loras):
+        vectors, places = loras
+        pca, vae = self.made(vectors)
+        tasks = torch.eye(3)[places]
+
+        def explained():
+            codes, _ = vae.encode(pca.scores(vectors), tasks)
+            found = pca.vectors(vae.decode(codes)).detach()
+            return explained_variance(vectors, found, pca.mean)
+
+        by_pca = explained_variance(vectors, pca.projected(vectors, 4), pca.mean)
+        assert explained() == pytest.approx(by_pca, abs=1e-4)
+        generator = torch.Generator().manual_seed(0)
+        settings = VaeSettings(steps=400, batch=24, kl_weight=0.1)
+        train_vae(vae, pca.scores(vectors), tasks, settings, generator)
+        assert explained() > by_pca + 0.002
+
+    def test_only_the_encoder_sees_the_task(self, loras):
+        vectors, places = loras
+        pca, vae = self.made(vectors)
+        torch.nn.init.normal_(vae.encoder[-1].weight)
+        codes = [
+            vae.encode(pca.scores(vectors), torch.eye(3)[shift])[0]
+            for shift in (places, (places + 1) % 3)
+        ]
         assert not torch.allclose(*codes)
-        decoded = [vae.decode(codes[0], vector[None]) for vector in vectors]
-        assert not torch.allclose(*decoded)
 
     def test_the_divergence_is_that_of_normal_distributions(self):
-        mean, log_variance = torch.randn(2, 3, 5, dtype=torch.float64)
+        mean, log_variance = drawn(2, 3, 5).double()
         of_code = torch.distributions.Normal(mean, (0.5 * log_variance).exp())
         prior = torch.distributions.Normal(torch.zeros_like(mean), torch.ones_like(mean))
-        expected = torch.distributions.kl_divergence(of_code, prior).sum(dim=1).mean()
+        expected = torch.distributions.kl_divergence(of_code, prior).mean(dim=0)
         assert torch.allclose(kl_divergence(mean, log_variance), expected)
 
-    def test_it_starts_as_the_centre_and_learns_to_tell_loras_apart(self):
-        generator = torch.Generator().manual_seed(0)
-        layout = Layout({"a": (64,)})
-        flats = stack_loras(
-            [layout.standardised(torch.randn(64, generator=generator)) for _ in "xy"]
-        )
-        _, steps = trained(flats, torch.eye(2), layout, steps=100, rate=1e-2)
-        spread = flats.values.var(dim=0, correction=0).mean()
-        assert steps[0].error == pytest.approx(float(spread), rel=1e-4)
-        assert steps[-1].error < 0.3 * spread
-
-
-class TestInnerSteps:
-    """On the loss |l - target|^2 of the restored tensor."""
-
-    target = torch.linspace(-1, 1, 32)
-
-    def loss(self, task, tensors):
-        return (tensors["a"] - self.target).square().sum()
-
-    def test_they_lower_the_tasks_loss(self):
-        layout = Layout({"a": (32,)})
-        flat = layout.standardised(torch.randn(32, generator=torch.Generator().manual_seed(0)))
-        losses = []
-        for count in (0, 1, 5, 20):
-            moved = inner_steps(flat.values, flat, layout, 0, InnerSteps(self.loss, count, 0.05))
-            losses.append(float(self.loss(0, layout.restore(flat._replace(values=moved)))))
-        assert losses == sorted(losses, reverse=True)
-        assert losses[-1] < 0.2 * losses[0]
-
-    def test_they_are_first_order(self):
-        """l' = l0 - (a constant): the gradient passes unchanged."""
-        layout = Layout({"a": (32,)})
-        flat = layout.standardised(torch.randn(32))
-        start = flat.values.clone().requires_grad_()
-        moved = inner_steps(start, flat, layout, 0, InnerSteps(self.loss, 3, 0.05))
-        moved.sum().backward()
-        assert torch.equal(start.grad, torch.ones(32))
-
-    def test_meta_training_takes_them_and_learns_through_both_passes(self):
-        layout = Layout({"a": (32,)})
-        flats = stack_loras([layout.standardised(torch.randn(32)) for _ in range(3)])
+    def test_it_learns_from_fusions_too(self, loras):
+        vectors, places = loras
+        pca, vae = self.made(vectors)
         asked = []
 
-        def loss(task, tensors):
-            asked.append(task)
-            return self.loss(task, tensors) if task else None  # task 0 has no data
+        def wanted(codes):
+            asked.append(len(codes))
+            return 1e4 * (vae.decode(codes.mean(0)[None]) - 1).square().mean()
 
-        vae, steps = trained(flats, torch.eye(3), layout, 12, InnerSteps(loss, steps=4, every=2))
-        assert len(steps) == 12
-        assert 0 < len(asked) <= 6 * 4
-        assert set(asked) > {0}
-        assert all(parameter.grad is not None for parameter in vae.parameters())
-        assert all(bool(parameter.isfinite().all()) for parameter in vae.parameters())
+        settings = VaeSettings(steps=60, batch=24, fusion_every=2)
+        generator = torch.Generator().manual_seed(0)
+        before = wanted(vae.encode(pca.scores(vectors), torch.eye(3)[places])[0]).item()
+        train_vae(vae, pca.scores(vectors), torch.eye(3)[places], settings, generator, wanted)
+        assert len(asked) == 1 + 30
+        after = wanted(vae.encode(pca.scores(vectors), torch.eye(3)[places])[0]).item()
+        assert after < before / 2
 
-
-class TestFusion:
-    def flats(self, count, layout, seed=0):
-        generator = torch.Generator().manual_seed(seed)
-        drawn = [torch.randn(layout.size, generator=generator) for _ in range(count)]
-        return stack_loras([layout.standardised(each) for each in drawn])
-
-    def test_equal_loras_give_that_lora(self):
-        layout = Layout({"a": (16, 2), "b": (5,)})
-        one = layout.standardised(3 + torch.randn(37))
-        vectors = torch.eye(3)
-        vae, _ = trained(stack_loras([one] * 3), vectors, layout)
-        result = fuse_loras(vae, layout, stack_loras([one] * 3), vectors, [0.2, 0.3, 0.5])
-        for name, tensor in layout.restore(one).items():
-            assert torch.allclose(result[name], tensor, atol=0.05)
-
-    def test_rescaling_gives_back_what_averaging_loses_and_no_more(self):
-        layout = Layout({"a": (500,)})
-        flats = self.flats(4, layout)
-        vae, _ = trained(flats, torch.eye(4), layout, steps=1)
-        plain = fuse_loras(vae, layout, flats, torch.eye(4), [0.25] * 4, rescale=False)["a"]
-        scaled = fuse_loras(vae, layout, flats, torch.eye(4), [0.25] * 4)["a"]
-        assert plain.std() == pytest.approx(0.5, rel=0.1)
-        assert scaled.std() == pytest.approx(float(flats.std.mean()), rel=0.1)
-        opposed = FlatLora(*(torch.stack([part[0], part[0]]) for part in flats))
-        opposed.values[1].neg_()
-        vae, _ = trained(opposed, torch.eye(2), layout, steps=1)
-        assert fuse_loras(vae, layout, opposed, torch.eye(2), [0.5] * 2)["a"].std() < 0.1
-
-    def test_the_seed_decides_all(self):
-        layout = Layout({"a": (64,)})
-        flats, vectors = self.flats(3, layout), torch.eye(3)
+    def test_the_seed_decides_all(self, loras):
+        vectors, places = loras
 
         def result(seed):
-            vae, _ = trained(flats, vectors, layout, steps=10, seed=seed, rate=1e-2)
-            return fuse_loras(vae, layout, flats, vectors, [1 / 3] * 3)["a"]
+            pca = Pca.fit(vectors, 64)
+            vae = FusionVae(pca, 3, 4, seed)
+            generator = torch.Generator().manual_seed(seed)
+            scores, tasks = pca.scores(vectors), torch.eye(3)[places]
+            train_vae(vae, scores, tasks, VaeSettings(steps=5), generator)
+            return vae.decode(vae.encode(scores, tasks)[0])
 
         torch.manual_seed(5)  # the global state is neither used nor changed
         first, before = result(1), torch.random.get_rng_state()
         assert torch.equal(first, result(1))
         assert torch.equal(before, torch.random.get_rng_state())
         assert not torch.equal(first, result(2))
+
+
+class TestSearch:
+    target = torch.linspace(-1, 1, 8)
+
+    def loss(self, vector):
+        return (vector - 3 * self.target).square().mean()
+
+    def test_it_finds_code_and_scale(self):
+        basis = torch.stack([self.target, torch.ones(8)])
+        start = torch.tensor([1.0, 0.5])
+        found = searched(
+            lambda code: code @ basis, start, self.loss, steps=300, rate=0.05, tether=0.0
+        )
+        assert self.loss(found.vector) < 1e-3 * self.loss(start @ basis)
+        torch.testing.assert_close(found.vector, found.scale * (found.code @ basis))
+        assert len(found.losses) == 300
+        assert found.losses[-1] < found.losses[0]
+
+    def test_the_tether_holds_the_code_and_not_the_scale(self):
+        start = torch.tensor([1.0])
+        found = searched(
+            lambda code: code * self.target, start, self.loss, steps=300, rate=0.05, tether=1e3
+        )
+        torch.testing.assert_close(found.code, start, rtol=0, atol=0.02)
+        assert found.scale == pytest.approx(3, rel=0.05)
+
+    def test_refining_lowers_the_loss_of_the_lora_itself(self):
+        vector, losses = refined(torch.zeros(8), self.loss, steps=100, rate=0.1)
+        assert self.loss(vector) < 0.05 * losses[0]
+        same, none = refined(vector, self.loss, steps=0, rate=0.1)
+        assert torch.equal(same, vector)
+        assert none == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 
 import pytest
@@ -12,6 +11,7 @@ import torch
 pytest.importorskip("open_clip", reason="needs open_clip_torch")
 pytest.importorskip("peft", reason='needs the extra "lora"')
 
+from lora_runs import BOTH, differing, run, settings_of
 from tiny_images import tiny_features, tiny_stream
 
 from awpf_ext.data import task_stream
@@ -19,12 +19,7 @@ from awpf_ext.errors import DataError, UserError
 from awpf_ext.lora import merge
 from awpf_ext.lora.adapter_reader import open_adapter
 from awpf_ext.methods import create_method
-from awpf_ext.runs.folder import RunFolder
 from awpf_ext.runs.trainer import train
-
-QUICK = {"epochs": 4, "batch_size": 6, "learning_rate": 2e-2, "lora_rank": 2}
-FEW = {"latent": 8, "meta_steps": 6, "inner_every": 2, "inner_steps": 2, "inner_batch": 3}
-BOTH = ["lora_merge", "icm_fusion"]
 
 
 @pytest.fixture(autouse=True)
@@ -35,21 +30,6 @@ def _one_thread():
 @pytest.fixture(scope="module")
 def features():
     return tiny_features()
-
-
-def settings_of(name, given=None):
-    return {**QUICK, **(FEW if name == "icm_fusion" else {}), **(given or {})}
-
-
-def run(name, stream, settings=None, folder=None, seed=3, **options):
-    method = create_method(name, stream, settings_of(name, settings), seed=seed)
-    kept = None if folder is None else RunFolder(folder)
-    return train(stream, method, folder=kept, **options), method
-
-
-def differing(state, other):
-    assert state.keys() == other.keys()
-    return [key for key in state if not torch.equal(state[key], other[key])]
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +111,7 @@ def test_all_fusions_work_and_differ(features, kept):
 @pytest.mark.parametrize("name", BOTH)
 def test_a_resumed_run_equals_an_uninterrupted_one(name, features, tmp_path):
     stream = task_stream(features, increment=1, order="seed:1")
-    assert len(stream) == 4  # so that what the F-VAE had learned when the run stopped matters
+    assert len(stream) == 4
     result, method = run(name, stream, folder=tmp_path / "run")
     (tmp_path / "run" / "task_0003.json").unlink()
     again, other = run(name, stream, folder=tmp_path / "run", resume=True)
@@ -149,67 +129,7 @@ def test_what_an_export_keeps_is_enough_to_predict(name, features):
     x = stream.test_images(1)[:]
     assert torch.equal(fresh.logits(x), method.logits(x))
     assert sum(value.nbytes for value in learned.values()) < 20_000
-    assert not any("lora.0" in key or "vae" in key for key in learned)
-
-
-class TestIcmFusion:
-    def test_it_records_how_well_loras_are_encoded(self, features):
-        result, method = run("icm_fusion", tiny_stream(features))
-        (record,) = [r for r in result.records if r["kind"] == "icm_fusion"]
-        assert record["task"] == 1
-        assert record["loras"] == sum(len(flat.values) for flat in method.states.values())
-        assert record["explained"] <= 1
-
-    def test_loras_that_are_all_alike_are_fused(self, features):
-        result, method = run("icm_fusion", tiny_stream(features), {"epochs": 0})
-        (record,) = [r for r in result.records if r["kind"] == "icm_fusion"]
-        assert math.isnan(record["explained"])
-        assert json.loads(json.dumps(result.tasks[1].to_json(), allow_nan=False))
-        expected = method.layout.flatten(method.start).values
-        torch.testing.assert_close(
-            method.layout.flatten(method.fused).values, expected, atol=0.2, rtol=0
-        )
-
-    def test_the_latest_steps_are_kept_of_every_lora(self, features):
-        _, method = run("icm_fusion", tiny_stream(features), {"checkpoints": 3})
-        assert [len(flat.values) for flat in method.states.values()] == [3, 3]
-        last = method.states[1].values[-1].float()
-        expected = method.layout.flatten(method.loras[1]).values
-        torch.testing.assert_close(last, expected, atol=5e-3, rtol=1e-3)
-
-    def test_inner_steps_use_buffered_samples_of_earlier_tasks(self, features, monkeypatch):
-        stream = tiny_stream(features)
-        settings = settings_of("icm_fusion", {"buffer": 4, "meta_steps": 12, "inner_every": 1})
-        method = create_method("icm_fusion", stream, settings, seed=3)
-        method.fit(stream[0])
-        assert len(method.buffer) == 4
-        kept = set(method.buffer.ids.tolist())
-        read = []
-        images = type(stream[1].images)
-        batches = images.batches
-
-        def watched(self, parts, ahead=0):
-            parts = list(parts)
-            read.extend(row for part in parts for row in part.tolist())
-            return batches(self, parts, ahead)
-
-        monkeypatch.setattr(images, "batches", watched)
-        method.fit(stream[1])
-        others = set(read) - set(stream[1].train_ids.tolist())
-        assert others
-        assert others <= kept
-
-    @pytest.mark.parametrize(
-        "change",
-        [{"inner_steps": 0}, {"task_vector": "weights"}, {"rescale": False}, {"buffer": 0}],
-    )
-    def test_settings_change_the_fusion(self, change, features, kept):
-        stream = tiny_stream(features)
-        base = {"adapters": str(kept[0]), "meta_learning_rate": 1e-2, "inner_rate": 10.0}
-        usual, changed = (
-            run("icm_fusion", stream, {**base, **given})[1].fused for given in ({}, change)
-        )
-        assert any(not torch.allclose(usual[key], changed[key]) for key in usual)
+    assert not any("lora.0" in key for key in learned)
 
 
 class TestAdapters:
@@ -245,14 +165,6 @@ class TestAdapters:
         fresh.load_state_dict(learned)
         x = stream.test_images(1)[:]
         assert torch.equal(fresh.logits(x), method.logits(x))
-
-    def test_loras_of_another_start_are_refused(self, features, copy):
-        settings = {"adapters": str(copy), "task_vector": "weights"}
-        run("icm_fusion", tiny_stream(features), settings)
-        with pytest.raises(
-            UserError, match=r"different start \(.*expected a run with the same seed"
-        ):
-            run("icm_fusion", tiny_stream(features), settings, seed=4)
 
     def refused(self, features, folder, match, error=UserError, settings=None, stream=None):
         stream = stream or tiny_stream(features)

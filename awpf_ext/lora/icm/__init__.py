@@ -1,32 +1,27 @@
 """ICM-Fusion, reconstructed from the abstract of arXiv 2508.04153: fusion in a VAE's latent space.
 
-Architecture and sizes follow the work it builds on (ICM-LoRA). docs/methods/icm_fusion.md marks
-what the abstract does not specify.
+docs/methods/icm_fusion.md marks what the abstract does not specify.
 """
 
 from __future__ import annotations
 
-from awpf_ext.lora.icm.flattening import FlatLora, Layout, count_sketch, stack_loras
-from awpf_ext.lora.icm.fusion import fuse_loras
-from awpf_ext.lora.icm.meta_training import (
-    InnerSteps,
-    MetaSettings,
-    TaskLoss,
-    TrainingSet,
-    meta_train,
-)
-from awpf_ext.lora.icm.vae import FusionVae
+from awpf_ext.lora.icm.layout import Layout
+from awpf_ext.lora.icm.least_cosine import least_cosine_weights
+from awpf_ext.lora.icm.pca import Pca, explained_variance
+from awpf_ext.lora.icm.search import Decoder, Found, Loss, refined, searched
+from awpf_ext.lora.icm.vae import FusionVae, VaeSettings, train_vae
 
 __all__ = [
-    "FlatLora",
+    "Decoder",
+    "Found",
     "FusionVae",
-    "InnerSteps",
     "Layout",
-    "MetaSettings",
-    "TaskLoss",
-    "TrainingSet",
-    "count_sketch",
-    "fuse_loras",
-    "meta_train",
-    "stack_loras",
+    "Loss",
+    "Pca",
+    "VaeSettings",
+    "explained_variance",
+    "least_cosine_weights",
+    "refined",
+    "searched",
+    "train_vae",
 ]

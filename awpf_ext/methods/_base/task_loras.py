@@ -16,6 +16,7 @@ from awpf_ext.finetuning.buffer import Buffer
 from awpf_ext.finetuning.lora_clip import LoraClip
 from awpf_ext.finetuning.task_samples import TaskSamples
 from awpf_ext.lora.adapter_writer import AdapterFiles
+from awpf_ext.lora.icm.layout import is_a
 from awpf_ext.lora.trained_adapters import TrainedAdapters, task_name
 from awpf_ext.methods._base.finetuning import FineTuningConfig, FineTuningMethod, JointBatch
 from awpf_ext.methods._base.method import EpochProgress, MethodConfig
@@ -29,6 +30,11 @@ class TaskLorasConfig(FineTuningConfig):
     adapters: str | None = Field(
         None,
         description="Folder of a run whose adapters/ are used instead of training; null = train",
+    )
+    freeze_a: bool = Field(
+        True,
+        description="Train B alone: all LoRAs then have one A and their changes of CLIP are linear "
+        "in B",
     )
 
 
@@ -47,16 +53,13 @@ class TaskLoras(FineTuningMethod):
     def __init__(self, config: TaskLorasConfig, **given: Any) -> None:
         super().__init__(config, **given)
         self.start = self.trainable.state_dict()
+        for name, parameter in self.trainable.named_parameters().items():
+            parameter.requires_grad_(not (config.freeze_a and is_a(name)))
         self.loras: dict[int, dict[str, Tensor]] = {}  # by task; a task without images has none
         self.fused = self.start
         self._first = 0  # class of the task
         self._training: dict[str, Any] = {}  # identifies what the latest LoRA was trained on
         self._kept: TrainedAdapters | None = None  # opened for learning only
-
-    @property
-    def compares_with_start(self) -> bool:
-        """Whether LoRAs from another run must have started from the same factors as this run."""
-        return False
 
     def fuse(self, task: Task) -> dict[str, Tensor]:
         """The fused tensors used for classification, from all `loras`; `task` is the latest."""
@@ -72,15 +75,20 @@ class TaskLoras(FineTuningMethod):
     def learn(self, task: Task, progress: EpochProgress) -> None:
         if not len(task):
             return
-        self._training = _training(task, self.text)
-        with self.timed("train"):
-            if self.config.adapters is None:
-                self.loras[task.index] = self._trained(task, progress)
-            else:
-                self.loras[task.index] = self._taken(self.config.adapters, task)
+        self.collect(task, progress)
         with self.timed("fuse"):
             self.fused = self.fuse(task)
         self._class_texts = None
+
+    def collect(self, task: Task, progress: EpochProgress) -> None:
+        """Train or take the LoRA of a task, and keep what its fusion with others needs."""
+        self._training = _training(task, self.text)
+        with self.timed("train"):
+            run = self.config.adapters
+            taken = None if run is None else self._kept_by(run)
+            self.loras[task.index] = (
+                self.trained(task, progress) if taken is None else self.taken(task, taken)
+            )
 
     def adapters(self) -> Mapping[str, AdapterFiles]:
         """The latest task's LoRA, unless it comes from another run."""
@@ -89,8 +97,7 @@ class TaskLoras(FineTuningMethod):
             return {}
         tensors = {name: value.cpu() for name, value in self.loras[latest].items()}
         config = self.trainable.to_adapter().config
-        training = {**self._training, "start": _digest(self.start)}
-        return {task_name(latest): AdapterFiles(tensors, config, training)}
+        return {task_name(latest): AdapterFiles(tensors, config, self._training)}
 
     @torch.no_grad()
     def embed(self, x: Tensor) -> Tensor:
@@ -122,33 +129,32 @@ class TaskLoras(FineTuningMethod):
     def _loaded(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: value.to(self.device, copy=True) for name, value in tensors.items()}
 
-    def _taken(self, run: str, task: Task) -> dict[str, Tensor]:
-        if self._kept is None:
-            self._kept = TrainedAdapters(run, self.trainable.to_adapter())
-        expected = dict(self._training)
-        if self.compares_with_start:
-            expected["start"] = _digest(self.start)
-        return self._loaded(self._kept.read(task.index, expected))
+    def trained(self, task: Task, progress: EpochProgress) -> dict[str, Tensor]:
+        """The LoRA of a task, trained on its images."""
+        return self.train_one(task, progress, seed_of("lora", self.seed, task.index))
 
-    def _trained(self, task: Task, progress: EpochProgress) -> dict[str, Tensor]:
+    def taken(self, task: Task, run: TrainedAdapters) -> dict[str, Tensor]:
+        """The LoRA of a task that another run has trained on the same data."""
+        return self._loaded(run.read(task.index, self._training))
+
+    def train_one(self, task: Task, progress: EpochProgress, seed: int) -> dict[str, Tensor]:
+        """A LoRA trained on `task` from the shared start."""
         self._first = task.classes.start
         self.trainable.load_state_dict(self.start)
-        self.generator.manual_seed(seed_of("lora", self.seed, task.index))
+        self.generator.manual_seed(seed)
         self.train(task, TaskSamples(task, Buffer(0), self.inputs), progress)
         return self.trainable.state_dict()
+
+    def _kept_by(self, run: str) -> TrainedAdapters:
+        if self._kept is None:
+            self._kept = TrainedAdapters(run, self.trainable.to_adapter())
+        return self._kept
 
 
 def seed_of(*names: object) -> int:
     """A separate seed for each purpose."""
     digest = hashlib.sha256("\0".join(map(str, names)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode() + tensors[name].cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _training(task: Task, text: Tensor) -> dict[str, Any]:

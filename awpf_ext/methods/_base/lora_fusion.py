@@ -1,0 +1,225 @@
+"""One fusion of ICM-Fusion: principal components, the F-VAE, the search, and what they achieve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from awpf_ext.data.stream import Task
+from awpf_ext.finetuning.buffer import Buffer
+from awpf_ext.finetuning.lora_clip import LoraClip
+from awpf_ext.finetuning.task_samples import TaskSamples
+from awpf_ext.lora.icm import (
+    FusionVae,
+    Layout,
+    Pca,
+    VaeSettings,
+    explained_variance,
+    refined,
+    searched,
+    train_vae,
+)
+from awpf_ext.lora.icm.measures import on_plane, pca_curve, task_means
+from awpf_ext.methods._base.lora_population import Members, Population
+from awpf_ext.methods._base.method import MethodConfig
+
+LOGIT_IMAGES = 64  # images on which the logits of reconstructed LoRAs are compared
+
+
+class FusionSettings(MethodConfig):
+    """Settings of the network and of the search."""
+
+    components: int = Field(
+        64, ge=1, description="Most principal components of the LoRAs that the F-VAE works on"
+    )
+    latent: int = Field(32, ge=1, description="Most latent numbers of the F-VAE")
+    vae_steps: int = Field(200, ge=0, description="Training steps of the F-VAE after each task")
+    vae_batch: int = Field(32, ge=1, description="LoRAs per training step of the F-VAE")
+    vae_learning_rate: float = Field(1e-3, gt=0, description="Learning rate of the F-VAE's Adam")
+    kl_weight: float = Field(
+        1.0, ge=0, description="Weight of the KL divergence; it rises from 0 in the first half"
+    )
+    free_bits: float = Field(
+        0.1, ge=0, description="Nats of divergence per latent number that cost nothing"
+    )
+    fusion_every: int = Field(
+        20,
+        ge=1,
+        description="In one of N steps the F-VAE also learns from the tasks' losses of a fusion",
+    )
+    search: Literal["network", "pca", "none"] = Field(
+        "network",
+        description="What the fusion is searched over: codes of the F-VAE, principal components "
+        "without it, or nothing (then it starts as the average of the LoRAs)",
+    )
+    search_steps: int = Field(20, ge=0, description="Steps of the search")
+    search_rate: float = Field(0.1, gt=0, description="Learning rate of the search's Adam")
+    tether: float = Field(
+        0.01, ge=0, description="Weight of the code's squared distance from the mean of the codes"
+    )
+    refine_steps: int = Field(30, ge=0, description="Steps on the fused LoRA itself afterwards")
+    refine_rate: float = Field(3e-3, gt=0, description="Learning rate of these steps' Adam")
+    image_batch: int = Field(
+        32, ge=1, description="Images of all tasks per step that uses their losses"
+    )
+
+
+class _Space(NamedTuple):
+    """What is searched: codes, their decoder, and the code of a LoRA of a task."""
+
+    encode: Callable[[Tensor, Tensor], Tensor]  # (n, P) and their places to (n, latent)
+    decode: Callable[[Tensor], Tensor]  # (n, latent) to (n, P)
+    size: int
+
+
+class Fusing:
+    """The data and the settings of one fusion."""
+
+    def __init__(
+        self,
+        settings: FusionSettings,
+        clip: LoraClip,
+        layout: Layout,
+        task: Task,
+        *,
+        buffer: Buffer,
+        owners: Tensor,
+        temperature: float,
+        random: torch.Generator,
+    ) -> None:
+        """owners: the place of the task of each sample of the buffer; task: the latest."""
+        self.settings, self.clip, self.layout = settings, clip, layout
+        self.classes = range(task.classes.stop)
+        self.temperature, self.random = temperature, random
+        self._samples = TaskSamples(task, Buffer(0), clip.inputs)
+        self._ids, self._labels, self._owners = buffer.ids, buffer.labels, owners
+        self._waiting = torch.empty(0, dtype=torch.int64)
+
+    def fused(
+        self, population: Population, loras: Tensor, vectors: Tensor, seed: int
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """The fused LoRA (P,), and facts about it. loras: (T, P); vectors: (T, d), of the tasks."""
+        settings, device = self.settings, loras.device
+        learned, held = population.learned_from(device), population.held_out(device)
+        pca = Pca.fit(learned.vectors, settings.components)
+        record: dict[str, Any] = {"search": settings.search, "loras": len(learned.vectors)}
+        vector, losses = loras.mean(dim=0), []
+        if settings.search != "none" and len(pca.variance):
+            space = self._space(pca, learned, vectors, seed)
+            record |= self._measured(pca, space, learned, held)
+            places = torch.arange(len(loras), device=device)
+            start = space.encode(loras, places).mean(dim=0)
+            found = searched(
+                lambda code: space.decode(code[None])[0],
+                start,
+                self._loss,
+                steps=settings.search_steps,
+                rate=settings.search_rate,
+                tether=settings.tether,
+            )
+            vector, losses = found.vector, found.losses
+            record["scale"] = found.scale
+            codes = space.encode(learned.vectors, learned.places)
+            spots = on_plane(pca, space.decode(torch.cat([codes, start[None], found.code[None]])))
+            record["mean_code"], record["fused_code"] = spots[-2:]
+            owners = learned.places.tolist()
+            record["codes"] = [[place, *spots[row]] for row, place in enumerate(owners)]
+        vector, further = refined(
+            vector, self._loss, steps=settings.refine_steps, rate=settings.refine_rate
+        )
+        return vector, {**record, "losses": losses, "refine_losses": further}
+
+    def _space(self, pca: Pca, learned: Members, vectors: Tensor, seed: int) -> _Space:
+        settings = self.settings
+        if settings.search == "pca":
+            size = min(settings.latent, len(pca.variance))
+            return _Space(lambda x, places: pca.scores(x)[:, :size], pca.vectors, size)
+        vae = FusionVae(pca, vectors.shape[1], settings.latent, seed).to(vectors.device)
+        scores, own = pca.scores(learned.vectors), vectors[learned.places]
+        count = len(vectors)
+
+        def on_fusion(codes: Tensor) -> Tensor:
+            """The tasks' losses of a fusion with random shares, weighted by these."""
+            shares = self._dirichlet(count)
+            with torch.no_grad():
+                means, _ = vae.encode(scores, own)
+            mixed = shares @ task_means(means, learned.places)
+            return self._loss(pca.vectors(vae.decode(mixed[None]))[0], count * shares)
+
+        wanted = VaeSettings(
+            settings.vae_steps,
+            settings.vae_batch,
+            settings.vae_learning_rate,
+            settings.kl_weight,
+            settings.free_bits,
+            settings.fusion_every,
+        )
+        train_vae(vae, scores, own, wanted, self.random, on_fusion)
+        for parameter in vae.parameters():
+            parameter.requires_grad_(False)
+        return _Space(
+            lambda x, places: vae.encode(pca.scores(x), vectors[places])[0],
+            lambda codes: pca.vectors(vae.decode(codes)),
+            vae.latent,
+        )
+
+    @torch.no_grad()
+    def _measured(self, pca: Pca, space: _Space, learned: Members, held: Members) -> dict[str, Any]:
+        """Explained variances of the held-out LoRAs; of those learned from if there are none."""
+        rows = held if len(held.places) else learned
+        own = space.decode(space.encode(rows.vectors, rows.places))
+        by_pca = pca.projected(rows.vectors, space.size)
+        means = task_means(learned.vectors, learned.places)
+        record: dict[str, Any] = {
+            "held_out": len(held.places),
+            "latent": space.size,
+            "explained": explained_variance(rows.vectors, own, pca.mean),
+            "explained_by_pca": explained_variance(rows.vectors, by_pca, pca.mean),
+            "curve": pca_curve(pca, rows.vectors, rows.places, means),
+        }
+        if len(held.places):
+            record["explained_logits"] = self._explained_logits(held.vectors, own, pca.mean)
+        return record
+
+    def _explained_logits(self, vectors: Tensor, found: Tensor, mean: Tensor) -> float | None:
+        """The explained variance of the logits on images of the buffer, about the mean LoRA's."""
+        rows = torch.randperm(len(self._ids), generator=self.random, device=self.random.device)
+        x = next(iter(self._samples.by_id([self._ids[rows.cpu()[:LOGIT_IMAGES]]])))
+
+        def logits(vector: Tensor) -> Tensor:
+            tensors = self.layout.restore(vector)
+            return self.clip.embed(x, tensors) @ self.clip.texts(self.classes, tensors).T
+
+        true = torch.stack([logits(vector) for vector in vectors])
+        return explained_variance(true, torch.stack([logits(v) for v in found]), logits(mean))
+
+    def _loss(self, vector: Tensor, shares: Tensor | None = None) -> Tensor:
+        """(1/T) sum_i share_i L_i over the classes seen, on the next images of the buffer."""
+        if len(self._waiting) < min(self.settings.image_batch, len(self._ids)):
+            order = torch.randperm(len(self._ids), generator=self.random, device=self.random.device)
+            self._waiting = order.cpu()
+        rows = self._waiting[: self.settings.image_batch]
+        self._waiting = self._waiting[self.settings.image_batch :]
+        x = next(iter(self._samples.by_id([self._ids[rows]])))
+        tensors = self.layout.restore(vector)
+        logits = self.clip.embed(x, tensors) @ self.clip.texts(self.classes, tensors).T
+        losses = cross_entropy(
+            logits / self.temperature, self._labels[rows].to(vector.device), reduction="none"
+        )
+        counts = torch.bincount(self._owners)
+        weights = len(self._ids) / ((counts > 0).sum() * counts[self._owners[rows]])
+        weights = weights.to(vector.device)
+        if shares is not None:
+            weights = weights * shares[self._owners[rows].to(vector.device)]
+        return (weights * losses).mean()
+
+    def _dirichlet(self, count: int) -> Tensor:
+        """Shares that are uniform among those with sum 1."""
+        drawn = torch.rand(count, generator=self.random, device=self.random.device)
+        drawn = -drawn.clamp_min(1e-12).log()
+        return drawn / drawn.sum()

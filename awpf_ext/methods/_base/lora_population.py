@@ -1,0 +1,77 @@
+"""Several LoRAs per task, from which a network can learn how the LoRAs of a task vary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from awpf_ext.data.stream import Task
+
+HELD_OUT_FROM = 3  # with as many LoRAs the last one is held out
+APART = 2  # training steps between two states that are kept
+
+
+class Members(NamedTuple):
+    """Rows of a population: LoRAs as vectors, and the place of each one's task."""
+
+    vectors: Tensor  # (N, P) float32
+    places: Tensor  # (N,) int64
+
+
+class Population:
+    """The LoRAs of all tasks so far, each with its late training states, in float16."""
+
+    def __init__(self) -> None:
+        self.by_task: dict[int, Tensor] = {}  # (LoRAs, states, P), the last state last
+        self.latest = 0  # the last task added, which may have no LoRAs
+
+    def add(self, task: int, loras: Tensor) -> None:
+        self.by_task[task] = loras.half()
+        self.latest = task
+
+    def learned_from(self, device: torch.device) -> Members:
+        """The rows that a network may learn from."""
+        chosen = [_split(loras)[0].flatten(0, 1) for loras in self.by_task.values()]
+        counts = torch.tensor([len(rows) for rows in chosen])
+        places = torch.arange(len(chosen)).repeat_interleave(counts)
+        return Members(torch.cat(chosen).to(device).float(), places.to(device))
+
+    def held_out(self, device: torch.device) -> Members:
+        """The last state of each held-out LoRA; no row is a state of one that is learned from."""
+        rows = [_split(loras)[1] for loras in self.by_task.values()]
+        places = torch.tensor([place for place, row in enumerate(rows) if len(row)]).long()
+        return Members(torch.cat(rows).to(device).float(), places.to(device))
+
+    def block(self) -> dict[str, Tensor]:
+        """The latest task's part, for a file of its own."""
+        found = {"task": torch.tensor(self.latest)}
+        loras = self.by_task.get(self.latest)
+        return found if loras is None else {**found, "population": loras}
+
+    def append(self, block: Mapping[str, Tensor], device: torch.device) -> None:
+        self.latest = int(block["task"])
+        if "population" in block:
+            self.by_task[self.latest] = block["population"].to(device, copy=True)
+
+
+def _split(loras: Tensor) -> tuple[Tensor, Tensor]:
+    """Those learned from with all states, and the last states of those held out."""
+    count = len(loras)
+    learned = count - 1 if count >= HELD_OUT_FROM else count
+    return loras[:learned], loras[learned:, -1]
+
+
+def resampled(task: Task, generator: torch.Generator) -> Task:
+    """The task with as many training images, drawn from its own with replacement."""
+    count = len(task)
+    rows = torch.randint(count, (count,), generator=generator, device=generator.device)
+    return replace(
+        task,
+        train_x=task.train_x[rows.to(task.train_x.device)],
+        train_y=task.train_y[rows.to(task.train_y.device)],
+        train_ids=task.train_ids[rows.cpu()],
+    )
