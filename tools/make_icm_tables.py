@@ -186,10 +186,11 @@ def cell(found: list[dict[str, Any]]) -> str:
 
 
 def accuracies(out: Path) -> str:
-    lines = ["| | uses images | seeds | " + " | ".join(own.name for own in SETS) + " |"]
-    lines.append("|---" * (len(SETS) + 3) + "|")
+    sets = [own for own in SETS if any(results(own, row, out) for row in ROWS)]
+    lines = ["| | uses images | seeds | " + " | ".join(own.name for own in sets) + " |"]
+    lines.append("|---" * (len(sets) + 3) + "|")
     for row in ROWS:
-        found = [results(own, row, out) for own in SETS]
+        found = [results(own, row, out) for own in sets]
         counts = sorted({len(each) for each in found})
         seeds = "-".join(map(str, counts[:: max(len(counts) - 1, 1)])) if row.images else ""
         cells = " | ".join(map(cell, found))

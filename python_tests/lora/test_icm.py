@@ -166,7 +166,7 @@ class TestVae:
             asked.append(len(codes))
             return 1e4 * (vae.decode(codes.mean(0)[None]) - 1).square().mean()
 
-        settings = VaeSettings(steps=60, batch=24, fusion_every=2)
+        settings = VaeSettings(steps=60, batch=24, learning_rate=1e-3, fusion_every=2)
         generator = torch.Generator().manual_seed(0)
         before = wanted(vae.encode(pca.scores(vectors), torch.eye(3)[places])[0]).item()
         train_vae(vae, pca.scores(vectors), torch.eye(3)[places], settings, generator, wanted)

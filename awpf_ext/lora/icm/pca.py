@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+_AT_ONCE = 1 << 16  # entries of the vectors that are in double precision at a time
 _RELATIVE = 1e-7  # a component with less of the variance of the first is rounding
 
 
@@ -23,12 +24,16 @@ class Pca(NamedTuple):
     def fit(cls, vectors: Tensor, most: int) -> Pca:
         """The `most` leading components of (N, P), fewer if there are not as many."""
         mean = vectors.mean(dim=0)
-        deviations = (vectors - mean).double()
-        values, places = torch.linalg.eigh(deviations @ deviations.T / len(vectors))
+        deviations = vectors - mean
+        gram = torch.zeros(len(vectors), len(vectors), dtype=torch.float64, device=mean.device)
+        for part in deviations.split(_AT_ONCE, dim=1):
+            gram += part.double() @ part.double().T
+        values, places = torch.linalg.eigh(gram / len(vectors))
         values, places = values.flip(0), places.flip(1)
         count = int((values > _RELATIVE * values[0].clamp_min(1e-30)).sum())
         kept = min(count, most)
-        basis = (deviations.T @ places[:, :kept] / (len(vectors) * values[:kept]).sqrt()).T
+        places = places[:, :kept] / (len(vectors) * values[:kept]).sqrt()
+        basis = places.T.to(deviations.dtype) @ deviations
         # Signs as eigh returns them depend on the order of the rows.
         largest = basis.abs().argmax(dim=1, keepdim=True)
         basis = basis * basis.gather(1, largest).sign()

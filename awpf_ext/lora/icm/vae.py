@@ -23,7 +23,7 @@ class VaeSettings:
 
     steps: int = 200
     batch: int = 32  # LoRAs per step
-    learning_rate: float = 1e-3  # Adam
+    learning_rate: float = 3e-4  # Adam
     kl_weight: float = 1.0  # beta, after the first half of the steps, in which it rises from 0
     free_bits: float = 0.1  # nats of divergence per latent number that cost nothing
     fusion_every: int = 20  # one step in so many is also on a fusion

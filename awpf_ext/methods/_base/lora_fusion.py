@@ -40,7 +40,7 @@ class FusionSettings(MethodConfig):
     latent: int = Field(32, ge=1, description="Most latent numbers of the F-VAE")
     vae_steps: int = Field(200, ge=0, description="Training steps of the F-VAE after each task")
     vae_batch: int = Field(32, ge=1, description="LoRAs per training step of the F-VAE")
-    vae_learning_rate: float = Field(1e-3, gt=0, description="Learning rate of the F-VAE's Adam")
+    vae_learning_rate: float = Field(3e-4, gt=0, description="Learning rate of the F-VAE's Adam")
     kl_weight: float = Field(
         1.0, ge=0, description="Weight of the KL divergence; it rises from 0 in the first half"
     )
