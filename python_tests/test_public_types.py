@@ -54,6 +54,8 @@ result = awpf_ext.run("settings.yaml", prompt=["a photo of a {}."], awpf={"beta"
 print(result.average)
 model = awpf_ext.load_model("runs/first")
 report = awpf_ext.merge(["one", "two"], "merged", method="ties")
+best = awpf_ext.choose_merge([Path("one"), "two"], "best", lambda path: float(len(path.name)))
+ranked: list[float | None] = [scored.score for scored in best.ranking]
 """
 
 WRONG = """

@@ -33,8 +33,8 @@ Scales = Annotated[
     str | None,
     typer.Option(
         metavar="A,B,...",
-        help="Factors on the weights  [default: 1/T of T SOURCEs, 0.3, 0.5, 0.75, 1 and 1.5; with "
-        "--weights 1]",
+        help="Factors on the weights  [default: 1/T of T SOURCEs, 0.3, 0.5, 0.75, 1, 1.5 and 2; "
+        "with --weights 1]",
         rich_help_panel=_PANEL,
     ),
 ]

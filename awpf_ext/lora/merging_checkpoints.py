@@ -186,7 +186,7 @@ def _as_matrix(change: Tensor) -> Tensor:
 
 def _check_method(name: str, method: MergeMethod, settings: MergeSettings) -> None:
     if method.merge_dense is None:
-        raise UserError(f"{name} merges the factors of adapters; for checkpoints choose another")
+        raise UserError(f"{name} merges adapters only; for checkpoints choose another method")
     if settings.merge_space != "delta":
         raise UserError(
             f"merge_space is {settings.merge_space!r}; expected delta, since checkpoints have no "

@@ -8,6 +8,7 @@ import pytest
 
 from awpf_ext import io
 from awpf_ext.errors import DataError, UserError
+from awpf_ext.lora import ProgramScore
 from awpf_ext.runs.merge_score import ClipSource, ImageScore, validation_images
 
 pytest.importorskip("peft", reason='needs the extra "lora"')
@@ -80,7 +81,27 @@ def test_a_program_scores_any_adapter(adapters, awpf, tmp_path):
     script.write_text("import sys; sys.exit('out of memory')")
     failed = awpf("merge", *adapters, "--choose", script, "-o", "other")
     assert failed.code == 3
-    assert "failed with exit code 1 (out of memory); 0 scores are kept in" in failed.err
+    assert failed.err.splitlines()[0].endswith("score.py failed with exit code 1 (out of memory)")
+    assert not (tmp_path / ".other.choosing").exists()
+
+
+def test_what_interrupts_it_is_told_with_what_is_kept(adapters, awpf, tmp_path, monkeypatch):
+    calls = []
+
+    def interrupted(self, path):
+        calls.append(path)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return 1.0
+
+    monkeypatch.setattr(ProgramScore, "__call__", interrupted)
+    stopped = awpf("merge", *adapters, "--choose", "true", "-m", "linear", "-o", "best")
+    assert stopped.code == 130
+    assert " ".join(stopped.err.split()) == (
+        "interrupted: 2 scores are kept in .best.choosing, and the same command continues"
+    )
+    done = awpf("merge", *adapters, "--choose", "true", "-m", "linear", "-o", "best", "--json")
+    assert len(done.json["ranking"]) == len(calls) - 1
 
 
 @pytest.mark.parametrize(

@@ -54,8 +54,8 @@ def test_checkpoints_that_do_not_fit(change, words, base, tuned, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"method": "stack"}, "stack merges the factors of adapters; for checkpoints choose"),
-        ({"method": "icm"}, "icm merges the factors of adapters"),
+        ({"method": "stack"}, "stack merges adapters only; for checkpoints choose another method"),
+        ({"method": "icm"}, "icm merges adapters only"),
         ({"method": "ties", "merge_space": "factors"}, "since checkpoints have no factors"),
         ({"base_model": "x"}, "base_model names the base of adapters"),
         ({"base": "none.safetensors"}, "there is no checkpoint none.safetensors"),

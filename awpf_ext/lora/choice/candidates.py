@@ -12,7 +12,7 @@ from awpf_ext.errors import UserError
 from awpf_ext.lora.checks import checked_method, checked_settings, checked_weights
 from awpf_ext.lora.merge_methods import MERGE_METHODS
 
-SCALES = (0.3, 0.5, 0.75, 1.0, 1.5)  # and 1 / T, with which linear is the average
+SCALES = (0.3, 0.5, 0.75, 1.0, 1.5, 2.0)  # and 1 / T, with which linear is the average
 DENSITY = 0.5  # for methods without a default
 FINALISTS = 3  # the merges for which other weights are tried, too
 _SAME_AS_LINEAR = "stack"  # the same sum in another form

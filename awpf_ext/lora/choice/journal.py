@@ -23,12 +23,13 @@ class Journal:
         self.scores = scores
         self._identity = dict(identity)
 
-    @property
-    def kept(self) -> str:
-        """What is kept, for messages."""
+    def kept(self, before: str) -> str:
+        """What is kept, for messages, after the text `before`; nothing if nothing is."""
         count = len(self.scores)
+        if not count:
+            return ""
         scores = "1 score is" if count == 1 else f"{count} scores are"
-        return f"{scores} kept in {self.folder}, and the same command continues"
+        return f"{before}{scores} kept in {self.folder}, and the same command continues"
 
     def add(self, key: str, score: float) -> None:
         self.scores[key] = score

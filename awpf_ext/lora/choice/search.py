@@ -58,7 +58,7 @@ def choose_merge(
         base: as in `merge`.
         methods: those to try; default: all but `stack`.
         weights: the only ones to try, each multiplied by all scales (default then: 1).
-        scales: the factors on the weights; default: 1 / T of T sources, 0.3, 0.5, 0.75, 1, 1.5.
+        scales: the factors on the weights; default: 1 / T of T sources, 0.3, 0.5, 0.75, 1, 1.5, 2.
         rank, density, merge_space, common_fraction, seed: for the methods that take them. The
             density of methods without a default is 0.5.
         dtype, base_model, force: as in `merge`.
@@ -96,7 +96,7 @@ def choose_merge(
             second = grid.second([one for one, scored in search.ranked() if scored.error is None])
             search.run(second, len(first) + len(second), progress)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(f": {journal.kept}") from None
+            raise KeyboardInterrupt(journal.kept(": ")) from None
         ranked = search.ranked()
         best = ranked[0][0]
         if ranked[0][1].error is not None:
@@ -166,7 +166,7 @@ class _Search:
         try:
             score = _checked(self._score(report.written))
         except AwpfError as error:
-            raise type(error)(f"{error}; {self._journal.kept}") from None
+            raise type(error)(f"{error}{self._journal.kept('; ')}") from None
         self._journal.add(candidate.key, score)
         return score, None
 

@@ -77,7 +77,7 @@ class MergeMethod:
     weigh: the weights that `merge` gets instead of the given ones, from the terms of all layers,
     which it reads one after the other; for a method that looks at whole adapters.
     merge_dense: computes the merged change of one matrix of whole checkpoints; None: the method is
-    for factors only.
+    for adapters only.
     others: what `merge_dense` leaves (vectors, embeddings, kernels of convolutions) is added up
     with the weights ("sum") or that divided by the number of checkpoints ("mean"); "same":
     `merge_dense` merges them, too, as its rule is one for single entries.
