@@ -73,6 +73,12 @@ ROWS = (
     Row("the same, search over principal components", "icm_fusion", {"search": "pca"}, True),
     # As many steps on images: 20 of the search, 30 on the LoRA, 10 of the network's training.
     Row("fine-tuned average", "icm_fusion", {"search": "none", "refine_steps": 60}, True),
+    Row(
+        "CLIP fine-tuned on the same images, without the LoRAs",
+        "icm_fusion",
+        {"search": "none", "refine_steps": 60, "epochs": 0, "population": 1, "adapters": None},
+        True,
+    ),
     Row("`icm_fusion`, not refined", "icm_fusion", {"refine_steps": 0}, True),
 )
 
