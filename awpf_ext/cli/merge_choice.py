@@ -127,6 +127,10 @@ def print_ranking(report: MergeReport, score: ImageScore | ProgramScore) -> None
     console().print(table)
     if (more := len(report.ranking) - _SHOWN) > 0:
         print_line((f"and {more} more, in {report.out / 'merge.json'}", "dim"))
+    failed = [scored for scored in report.ranking if scored.error is not None]
+    if failed:
+        are = "merge was" if len(failed) == 1 else "merges were"
+        print_line(f"\n{len(failed)} {are} impossible; the first reason: {failed[0].error}")
     best = report.ranking[0].score
     if isinstance(score, ImageScore) and best is not None:
         print_line(

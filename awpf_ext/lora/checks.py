@@ -48,6 +48,16 @@ def checked_settings(name: str, method: MergeMethod, given: dict[str, Any]) -> M
     return MergeSettings(**given)
 
 
+def check_merges_checkpoints(name: str, method: MergeMethod, settings: MergeSettings) -> None:
+    if method.merge_dense is None:
+        raise UserError(f"{name} merges adapters only; for checkpoints choose another method")
+    if settings.merge_space != "delta":
+        raise UserError(
+            f"merge_space is {settings.merge_space!r}; expected delta, since checkpoints have no "
+            "factors"
+        )
+
+
 def checked_sources(sources: Sequence[str | Path], out: Path) -> list[Path]:
     if isinstance(sources, str | Path) or not sources:
         raise UserError(f"sources is {sources!r}; expected a list of paths")

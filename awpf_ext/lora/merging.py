@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from awpf_ext import io
-from awpf_ext.errors import DataError, UserError
+from awpf_ext.errors import UserError
 from awpf_ext.lora.adapter_config import CONFIG, merged_config, renamed
 from awpf_ext.lora.adapter_reader import (
     ADAPTER_TENSORS,
@@ -28,7 +28,13 @@ from awpf_ext.lora.checks import (
     checked_sources,
     checked_weights,
 )
-from awpf_ext.lora.merge_methods import Merged, MergeMethod, MergeSettings, Term
+from awpf_ext.lora.merge_methods import (
+    ImpossibleMergeError,
+    Merged,
+    MergeMethod,
+    MergeSettings,
+    Term,
+)
 from awpf_ext.lora.merge_report import MergedLayer, MergeReport, peak_memory, settings_taken
 from awpf_ext.lora.merging_checkpoints import merge_checkpoints
 
@@ -111,7 +117,10 @@ def merge(
 
         used = checked
         if chosen.weigh is not None and not one:
-            used = chosen.weigh(_terms(opened, checked, name) for name in opened[0].layers)
+            try:
+                used = chosen.weigh(_terms(opened, checked, name) for name in opened[0].layers)
+            except UserError as error:
+                raise ImpossibleMergeError(str(error)) from None
 
         def compute(name: str, layer: LoraLayer) -> Merged:
             if one:
@@ -215,7 +224,9 @@ def _merged(
     try:
         return method.merge(name, terms, settings)
     except (ValueError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
-        raise DataError(f"{name} cannot be merged in {terms[0].a.dtype}: {error}") from None
+        raise ImpossibleMergeError(
+            f"{name} cannot be merged in {terms[0].a.dtype}: {error}"
+        ) from None
 
 
 def _names(adapter: LoraAdapter) -> list[str]:
@@ -238,7 +249,9 @@ def _write_layer(
     for key, factor, shape in zip(_keys(name, layer), (merged.a, merged.b), shapes, strict=True):
         tensor = factor.to(dtype).reshape(shape)
         if not bool(tensor.isfinite().all()):
-            raise DataError(f"the merged {key} does not fit into {dtype}; use dtype float32")
+            raise ImpossibleMergeError(
+                f"the merged {key} does not fit into {dtype}; use dtype float32"
+            )
         writer.write(key, tensor)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from awpf_ext import io
-from awpf_ext.errors import DataError, UserError
+from awpf_ext.errors import UserError
 from awpf_ext.lora.adapter_writer import MERGE_REPORT, new_folder
 from awpf_ext.lora.checkpoint_reader import (
     CHECKPOINT,
@@ -23,8 +23,8 @@ from awpf_ext.lora.checkpoint_reader import (
     open_checkpoint,
     weights_file,
 )
-from awpf_ext.lora.checks import some_names
-from awpf_ext.lora.merge_methods import DenseTerm, MergeMethod, MergeSettings
+from awpf_ext.lora.checks import check_merges_checkpoints, some_names
+from awpf_ext.lora.merge_methods import DenseTerm, ImpossibleMergeError, MergeMethod, MergeSettings
 from awpf_ext.lora.merge_methods.base import dense_sum
 from awpf_ext.lora.merge_methods.dense_svd import truncate_dense
 from awpf_ext.lora.merge_report import MergedLayer, MergeReport, peak_memory, settings_taken
@@ -51,7 +51,7 @@ def merge_checkpoints(
 ) -> MergeReport:
     """`merge` of checkpoints: base + the merged changes, as a checkpoint in the folder `out`."""
     start = time.perf_counter()
-    _check_method(name, method, settings)
+    check_merges_checkpoints(name, method, settings)
     with ExitStack() as stack:
         begun = stack.enter_context(open_checkpoint(weights_file(base)))
         opened = [stack.enter_context(open_checkpoint(source)) for source in sources]
@@ -68,7 +68,7 @@ def merge_checkpoints(
                 tensor, layer, *energies = merging.parameter(key)
                 tensor = tensor.to(types[key])
                 if not bool(tensor.isfinite().all()):
-                    raise DataError(
+                    raise ImpossibleMergeError(
                         f"the merged {key} does not fit into {types[key]}; use dtype float32"
                     )
                 writer.write(key, tensor)
@@ -154,7 +154,7 @@ class _Merging:
         try:
             change = self._method.merge_dense(key, terms, self._settings)
         except (ValueError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
-            raise DataError(f"{key} cannot be merged: {error}") from None
+            raise ImpossibleMergeError(f"{key} cannot be merged: {error}") from None
         rank = self._settings.rank
         if not is_map or rank is None or rank >= min(change.shape):
             return change, 0.0, 0.0
@@ -182,16 +182,6 @@ class _Merging:
 def _as_matrix(change: Tensor) -> Tensor:
     """A vector as one row; a kernel of a convolution as outputs by inputs."""
     return change.reshape(len(change), -1) if change.ndim > 1 else change.reshape(1, -1)
-
-
-def _check_method(name: str, method: MergeMethod, settings: MergeSettings) -> None:
-    if method.merge_dense is None:
-        raise UserError(f"{name} merges adapters only; for checkpoints choose another method")
-    if settings.merge_space != "delta":
-        raise UserError(
-            f"merge_space is {settings.merge_space!r}; expected delta, since checkpoints have no "
-            "factors"
-        )
 
 
 def _check_alike(base: Checkpoint, sources: Sequence[Checkpoint]) -> None:

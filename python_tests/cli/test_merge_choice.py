@@ -78,6 +78,11 @@ def test_a_program_scores_any_adapter(adapters, awpf, tmp_path):
     assert done.code == 0, done.err
     assert done.out.splitlines()[0].endswith("score.py (its score), best first")
     assert done.out.splitlines()[3].split() == ["iso", "0.5,", "0.5", "10"]
+    half = awpf("merge", *adapters, "--choose", script, "-m", "linear", "-o", "half",
+                "--dtype=float16", "--weights=1,1", "--scales=1,1e30", "--force")  # fmt: skip
+    told = " ".join(half.out.split())
+    assert "1 merge was impossible; the first reason: the merged base_model" in told
+    assert "does not fit into torch.float16" in told
     script.write_text("import sys; sys.exit('out of memory')")
     failed = awpf("merge", *adapters, "--choose", script, "-o", "other")
     assert failed.code == 3

@@ -62,6 +62,11 @@ def write(tmp_path):
 
 
 @pytest.fixture
+def two(write):
+    return [write("a"), write("b")]
+
+
+@pytest.fixture
 def base(tmp_path):
     save_file(random_model(0), tmp_path / "base.safetensors")
     return tmp_path / "base.safetensors"

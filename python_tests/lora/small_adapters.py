@@ -57,3 +57,17 @@ def distance(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Ten
     """The largest relative error of a layer, in the Frobenius norm."""
     assert found.keys() == expected.keys()
     return max(float((found[k] - expected[k]).norm() / expected[k].norm()) for k in expected)
+
+
+class Closeness:
+    """The nearer to a given merge, the better."""
+
+    name = "closeness"
+
+    def __init__(self, target):
+        self.target = deltas(target)
+        self.seen = []
+
+    def __call__(self, path):
+        self.seen.append(path)
+        return -distance(deltas(path), self.target)

@@ -11,7 +11,7 @@ from dense_references import best, elected, polar, trimmed, weighted_sum
 from safetensors.torch import load_file, save_file
 from small_checkpoints import SHAPES
 
-from awpf_ext.errors import DataError, UserError
+from awpf_ext.errors import UserError
 from awpf_ext.lora import merge
 from awpf_ext.lora.checkpoint_reader import CHECKPOINT, Checkpoint
 
@@ -167,7 +167,7 @@ def test_storage_types(kind, base, tuned, tmp_path):
     chosen = merge(tuned, tmp_path / "chosen", base=base, dtype="bfloat16")
     assert {x.dtype for x in load_file(chosen.out / CHECKPOINT).values()} == {torch.bfloat16}
     if kind == torch.float16:
-        with pytest.raises(DataError, match=r"does not fit into torch.float16; use dtype float32"):
+        with pytest.raises(UserError, match=r"does not fit into torch.float16; use dtype float32"):
             merge(tuned, tmp_path / "no", base=base, weights=[1e6] * 3)
 
 

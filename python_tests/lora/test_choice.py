@@ -1,15 +1,13 @@
-"""The best of many merges is found and written, and nothing that was scored is lost."""
+"""The best of many merges is found and written."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
 
 import pytest
 from safetensors.torch import load_file
-from small_adapters import deltas, distance
+from small_adapters import Closeness
 
 from awpf_ext import io
 from awpf_ext.errors import DataError, UserError
@@ -18,25 +16,6 @@ from awpf_ext.lora.checkpoint_reader import CHECKPOINT
 
 ALL = ["linear", "svd", "ties", "dare_linear", "dare_ties", "magnitude_prune", "knots", "tsv",
        "iso", "icm"]  # fmt: skip
-
-
-@pytest.fixture
-def two(write):
-    return [write("a"), write("b")]
-
-
-class Closeness:
-    """The nearer to a given merge, the better."""
-
-    name = "closeness"
-
-    def __init__(self, target):
-        self.target = deltas(target)
-        self.seen = []
-
-    def __call__(self, path):
-        self.seen.append(path)
-        return -distance(deltas(path), self.target)
 
 
 def test_the_best_is_written_with_the_ranking(two, tmp_path):
@@ -112,90 +91,6 @@ def test_bad_restrictions(options, words, two, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
-def test_an_existing_output_is_refused_before_anything_is_scored(two, tmp_path):
-    merge(two, tmp_path / "out")
-    score = Closeness(two[0])
-    with pytest.raises(UserError, match="out exists; choose another name"):
-        choose_merge(two, tmp_path / "out", score)
-    assert score.seen == []
-    assert choose_merge(two, tmp_path / "out", score, methods=["iso"], force=True).method == "iso"
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), DataError("no memory"), ValueError("x")])
-def test_scores_are_kept_when_the_search_ends_early(error, two, tmp_path):
-    class Stops(Closeness):
-        def __call__(self, path):
-            if len(self.seen) == 7:
-                raise error
-            return super().__call__(path)
-
-    score = Stops(two[0])
-    words = "x" if isinstance(error, ValueError) else r"7 scores are kept in .*/.out.choosing, and"
-    few = {"methods": ["linear", "tsv"], "scales": [0.4, 0.5, 1]}
-    with pytest.raises(type(error), match=words):
-        choose_merge(two, tmp_path / "out", score, **few)
-    assert not (tmp_path / "out").exists()
-    again = Closeness(two[0])
-    report = choose_merge(two, tmp_path / "out", again, **few)
-    assert len(report.ranking) == 7 + len(again.seen) == 8 + 6
-    uninterrupted = choose_merge(two, tmp_path / "other", Closeness(two[0]), **few)
-    assert uninterrupted.ranking == report.ranking
-    assert not (tmp_path / ".out.choosing").exists()
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("moment", ["writing adapter_model", "synced scores.json", "moved out"])
-def test_a_killed_search_continues(moment, two, tmp_path):
-    few = {"methods": ["linear", "tsv"], "scales": [0.4, 1]}
-    child = os.fork()
-    if child == 0:
-        passed = []
-
-        def hook(name):
-            passed.extend([name] * name.startswith(moment))
-            if len(passed) == (1 if moment == "moved out" else 12):
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        io.atomic.FAULT_HOOK = hook
-        choose_merge(two, tmp_path / "out", Closeness(two[0]), **few)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    again = Closeness(two[0])
-    report = choose_merge(two, tmp_path / "out", again, **few)
-    assert len(again.seen) < len(report.ranking)
-    whole = choose_merge(two, tmp_path / "whole", Closeness(two[0]), **few)
-    assert whole.ranking == report.ranking
-    assert distance(deltas(report.out), deltas(whole.out)) == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "out", "whole"]
-
-
-def test_scores_of_something_else_are_not_used(two, write, tmp_path):
-    def fails(path):
-        if path.name == "tried" and len(list(tmp_path.glob(".out.choosing/scores.json"))):
-            raise DataError("stop")
-        return 1
-
-    fails.name = "closeness"
-    with pytest.raises(DataError, match="stop; 1 score is kept in"):
-        choose_merge(two, tmp_path / "out", fails)
-    other = [two[0], write("c")]
-    words = r"has scores of an unfinished choice with other sources; discard them with force"
-    with pytest.raises(UserError, match=words):
-        choose_merge(other, tmp_path / "out", Closeness(two[0]))
-    report = choose_merge(
-        other, tmp_path / "out", Closeness(two[0]), methods=["linear"], force=True
-    )
-    assert max(one.score for one in report.ranking) <= 0  # the kept score was 1
-
-
-def test_another_search_at_work_is_left_alone(two, tmp_path):
-    with (
-        io.lock(tmp_path / ".out.choosing" / ".lock"),
-        pytest.raises(UserError, match="is in use by process"),
-    ):
-        choose_merge(two, tmp_path / "out", Closeness(two[0]))
-
-
 def test_impossible_merges_are_ranked_last_with_their_reason(write, tmp_path):
     pair = [write("a", 4), write("b", 2)]
     report = choose_merge(
@@ -230,6 +125,19 @@ def test_checkpoints_are_chosen_among_by_their_file(base, tuned, tmp_path):
     norms = {one.score for one in report.ranking}
     written = float(load_file(report.written)["visual.proj"].norm())
     assert written == max(norms) == report.ranking[0].score
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"methods": ["linear", "icm"]}, "icm merges adapters only"),
+        ({"merge_space": "factors"}, "merge_space is 'factors'; expected delta"),
+    ],
+)
+def test_what_checkpoints_do_not_have(options, words, base, tuned, tmp_path):
+    with pytest.raises(UserError, match=words):
+        choose_merge(tuned, tmp_path / "out", lambda path: pytest.fail("scored"), base=base,
+                     **options)  # fmt: skip
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from small_adapters import deltas, distance
 
 from awpf_ext import io
-from awpf_ext.errors import DataError, UserError
+from awpf_ext.errors import UserError
 from awpf_ext.lora import MERGE_METHODS, merge
 from awpf_ext.lora.adapter_reader import LoraAdapter
 
@@ -132,7 +132,7 @@ def test_types_are_kept_joined_or_chosen(write, tmp_path):
     assert kind([half, brain]) == {torch.float32}
     assert kind([half, brain], dtype="bfloat16") == {torch.bfloat16}
     assert kind([half], dtype="float32") == {torch.float32}
-    with pytest.raises(DataError, match=r"does not fit into torch.float16; use dtype float32"):
+    with pytest.raises(UserError, match=r"does not fit into torch.float16; use dtype float32"):
         kind([half], weights=[1e9], method="stack")
 
 

@@ -9,8 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from awpf_ext.errors import UserError
-from awpf_ext.lora.checks import checked_method, checked_settings, checked_weights
-from awpf_ext.lora.merge_methods import MERGE_METHODS
+from awpf_ext.lora.checks import (
+    check_merges_checkpoints,
+    checked_method,
+    checked_settings,
+    checked_weights,
+)
+from awpf_ext.lora.merge_methods import MERGE_METHODS, MergeSettings
 
 SCALES = (0.3, 0.5, 0.75, 1.0, 1.5, 2.0)  # and 1 / T, with which linear is the average
 DENSITY = 0.5  # for methods without a default
@@ -106,6 +111,10 @@ def checked_grid(
             raise UserError(f"{key} is a setting of none of the methods {', '.join(methods)}")
         checked_settings(*takers[0], {"density": DENSITY, key: value} if "density" in
                          takers[0][1].takes else {key: value})  # fmt: skip
+    if whole:
+        space = MergeSettings(merge_space=settings.get("merge_space", "delta"))
+        for name, method in zip(methods, chosen, strict=True):
+            check_merges_checkpoints(name, method, space)
     given = None if weights is None else [tuple(checked_weights(one, count)) for one in weights]
     if scales is None:
         scales = sorted({*SCALES, float(f"{1 / count:.6g}")}) if given is None else (1.0,)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from awpf_ext import io
-from awpf_ext.errors import DataError, UserError
+from awpf_ext.errors import DataError, UserError, reason
 
 _SCORES = "scores.json"
 _LOCK = ".lock"
@@ -31,9 +31,20 @@ class Journal:
         scores = "1 score is" if count == 1 else f"{count} scores are"
         return f"{before}{scores} kept in {self.folder}, and the same command continues"
 
+    def new_folder(self, name: str) -> Path:
+        """The path of a folder to make here; what a score may have left in an earlier one goes."""
+        folder = self.folder / name
+        try:
+            if folder.exists():
+                shutil.rmtree(folder)
+        except OSError as error:
+            raise DataError(f"cannot remove {folder}: {reason(error)}") from error
+        return folder
+
     def add(self, key: str, score: float) -> None:
-        self.scores[key] = score
-        io.write_json(self.folder / _SCORES, {"identity": self._identity, "scores": self.scores})
+        scores = {**self.scores, key: score}
+        io.write_json(self.folder / _SCORES, {"identity": self._identity, "scores": scores})
+        self.scores = scores
 
 
 @contextmanager

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from awpf_ext.lora.checkpoint_reader import open_checkpoint, weights_file
 from awpf_ext.lora.checks import checked_dtype, checked_sources
 from awpf_ext.lora.choice.candidates import Candidate, checked_grid
 from awpf_ext.lora.choice.journal import Journal, open_journal
+from awpf_ext.lora.merge_methods import ImpossibleMergeError
 from awpf_ext.lora.merge_report import MergeReport, ScoredMerge
 from awpf_ext.lora.merging import merge
 
@@ -87,24 +88,21 @@ def choose_merge(
         "dtype": dtype,
     }
     merge_as = partial(merge, paths, base=base, dtype=dtype, base_model=base_model)
-    with open_journal(out, identity, force) as journal:
+    with open_journal(out, identity, force) as journal, _told_what_is_kept(journal):
         search = _Search(journal, score, merge_as)
-        try:
-            first = grid.first()
-            total = len(first) + len(grid.second(first))
-            search.run(first, total, progress)
-            second = grid.second([one for one, scored in search.ranked() if scored.error is None])
-            search.run(second, len(first) + len(second), progress)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(journal.kept(": ")) from None
+        first = grid.first()
+        total = len(first) + len(grid.second(first))
+        search.run(first, total, progress)
+        second = grid.second([one for one, scored in search.ranked() if scored.error is None])
+        search.run(second, len(first) + len(second), progress)
         ranked = search.ranked()
         best = ranked[0][0]
         if ranked[0][1].error is not None:
             assert search.failure is not None
             raise search.failure
-        folder = journal.folder / "best"
+        folder = journal.new_folder("best")
         report = replace(
-            merge_as(folder, method=best.method, weights=best.weights, force=True, **best.settings),
+            merge_as(folder, method=best.method, weights=best.weights, **best.settings),
             out=out,
             validation=name,
             ranking=tuple(scored for _, scored in ranked),
@@ -116,13 +114,24 @@ def choose_merge(
     return report
 
 
+@contextmanager
+def _told_what_is_kept(journal: Journal) -> Iterator[None]:
+    """Whatever ends the search early also says what is kept of it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(journal.kept(": ")) from None
+    except AwpfError as error:
+        raise type(error)(f"{error}{journal.kept('; ')}") from error.__cause__
+
+
 class _Search:
     """Merges and scores candidates."""
 
     def __init__(
         self, journal: Journal, score: Score, merge_as: Callable[..., MergeReport]
     ) -> None:
-        self.failure: AwpfError | None = None  # why the first merge failed that did
+        self.failure: ImpossibleMergeError | None = None  # why the first merge failed that did
         self._journal = journal
         self._score = score
         self._merge_as = merge_as
@@ -154,19 +163,15 @@ class _Search:
         """The score, or why this merge is impossible."""
         try:
             report = self._merge_as(
-                self._journal.folder / "tried",
+                self._journal.new_folder("tried"),
                 method=candidate.method,
                 weights=candidate.weights,
-                force=True,
                 **candidate.settings,
             )
-        except AwpfError as error:
+        except ImpossibleMergeError as error:
             self.failure = self.failure or error
             return None, str(error)
-        try:
-            score = _checked(self._score(report.written))
-        except AwpfError as error:
-            raise type(error)(f"{error}{self._journal.kept('; ')}") from None
+        score = _checked(self._score(report.written))
         self._journal.add(candidate.key, score)
         return score, None
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from awpf_ext.lora.merge_methods.base import (
     DenseTerm,
+    ImpossibleMergeError,
     Merged,
     MergeMethod,
     MergeSettings,
@@ -54,4 +55,12 @@ MERGE_METHODS: Mapping[str, MergeMethod] = {
     "icm": MergeMethod(linear, weigh=icm_weights),
 }
 
-__all__ = ["MERGE_METHODS", "DenseTerm", "MergeMethod", "MergeSettings", "Merged", "Term"]
+__all__ = [
+    "MERGE_METHODS",
+    "DenseTerm",
+    "ImpossibleMergeError",
+    "MergeMethod",
+    "MergeSettings",
+    "Merged",
+    "Term",
+]

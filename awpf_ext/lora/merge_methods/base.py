@@ -10,7 +10,12 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from awpf_ext.errors import UserError
 from awpf_ext.ops.low_rank import LowRank, truncate
+
+
+class ImpossibleMergeError(UserError):
+    """These sources cannot be merged in this way; other methods or weights may work."""
 
 
 class Term(NamedTuple):

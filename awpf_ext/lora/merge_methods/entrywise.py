@@ -15,9 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from awpf_ext.errors import UserError
 from awpf_ext.lora.merge_methods.base import (
     DenseTerm,
+    ImpossibleMergeError,
     Merged,
     MergeSettings,
     Term,
@@ -142,7 +142,7 @@ def _merge_factors(
     """Merge the B_t and the A_t separately, as PEFT does; the deltas are never computed."""
     ranks = {term.rank for term in terms}
     if len(ranks) > 1:
-        raise UserError(
+        raise ImpossibleMergeError(
             f"merge_space=factors needs adapters of one rank, but {layer} has {sorted(ranks)}; "
             "use merge_space=delta"
         )
