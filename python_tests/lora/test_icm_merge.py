@@ -71,6 +71,14 @@ class TestDirection:
         torch.testing.assert_close(cosines(padded, plain[None])[0].item(), 1.0)
         assert least_cosine_weights(torch.zeros(2, 2), [1, 1]) == [0, 0]
 
+    def test_vectors_that_cancel_are_refused_however_they_are_turned(self):
+        """The square of their sum's length is 0, or what rounding makes of it, on either side."""
+        angles = torch.arange(3, dtype=torch.float64) * 2 * torch.pi / 3
+        for turn in torch.linspace(0, 2, 40, dtype=torch.float64):
+            rows = torch.stack([(angles + turn).cos(), (angles + turn).sin()], dim=1)
+            with pytest.raises(UserError, match="the adapters cancel: no direction"):
+                least_cosine_weights(rows @ rows.T, [1, 1, 1])
+
 
 class TestMerge:
     @pytest.fixture

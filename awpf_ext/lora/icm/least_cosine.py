@@ -37,7 +37,8 @@ def least_cosine_weights(gram: Tensor, weights: Sequence[float]) -> list[float]:
         scale = (norms[used] * share).reciprocal()
         own = gram.double()[used][:, used] * scale[:, None] * scale
         mix = shortest_of_hull(own)
-        length = float(mix @ own @ mix) ** 0.5
+        # Rounding can make the square of a vector that cancels negative.
+        length = max(float(mix @ own @ mix), 0.0) ** 0.5
         if length <= _CANCELLED:
             raise UserError(
                 "the adapters cancel: no direction has a positive cosine with all of them; leave "
