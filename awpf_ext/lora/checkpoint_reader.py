@@ -84,7 +84,7 @@ def open_checkpoint(path: str | Path) -> Iterator[Checkpoint]:
         name: Parameter(tuple(tensors[key].shape), tensors[key].dtype)
         for name, key in names.items()
     }
-    yield Checkpoint(path, parameters, _sha256(path), lambda name: tensors[names[name]])
+    yield Checkpoint(path, parameters, file_hash(path), lambda name: tensors[names[name]])
 
 
 def weights_file(base: str | Path) -> Path:
@@ -169,7 +169,8 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
     return dict(loaded)
 
 
-def _sha256(path: Path) -> str:
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, which is never in memory as a whole."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(1 << 20):
