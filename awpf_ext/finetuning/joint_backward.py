@@ -115,7 +115,7 @@ def _spans(rows: Tensor | None, most: int | None) -> list[range | None]:
 def _embedded(trainable: TrainableClip, part: _Part, given: _Rows, *, with_graph: bool) -> _Rows:
     """Embeddings of a micro-batch; an empty one is replaced by one row of zeros."""
     rows = [
-        None if span is None or source is None else _never_empty(source[span.start : span.stop])
+        None if span is None or source is None else never_empty(source[span.start : span.stop])
         for source, span in zip(given, part.spans, strict=True)
     ]
     draws = seeded(part.seed, trainable.device) if trainable.dropouts else nullcontext()
@@ -130,7 +130,7 @@ def _embedded(trainable: TrainableClip, part: _Part, given: _Rows, *, with_graph
     return embedded
 
 
-def _never_empty(rows: Tensor) -> Tensor:
+def never_empty(rows: Tensor) -> Tensor:
     """A process without rows takes part with one row, whose gradient is zero."""
     return rows if len(rows) else rows.new_zeros(1, *rows.shape[1:])
 

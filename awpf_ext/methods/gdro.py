@@ -77,7 +77,7 @@ class Gdro(Gcl):
             dro_lambda=config.dro_lambda,
             effective_classes=config.effective_classes,
             adjustment=config.group_adjustment,
-            momentum=config.weight_momentum,
+            new_weight=config.weight_momentum,
             device=self.device,
         )
 
@@ -90,7 +90,8 @@ class Gdro(Gcl):
     def loss(self, images: Tensor, texts: Tensor, batch: JointBatch) -> Tensor:
         losses = self.sample_losses(images, texts, batch)
         weights = self.class_weights.sample_weights(batch.labels, batch.counts)
-        if not self.exact:  # after the weights, which must not depend on the batch
+        if not self.exact and self._comparable(batch):
+            # After the weights, which must not depend on the batch.
             self.class_weights.update(losses, batch.labels)
         return (weights * losses).mean()
 
@@ -114,7 +115,14 @@ class Gdro(Gcl):
             losses = self._cross_entropies(images, texts, labels)
         self.class_weights.replace(losses, labels)
 
+    def _comparable(self, batch: JointBatch) -> bool:
+        """Whether the losses have all their parts: GCL has no text side for a single class."""
+        single = bool((batch.labels == batch.labels[0]).all())
+        return not single or self.config.objective == "ce" or int((batch.counts > 0).sum()) == 1
+
     def after_task(self, task: Task, samples: TaskSamples) -> None:
+        if len(samples):
+            self.before_epoch(task, samples)  # exact losses as they are now
         counts = torch.bincount(samples.labels, minlength=task.classes.stop).to(self.device)
         weights, dro_lambda = self.class_weights.weights_and_lambda(counts)
         self.records.append(

@@ -69,7 +69,7 @@ def test_an_effective_number_that_no_lambda_has_gives_the_nearest_weights():
 
 
 def test_values_follow_their_recurrence_and_weights_are_a_softmax():
-    groups = ClassWeights(3, dro_lambda=2.0, momentum=0.9)
+    groups = ClassWeights(3, dro_lambda=2.0, new_weight=0.9)
     groups.update(LOSSES, LABELS)
     groups.update(torch.tensor([4.0]), torch.tensor([2]))
     expected = torch.tensor([2.0, 5.0, 0.1 * 1 + 0.9 * 4])

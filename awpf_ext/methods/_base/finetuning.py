@@ -11,7 +11,7 @@ from torch import Tensor
 
 from awpf_ext.data.stream import Task
 from awpf_ext.finetuning.build import TrainableClip, build_trainable
-from awpf_ext.finetuning.joint_backward import joint_backward
+from awpf_ext.finetuning.joint_backward import joint_backward, never_empty
 from awpf_ext.finetuning.task_samples import TaskSamples
 from awpf_ext.finetuning.trainable_config import TrainableConfig
 from awpf_ext.methods._base.method import EpochProgress, Inputs, Method, MethodConfig
@@ -111,7 +111,8 @@ class FineTuningMethod(Method):
         for epoch in range(config.epochs):
             self.before_epoch(task, samples)
             order = torch.randperm(len(samples), generator=self.generator, device=self.device)
-            parts = torch.split(order.cpu(), config.batch_size)
+            # Equal parts: a small last batch would be a step of full length on few samples.
+            parts = order.cpu().tensor_split(steps // config.epochs)
             for part, x in zip(parts, self.inputs_of(parts, samples), strict=True):
                 labels, ids = (y[part].to(self.device) for y in (samples.labels, samples.ids))
                 batch = JointBatch(labels, ids, epoch, counts)
@@ -138,7 +139,7 @@ class FineTuningMethod(Method):
         """The image embeddings (N, d) of all samples as they are, the same in every process."""
         parts = torch.arange(len(samples)).split(self.config.batch_size)
         rows = [
-            self.world.all_gather(self.embed(x), len(part))
+            self.world.all_gather(self.embed(never_empty(x))[: len(x)], len(part))
             for part, x in zip(parts, samples.batches(self._shares(parts)), strict=True)
         ]
         return torch.cat(rows)
