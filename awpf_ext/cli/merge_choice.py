@@ -129,8 +129,8 @@ def print_ranking(report: MergeReport, score: ImageScore | ProgramScore) -> None
         print_line((f"and {more} more, in {report.out / 'merge.json'}", "dim"))
     failed = [scored for scored in report.ranking if scored.error is not None]
     if failed:
-        are = "merge was" if len(failed) == 1 else "merges were"
-        print_line(f"\n{len(failed)} {are} impossible; the first reason: {failed[0].error}")
+        have = "merge has" if len(failed) == 1 else "merges have"
+        print_line(f"\n{len(failed)} {have} no score; the first reason: {failed[0].error}")
     best = report.ranking[0].score
     if isinstance(score, ImageScore) and best is not None:
         print_line(
@@ -145,5 +145,5 @@ def _row(scored: ScoredMerge, images: bool) -> tuple[str, str, str]:
                          for key, value in scored.settings.items())  # fmt: skip
     weights = ", ".join(f"{weight:.3g}" for weight in scored.weights)
     if scored.score is None:
-        return settings, weights, "impossible"
+        return settings, weights, "none"
     return settings, weights, percent(scored.score) if images else f"{scored.score:.6g}"

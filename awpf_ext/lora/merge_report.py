@@ -24,7 +24,7 @@ class MergedLayer(NamedTuple):
 
 
 class ScoredMerge(NamedTuple):
-    """A merge that was tried; `error` says why it was not possible."""
+    """A merge that was tried; without a score, `error` says why there is none."""
 
     method: str
     settings: dict[str, Any]

@@ -81,7 +81,7 @@ def test_a_program_scores_any_adapter(adapters, awpf, tmp_path):
     half = awpf("merge", *adapters, "--choose", script, "-m", "linear", "-o", "half",
                 "--dtype=float16", "--weights=1,1", "--scales=1,1e30", "--force")  # fmt: skip
     told = " ".join(half.out.split())
-    assert "1 merge was impossible; the first reason: the merged base_model" in told
+    assert "1 merge has no score; the first reason: the merged base_model" in told
     assert "does not fit into torch.float16" in told
     script.write_text("import sys; sys.exit('out of memory')")
     failed = awpf("merge", *adapters, "--choose", script, "-o", "other")

@@ -107,9 +107,9 @@ def test_impossible_merges_are_ranked_last_with_their_reason(write, tmp_path):
                      merge_space="factors")  # fmt: skip
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "many"])
+@pytest.mark.parametrize("value", [None, "many"])
 def test_a_score_has_to_be_a_number(value, two, tmp_path):
-    with pytest.raises(UserError, match=r"score returned .*; expected a finite number$"):
+    with pytest.raises(UserError, match=r"score returned .*; expected a number$"):
         choose_merge(two, tmp_path / "out", lambda path: value)
 
 

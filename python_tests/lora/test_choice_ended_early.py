@@ -91,6 +91,53 @@ def test_scores_of_something_else_are_not_used(two, write, tmp_path):
     assert max(one.score for one in report.ranking) <= 0  # the kept score was 1
 
 
+def test_merges_without_a_finite_score_come_last(two, tmp_path):
+    values = iter([float("nan"), -3.0, float("inf"), -float("inf"), DataError("stop")])
+
+    def diverges(path):
+        value = next(values, -2.0)
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    few = {"methods": ["tsv"], "scales": [1, 2, 3, 4, 5, 6]}
+    with pytest.raises(DataError, match="stop; 4 scores are kept in"):
+        choose_merge(two, tmp_path / "out", diverges, **few)
+    report = choose_merge(two, tmp_path / "out", diverges, **few)
+    scores = [one.score for one in report.ranking]
+    assert scores == [-2] * (len(scores) - 4) + [-3] + [None] * 3
+    assert [one.error for one in report.ranking[-3:]] == [
+        "the score was nan", "the score was inf", "the score was -inf",
+    ]  # fmt: skip
+    assert report.weights == (5, 5)
+    with pytest.raises(DataError, match=r"no merge has a score: the score was nan$"):
+        choose_merge(two, tmp_path / "none", lambda path: float("nan"), **few)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "out"]
+
+
+def test_scores_of_an_adapter_with_another_configuration_are_not_used(two, tmp_path):
+    class Stops(Closeness):
+        version = "1"
+
+        def __call__(self, path):
+            if self.seen:
+                raise DataError("stop")
+            return super().__call__(path)
+
+    score = Stops(two[0])
+    with pytest.raises(DataError, match="stop; 1 score is kept in"):
+        choose_merge(two, tmp_path / "out", score)
+    config = json.loads((two[1] / "adapter_config.json").read_text())
+    changed = {**config, "lora_alpha": 100 * config["lora_alpha"]}
+    (two[1] / "adapter_config.json").write_text(json.dumps(changed))
+    with pytest.raises(UserError, match="an unfinished choice with other sources; discard them"):
+        choose_merge(two, tmp_path / "out", score)
+    (two[1] / "adapter_config.json").write_text(json.dumps(config))
+    score.version = "2"
+    with pytest.raises(UserError, match="an unfinished choice with other files of the score; dis"):
+        choose_merge(two, tmp_path / "out", score)
+
+
 def test_another_search_at_work_is_left_alone(two, tmp_path):
     with (
         io.lock(tmp_path / ".out.choosing" / ".lock"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -43,8 +44,13 @@ class Journal:
 
     def add(self, key: str, score: float) -> None:
         scores = {**self.scores, key: score}
-        io.write_json(self.folder / _SCORES, {"identity": self._identity, "scores": scores})
+        written = {key: _in_json(score) for key, score in scores.items()}
+        io.write_json(self.folder / _SCORES, {"identity": self._identity, "scores": written})
         self.scores = scores
+
+    def discard(self) -> None:
+        """Keep nothing when the search ends."""
+        self.scores = {}
 
 
 @contextmanager
@@ -61,8 +67,9 @@ def open_journal(out: Path, identity: Mapping[str, Any], force: bool) -> Iterato
         if path.exists():
             saved = io.read_json(path)
             try:
-                known, scores = dict(saved["identity"]), dict(saved["scores"])
-            except (KeyError, TypeError, ValueError):
+                known = dict(saved["identity"])
+                scores = {key: float(score) for key, score in saved["scores"].items()}
+            except (AttributeError, KeyError, TypeError, ValueError):
                 raise DataError(f"cannot read {path}: it is no record of scores") from None
             differing = sorted(
                 name
@@ -84,3 +91,8 @@ def open_journal(out: Path, identity: Mapping[str, Any], force: bool) -> Iterato
                 shutil.rmtree(folder, ignore_errors=True)
             raise
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _in_json(score: float) -> float | str:
+    """JSON has no NaN and no infinity."""
+    return score if math.isfinite(score) else str(score)

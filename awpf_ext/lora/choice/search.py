@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -10,8 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from awpf_ext import io
-from awpf_ext.errors import AwpfError, UserError
+from awpf_ext._library import __version__
+from awpf_ext.errors import AwpfError, DataError, UserError
 from awpf_ext.lora.adapter_reader import open_adapter
 from awpf_ext.lora.adapter_writer import MERGE_REPORT, check_free, new_folder
 from awpf_ext.lora.checkpoint_reader import open_checkpoint, weights_file
@@ -55,7 +59,8 @@ def choose_merge(
         sources: as in `merge`.
         out: the folder to write.
         score: called with the path of a merge (an adapter's folder, a checkpoint's file); a higher
-            number is better. `score.name`, if there is one, says in the record what it is.
+            number is better, and NaN or an infinity is none. `score.name`, if there is one, says in
+            the record what it is.
         base: as in `merge`.
         methods: those to try; default: all but `stack`.
         weights: the only ones to try, each multiplied by all scales (default then: 1).
@@ -84,8 +89,11 @@ def choose_merge(
     name = str(getattr(score, "name", getattr(score, "__qualname__", type(score).__name__)))
     identity = {
         "sources": _hashes(paths, base),
-        "score": [name, str(getattr(score, "version", ""))],
+        "score": name,
+        "files of the score": str(getattr(score, "version", "")),
         "dtype": dtype,
+        "base_model": base_model,
+        "versions of awpf_ext or torch": [__version__, torch.__version__],
     }
     merge_as = partial(merge, paths, base=base, dtype=dtype, base_model=base_model)
     with open_journal(out, identity, force) as journal, _told_what_is_kept(journal):
@@ -98,8 +106,8 @@ def choose_merge(
         ranked = search.ranked()
         best = ranked[0][0]
         if ranked[0][1].error is not None:
-            assert search.failure is not None
-            raise search.failure
+            journal.discard()  # the same call would end in the same way
+            raise search.failure or DataError(f"no merge has a score: {ranked[0][1].error}")
         folder = journal.new_folder("best")
         report = replace(
             merge_as(folder, method=best.method, weights=best.weights, **best.settings),
@@ -147,13 +155,15 @@ class _Search:
             score, error = self._journal.scores.get(candidate.key), None
             if score is None:
                 score, error = self._tried(candidate)
+            if score is not None and not math.isfinite(score):
+                score, error = None, f"the score was {score}"
             facts = (candidate.method, dict(candidate.settings), candidate.weights)
             self._scored.append((candidate, ScoredMerge(*facts, score, error)))
             if progress is not None:
                 progress(len(self._scored), total)
 
     def ranked(self) -> list[tuple[Candidate, ScoredMerge]]:
-        """The best first; of equal scores the one that was tried first; failed merges last."""
+        """The best first; of equal scores the one that was tried first; those without one last."""
         return sorted(
             self._scored, key=lambda pair: -math.inf if pair[1].score is None else pair[1].score,
             reverse=True,
@@ -178,18 +188,16 @@ class _Search:
 
 def _checked(score: Any) -> float:
     try:
-        number = float(score)
+        return float(score) + 0.0  # -0.0 becomes 0.0
     except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise UserError(f"score returned {score!r}; expected a finite number")
-    return number
+        raise UserError(f"score returned {score!r}; expected a number") from None
 
 
 def _hashes(paths: Sequence[Path], base: str | Path | None) -> list[str]:
     """The content of everything that is merged."""
     with ExitStack() as stack:
         if base is None:
-            return [stack.enter_context(open_adapter(path)).sha256 for path in paths]
+            opened = [stack.enter_context(open_adapter(path)) for path in paths]
+            return [f"{one.sha256} {json.dumps(one.config.raw, sort_keys=True)}" for one in opened]
         every = [weights_file(base), *paths]
         return [stack.enter_context(open_checkpoint(path)).sha256 for path in every]
