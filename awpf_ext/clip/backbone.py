@@ -103,7 +103,8 @@ def load_backbone(
     pretrained: an open_clip tag of the model ("embedded" for "demo", the small CLIP of this
     package), the path of a checkpoint, or None or "random:SEED" for random weights. QuickGELU is
     used if the tag requires it; for a local checkpoint choose it by the model's name
-    (ViT-B-16-quickgelu). cache_dir: folder of downloads, by default that of the Hugging Face hub
+    (ViT-B-16-quickgelu), or with TAG@PATH take the activation and the preprocessing of a tag.
+    cache_dir: folder of downloads, by default that of the Hugging Face hub
     and of open_clip.
     """
     import open_clip

@@ -31,7 +31,8 @@ def resolve_weights(model: str, pretrained: str | None, cache_dir: Path | None) 
     """Find the weights `pretrained` of an open_clip model, and download them if necessary.
 
     None or "random:SEED": seeded random weights; an open_clip tag ("embedded" for the model
-    "demo"); or the path of a checkpoint.
+    "demo"); the path of a checkpoint; or TAG@PATH, a checkpoint with the activation and the
+    preprocessing of a tag, which is what was fine-tuned from the tag's weights.
     """
     import open_clip
 
@@ -45,21 +46,34 @@ def resolve_weights(model: str, pretrained: str | None, cache_dir: Path | None) 
         return WeightSource(label=pretrained, file=demo_model.WEIGHTS)
     tag = open_clip.get_pretrained_cfg(model, pretrained)
     if tag:
-        return WeightSource(
-            label=pretrained,
-            file=_tagged_file(model, pretrained, tag, cache_dir),
-            quick_gelu=bool(tag.get("quick_gelu", False)),
-            preprocessing={name: tag[name] for name in PREPROCESSING if name in tag},
-        )
+        return _with_settings(tag, pretrained, _tagged_file(model, pretrained, tag, cache_dir))
     path = Path(pretrained).expanduser()
     if path.is_file():
         return WeightSource(label=path.name, file=path)
+    name, at, where = pretrained.partition("@")
+    path = Path(where).expanduser()
+    if at and path.is_file():
+        label = f"{name}@{path.name}"
+        if (model, name) == (demo_model.MODEL, demo_model.TAG):
+            return WeightSource(label=label, file=path)
+        if tag := open_clip.get_pretrained_cfg(model, name):
+            return _with_settings(tag, label, path)
+        pretrained = name
     tags = open_clip.list_pretrained_tags_by_model(model)
     if model == demo_model.MODEL:
         tags = [demo_model.TAG]
     raise UserError(
         f"pretrained {pretrained!r} is neither a file nor a tag of {model}; "
         + (suggestion(pretrained, tags) if tags else "open_clip has no weights for this model")
+    )
+
+
+def _with_settings(tag: Mapping[str, Any], label: str, file: Path) -> WeightSource:
+    return WeightSource(
+        label=label,
+        file=file,
+        quick_gelu=bool(tag.get("quick_gelu", False)),
+        preprocessing={name: tag[name] for name in PREPROCESSING if name in tag},
     )
 
 

@@ -72,7 +72,11 @@ class ImageScore:
         self._base = base
         self._templates = prompt_templates(prompt)
         if base is not None:
+            known = str(base).removeprefix(OPEN_CLIP).partition(":")
             self._model = self._clip.model or _model_of(str(base))
+            # A merge has the activation and the preprocessing of the tag that all began with.
+            same = str(base).startswith(OPEN_CLIP) and self._model == known[0]
+            self._tag = f"{known[2]}@" if same else ""
         found = validation_images(spec, class_names, train_limit, limit)
         self._images, self._class_names = found
         self._frozen: Backbone | None = None
@@ -113,7 +117,7 @@ class ImageScore:
         return right / self.count
 
     def _checkpoint(self, path: Path) -> Backbone:
-        return self._loaded(self._model, str(path))
+        return self._loaded(self._model, f"{self._tag}{path}")
 
     def _with_adapter(self, folder: Path) -> Backbone:
         with open_adapter(folder) as adapter:

@@ -5,13 +5,29 @@ from __future__ import annotations
 import json
 
 import pytest
+from safetensors.torch import save_file
 
 from awpf_ext import io
+from awpf_ext.clip import load_backbone, weights
 from awpf_ext.errors import DataError, UserError
-from awpf_ext.lora import ProgramScore
+from awpf_ext.lora import ProgramScore, merge
+from awpf_ext.runs import merge_score
 from awpf_ext.runs.merge_score import ClipSource, ImageScore, validation_images
 
+open_clip = pytest.importorskip("open_clip", reason="needs open_clip_torch")
 pytest.importorskip("peft", reason='needs the extra "lora"')
+
+
+class Recorder:
+    """Calls a function and keeps its results."""
+
+    def __init__(self, function):
+        self.function = function
+        self.results = []
+
+    def __call__(self, *arguments, **options):
+        self.results.append(self.function(*arguments, **options))
+        return self.results[-1]
 
 
 @pytest.fixture
@@ -50,6 +66,24 @@ def test_a_checkpoint_scores_as_in_its_run(image_arguments, folder, awpf, tmp_pa
                 f"--choose={folder}", "--model=tiny", "-m", "linear", "-m", "ties")  # fmt: skip
     assert done.code == 0, done.err
     assert {one["score"] for one in done.json["ranking"]} == {last}
+
+
+def test_a_checkpoint_has_the_activation_and_the_pixels_of_its_bases_tag(
+    image_arguments, folder, tmp_path, monkeypatch
+):
+    start = load_backbone("tiny", "random:0")
+    file = tmp_path / "base.safetensors"
+    save_file({key: value.clone() for key, value in start.model.state_dict().items()}, file)
+    tag = {"url": "none", "mean": (0.9,) * 3, "std": (0.1,) * 3, "quick_gelu": True}
+    known = {("tiny", "tagged"): tag}
+    monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda *name: known.get(name, {}))
+    monkeypatch.setattr(weights, "_tagged_file", lambda *arguments: file)
+    monkeypatch.setattr(merge_score, "load_backbone", loaded := Recorder(load_backbone))
+    merged = merge([file], tmp_path / "out", base="open_clip:tiny:tagged")
+    ImageScore(folder, base="open_clip:tiny:tagged")(merged.written)
+    expected = load_backbone("tiny", "tagged")
+    assert [one.preprocessing for one in loaded.results] == [expected.preprocessing]
+    assert [one.quick_gelu for one in loaded.results] == [True]
 
 
 def test_it_prints_a_ranked_table_and_the_merge(adapters, folder, awpf):

@@ -206,6 +206,24 @@ def test_cached_weights_are_used_without_the_network(tiny, tmp_path, monkeypatch
     assert not torch.equal(backbone.encode_images(images), tiny.encode_images(images))
 
 
+def test_a_file_gets_the_settings_of_a_tag(tiny, tmp_path, monkeypatch):
+    tag = {"url": "none", "mean": (0.5,) * 3, "std": (0.25,) * 3, "quick_gelu": True}
+    known = {("tiny", "some-tag"): tag}
+    monkeypatch.setattr(
+        open_clip, "get_pretrained_cfg", lambda model, name: known.get((model, name), {})
+    )
+    state = {name: tensor.clone() for name, tensor in tiny.model.state_dict().items()}
+    save_file(state, tmp_path / "tuned.safetensors")
+    backbone = load_backbone("tiny", f"some-tag@{tmp_path / 'tuned.safetensors'}")
+    assert backbone.weights_hash == tiny.weights_hash
+    assert (backbone.pretrained, backbone.quick_gelu) == ("some-tag@tuned.safetensors", True)
+    assert backbone.preprocessing["mean"] == [0.5, 0.5, 0.5]
+    assert load_backbone("tiny", str(tmp_path / "tuned.safetensors")).quick_gelu is False
+    for wrong in ("other@tuned.safetensors", "some-tag@none.safetensors"):
+        with pytest.raises(UserError, match="is neither a file nor a tag of tiny"):
+            load_backbone("tiny", wrong.replace("@t", f"@{tmp_path}/t"))
+
+
 def test_loading_says_nothing_on_the_root_logger(caplog):
     with caplog.at_level(logging.WARNING):
         load_backbone("tiny", "random:1")
