@@ -10,12 +10,13 @@ order of summation over micro-batches and processes differs from one large batch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from awpf_ext.distributed import SINGLE_PROCESS, World
@@ -30,7 +31,7 @@ class _Part(NamedTuple):
 
     spans: tuple[range | None, range | None]
     last: bool  # the last one has images and prompts, and synchronises the processes
-    seed: int  # seed of dropout, so that the second pass repeats it
+    seed: int | None  # of dropout, so that the second pass repeats it; None without dropout
 
 
 def joint_backward(
@@ -40,23 +41,25 @@ def joint_backward(
     loss: Loss,
     *,
     world: World = SINGLE_PROCESS,
+    dropout: bool = True,
 ) -> Tensor:
     """Add the gradient of `loss(images, texts)` to `.grad` of the trained parameters.
 
     x: this process's rows of the joint batch; may be empty. loss: a function of the embeddings of
     the joint batch, ordered by process, and the texts of `classes`, all L2-normalised; every
     process computes it from the same numbers. world: the one that `trainable` was built for; its
-    `micro_batch` bounds the parts. Returns the loss, detached; afterwards all processes have the
-    same `.grad`.
+    `micro_batch` bounds the parts. dropout: whether the network's dropout is active. Returns the
+    loss, detached; afterwards all processes have the same `.grad`.
     """
     if world != trainable.world:
         raise ValueError(
             f"world is {world}; expected {trainable.world}, for which trainable was made"
         )
     given = (x.to(trainable.device), _own_prompts(trainable, classes))
-    parts = list(_parts(trainable, given))
+    dropouts = trainable.dropouts if dropout else ()
+    parts = list(_parts(trainable, given, with_dropout=bool(dropouts)))
     one_pass = len(parts) == 1
-    with _dropout_on(trainable):
+    with _training(dropouts):
         passed = [_embedded(trainable, part, given, with_graph=one_pass) for part in parts]
         own = [_own_rows(passed, parts, side) for side in (0, 1)]
         joint = [None if rows is None else world.all_gather_ragged(rows) for rows in own]
@@ -85,19 +88,19 @@ def _own_prompts(trainable: TrainableClip, classes: range | Tensor) -> Tensor | 
     return tokens[share.start : share.stop]
 
 
-def _parts(trainable: TrainableClip, given: _Rows) -> Iterator[_Part]:
+def _parts(trainable: TrainableClip, given: _Rows, *, with_dropout: bool) -> Iterator[_Part]:
     """Micro-batches of images, then of prompts, then the rest of both together."""
-    seed = 0
-    if trainable.dropouts:
+    seeds: Iterator[int | None] = itertools.repeat(None)
+    if with_dropout:
         drawn = torch.randint(1 << 40, (1,), generator=trainable.generator, device=trainable.device)
-        seed = int(drawn) + (trainable.world.rank << 42)
+        seeds = itertools.count(int(drawn) + (trainable.world.rank << 42))
     images, prompts = (_spans(rows, trainable.micro_batch) for rows in given)
     alone: list[tuple[range | None, range | None]] = []
     alone += [(span, None) for span in images[:-1]]
     alone += [(None, span) for span in prompts[:-1]]
-    for index, spans in enumerate(alone):
-        yield _Part(spans, False, seed + index)
-    yield _Part((images[-1], prompts[-1]), True, seed + len(alone))
+    for spans in alone:
+        yield _Part(spans, False, next(seeds))
+    yield _Part((images[-1], prompts[-1]), True, next(seeds))
 
 
 def _spans(rows: Tensor | None, most: int | None) -> list[range | None]:
@@ -118,7 +121,7 @@ def _embedded(trainable: TrainableClip, part: _Part, given: _Rows, *, with_graph
         None if span is None or source is None else never_empty(source[span.start : span.stop])
         for source, span in zip(given, part.spans, strict=True)
     ]
-    draws = seeded(part.seed, trainable.device) if trainable.dropouts else nullcontext()
+    draws = nullcontext() if part.seed is None else seeded(part.seed, trainable.device)
     network = trainable.synced if with_graph else trainable.network
     wait = isinstance(network, DistributedDataParallel) and not part.last
     with (
@@ -166,12 +169,12 @@ def _propagate(embedded: _Rows, part: _Part, gradients: list[Tensor | None]) -> 
 
 
 @contextmanager
-def _dropout_on(trainable: TrainableClip) -> Iterator[None]:
-    """Also during the backward pass, where checkpointing recomputes activations."""
-    for module in trainable.dropouts:
+def _training(dropouts: Sequence[nn.Module]) -> Iterator[None]:
+    """Dropout is active, also in the backward pass, where checkpointing recomputes activations."""
+    for module in dropouts:
         module.train()
     try:
         yield
     finally:
-        for module in trainable.dropouts:
+        for module in dropouts:
             module.eval()

@@ -87,7 +87,7 @@ class TrainableClip:
         """Image embeddings (n, d), float32, L2-normalised; with a graph if gradients are enabled.
 
         parameters: tensors used instead of the trained ones, by the same names; they receive the
-        gradient.
+        gradient, except with checkpointing, which recomputes activations with the trained ones.
         """
         parts = x.to(self.device).split(self.micro_batch or max(len(x), 1))
         return _joined([self._call(part, None, parameters)[0] for part in parts])

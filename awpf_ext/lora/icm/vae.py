@@ -13,8 +13,8 @@ from awpf_ext.lora.icm.pca import Pca
 HIDDEN = 64  # width of the residual networks
 LEAST_SHARE = 0.01  # of a component's variance that is taken for signal
 
-# The loss of LoRAs decoded from codes (n, latent), in the same units as a log-likelihood.
-FusionLoss = Callable[[Tensor], Tensor]
+# The loss of some LoRA that is decoded, in the same units as a log-likelihood.
+FusionLoss = Callable[[], Tensor]
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def train_vae(
             beta = settings.kl_weight * min(step / warm, 1.0)
             loss = error / (2 * vae.noise) + beta * divergence
             if fusion is not None and step % settings.fusion_every == 0:
-                loss = loss + fusion(mean)
+                loss = loss + fusion()
             optimizer.zero_grad()
             torch.autograd.backward(loss)
         optimizer.step()

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from awpf_ext.data.stream import Task
 from awpf_ext.finetuning.buffer import Buffer
+from awpf_ext.finetuning.joint_backward import joint_backward
 from awpf_ext.finetuning.lora_clip import LoraClip
 from awpf_ext.finetuning.task_samples import TaskSamples
 from awpf_ext.lora.icm import (
@@ -117,7 +118,7 @@ class Fusing:
             found = searched(
                 lambda code: space.decode(code[None])[0],
                 start,
-                self._loss,
+                self.loss,
                 steps=settings.search_steps,
                 rate=settings.search_rate,
                 tether=settings.tether,
@@ -130,7 +131,7 @@ class Fusing:
             owners = learned.places.tolist()
             record["codes"] = [[place, *spots[row]] for row, place in enumerate(owners)]
         vector, further = refined(
-            vector, self._loss, steps=settings.refine_steps, rate=settings.refine_rate
+            vector, self.loss, steps=settings.refine_steps, rate=settings.refine_rate
         )
         return vector, {**record, "losses": losses, "refine_losses": further}
 
@@ -141,15 +142,14 @@ class Fusing:
             return _Space(lambda x, places: pca.scores(x)[:, :size], pca.vectors, size)
         vae = FusionVae(pca, vectors.shape[1], settings.latent, seed).to(vectors.device)
         scores, own = pca.scores(learned.vectors), vectors[learned.places]
-        count = len(vectors)
 
-        def on_fusion(codes: Tensor) -> Tensor:
+        def on_fusion() -> Tensor:
             """The tasks' losses of a fusion with random shares, weighted by these."""
-            shares = self._dirichlet(count)
+            shares = self._dirichlet(len(vectors))
             with torch.no_grad():
                 means, _ = vae.encode(scores, own)
             mixed = shares @ task_means(means, learned.places)
-            return self._loss(pca.vectors(vae.decode(mixed[None]))[0], count * shares)
+            return self.loss(pca.vectors(vae.decode(mixed[None]))[0], shares)
 
         wanted = VaeSettings(
             settings.vae_steps,
@@ -198,28 +198,56 @@ class Fusing:
         true = torch.stack([logits(vector) for vector in vectors])
         return explained_variance(true, torch.stack([logits(v) for v in found]), logits(mean))
 
-    def _loss(self, vector: Tensor, shares: Tensor | None = None) -> Tensor:
-        """(1/T) sum_i share_i L_i over the classes seen, on the next images of the buffer."""
+    def loss(self, vector: Tensor, shares: Tensor | None = None) -> Tensor:
+        """sum_i share_i L_i over the classes seen, on the next images of the buffer.
+
+        vector: (P,), of a LoRA. shares: (T,), of the tasks, by default alike; those of tasks
+        without images in the buffer are given to the others. No graph of the towers is kept: the
+        gradient with respect to `vector` is computed at once, in parts of `micro_batch`.
+        """
+        rows = self._next_rows()
+        x = next(iter(self._samples.by_id([self._ids[rows]])))
+        labels, weights = self._labels[rows], self._weights(shares)[rows]
+
+        def weighted(images: Tensor, texts: Tensor) -> Tensor:
+            logits = images @ texts.T / self.temperature
+            losses = cross_entropy(logits, labels.to(logits.device), reduction="none")
+            return (weights.to(logits.device) * losses).mean()
+
+        parameters = self.clip.named_parameters()
+        self.clip.load_state_dict(self.layout.restore(vector.detach()))
+        for parameter in parameters.values():
+            parameter.grad = None
+        value = joint_backward(self.clip, x, self.classes, weighted, dropout=False)
+        gradient = self.layout.flatten(
+            {name: _gradient_of(parameters[name]) for name in self.layout.shapes}
+        )
+        # It is 0, and its gradient is that of the loss.
+        return value + ((vector - vector.detach()) * gradient).sum()
+
+    def _next_rows(self) -> Tensor:
+        """Rows of the buffer, in a random order that starts again when it is used up."""
         if len(self._waiting) < min(self.settings.image_batch, len(self._ids)):
             order = torch.randperm(len(self._ids), generator=self.random, device=self.random.device)
             self._waiting = order.cpu()
         rows = self._waiting[: self.settings.image_batch]
         self._waiting = self._waiting[self.settings.image_batch :]
-        x = next(iter(self._samples.by_id([self._ids[rows]])))
-        tensors = self.layout.restore(vector)
-        logits = self.clip.embed(x, tensors) @ self.clip.texts(self.classes, tensors).T
-        losses = cross_entropy(
-            logits / self.temperature, self._labels[rows].to(vector.device), reduction="none"
-        )
+        return rows
+
+    def _weights(self, shares: Tensor | None) -> Tensor:
+        """Of each sample of the buffer: those of a task have a mean over all of its share."""
         counts = torch.bincount(self._owners)
-        weights = len(self._ids) / ((counts > 0).sum() * counts[self._owners[rows]])
-        weights = weights.to(vector.device)
-        if shares is not None:
-            weights = weights * shares[self._owners[rows].to(vector.device)]
-        return (weights * losses).mean()
+        present = (counts > 0).float()
+        given = present if shares is None else present * shares.cpu()[: len(counts)]
+        per_sample = len(self._ids) * given / given.sum() / counts.clamp_min(1)
+        return per_sample[self._owners]
 
     def _dirichlet(self, count: int) -> Tensor:
         """Shares that are uniform among those with sum 1."""
         drawn = torch.rand(count, generator=self.random, device=self.random.device)
         drawn = -drawn.clamp_min(1e-12).log()
         return drawn / drawn.sum()
+
+
+def _gradient_of(parameter: Tensor) -> Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
