@@ -13,6 +13,7 @@ from awpf_ext.cli.merge_choice import (
     Choose,
     ClassNames,
     Device,
+    Imbalance,
     Model,
     Pretrained,
     Prompt,
@@ -109,6 +110,7 @@ def merge(
     choose: Choose = None,
     scales: Scales = None,
     train_limit: TrainLimit = None,
+    imbalance: Imbalance = None,
     validation_limit: ValidationLimit = None,
     class_names: ClassNames = None,
     prompt: Prompt = None,
@@ -127,6 +129,7 @@ def merge(
     """
     of_images: dict[str, Any] = {
         "train_limit": train_limit,
+        "imbalance": imbalance,
         "limit": validation_limit,
         "class_names": class_names,
         "prompt": prompt,
@@ -163,7 +166,7 @@ def merge(
                 **settings,
             )
         else:
-            score = choosing_score(choose, base, given)
+            score = choosing_score(choose, sources, base, given)
             report = choose_merge(
                 sources,
                 out,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +12,8 @@ from rich.text import Text
 from awpf_ext.cli.tables import console, new_table, print_line
 from awpf_ext.errors import UserError
 from awpf_ext.lora import MergeReport, ProgramScore, ScoredMerge
-from awpf_ext.runs.merge_score import ClipSource, ImageScore, is_dataset
+from awpf_ext.runs.merge_score import ClipSource, ImageScore
+from awpf_ext.runs.validation_images import is_dataset
 from awpf_ext.runs.wording import percent
 
 _PANEL = "Choosing"
@@ -42,7 +43,16 @@ TrainLimit = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="Validate on the training images that `awpf run --train-limit N` leaves over",
+        help="Validate on the training images that `awpf run --train-limit N` leaves over; for "
+        "adapters in a run's folder N is known",
+        rich_help_panel=_PANEL,
+    ),
+]
+Imbalance = Annotated[
+    float | None,
+    typer.Option(
+        metavar="RATIO",
+        help="That of this `awpf run`, if it was given",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -95,13 +105,13 @@ Device = Annotated[
 
 
 def choosing_score(
-    validation: str, base: str | None, options: Mapping[str, Any]
+    validation: str, sources: Sequence[Path], base: str | None, options: Mapping[str, Any]
 ) -> ImageScore | ProgramScore:
     """What scores a merge; `options` are those given that are about images."""
     if is_dataset(validation):
         rest = {key: value for key, value in options.items() if key not in _OF_CLIP}
         clip = {key: value for key, value in options.items() if key in _OF_CLIP}
-        return ImageScore(validation, clip=ClipSource(**clip), base=base, **rest)
+        return ImageScore(validation, clip=ClipSource(**clip), base=base, sources=sources, **rest)
     if options:
         name = "validation_limit" if "limit" in options else next(iter(options))
         raise UserError(

@@ -15,29 +15,15 @@ import torch
 from torch.nn.functional import normalize
 
 from awpf_ext.clip import DEFAULT_PROMPT, Backbone, class_texts, load_backbone, prompt_templates
-from awpf_ext.data import load_dataset
-from awpf_ext.data.class_names import names_from_file, names_from_keys
-from awpf_ext.data.datasets import DATASETS
-from awpf_ext.data.demo import dataset as demo_data
-from awpf_ext.data.folders import subfolders
-from awpf_ext.data.images import ImageDataset, ImageSplit, file_split, folder_files
-from awpf_ext.data.limits import Limits, subset
 from awpf_ext.data.prepared_images import PreparedImages
 from awpf_ext.errors import DataError, UserError
 from awpf_ext.lora.adapter_reader import open_adapter
 from awpf_ext.lora.applied import add_adapter
 from awpf_ext.lora.checkpoint_reader import OPEN_CLIP
 from awpf_ext.runs.run import encoder_device
+from awpf_ext.runs.validation_images import LIMIT, validation_images
 
-LIMIT = 20  # validation images per class
 _AT_ONCE = 64
-
-
-class ValidationImages(NamedTuple):
-    """Images with the names of all classes."""
-
-    images: ImageSplit
-    class_names: tuple[str, ...]
 
 
 class ClipSource(NamedTuple):
@@ -61,9 +47,11 @@ class ImageScore:
         prompt: str | Sequence[str] = DEFAULT_PROMPT,
         class_names: str | Path | None = None,
         train_limit: int | None = None,
+        imbalance: float | None = None,
         limit: int | None = LIMIT,
+        sources: Sequence[str | Path] = (),
     ) -> None:
-        """spec, class_names, train_limit, limit: see `validation_images`.
+        """spec, class_names, train_limit, imbalance, limit, sources: see `validation_images`.
 
         base: that of checkpoints; open_clip:MODEL:TAG also names their model.
         """
@@ -77,8 +65,9 @@ class ImageScore:
             # A merge has the activation and the preprocessing of the tag that all began with.
             same = str(base).startswith(OPEN_CLIP) and self._model == known[0]
             self._tag = f"{known[2]}@" if same else ""
-        found = validation_images(spec, class_names, train_limit, limit)
-        self._images, self._class_names = found
+        self._images, self._class_names = validation_images(
+            spec, class_names, train_limit, limit, imbalance=imbalance, sources=sources
+        )
         self._frozen: Backbone | None = None
         self._prepared: PreparedImages | None = None
 
@@ -152,68 +141,6 @@ class ImageScore:
     def _loaded(self, model: str, pretrained: str) -> Backbone:
         device = encoder_device(self._clip.device)
         return load_backbone(model, pretrained, device=device, cache_dir=self._clip.cache_dir)
-
-
-def is_dataset(spec: str) -> bool:
-    """Whether a validation is a data set, as opposed to a program."""
-    return spec.partition(":")[0] in DATASETS
-
-
-def validation_images(
-    spec: str,
-    class_names: str | Path | None = None,
-    train_limit: int | None = None,
-    limit: int | None = LIMIT,
-) -> ValidationImages:
-    """The images of a data set to choose by, at most `limit` per class, and never test images.
-
-    All images of folder:DIR if the classes' folders are in DIR itself; otherwise the training
-    images that `--train-limit` N left over. For the demo, N is by default as in `awpf run`.
-    """
-    for key, value in (("train_limit", train_limit), ("limit", limit)):
-        if value is not None and value < 1:
-            raise UserError(f"{key} is {value}; expected at least 1")
-    name, _, where = spec.partition(":")
-    root = Path(where).expanduser()
-    if name == "folder" and root.is_dir() and not (root / "train").is_dir():
-        keys = subfolders(root)
-        images: ImageSplit = file_split(root, folder_files(root, keys))
-        own_names = class_names and names_from_file(Path(class_names).expanduser(), keys)
-        names = own_names or names_from_keys(keys)
-    else:
-        loaded = load_dataset(spec, class_names=class_names)
-        if not isinstance(loaded, ImageDataset):
-            raise UserError(f"{spec} has features; expected images, which a merge encodes anew")
-        names = loaded.class_names
-        usual = demo_data.TRAIN_LIMIT if name == "demo" else None
-        images = _left_over(spec, loaded, train_limit or usual)
-    rows = Limits(train=limit).rows(images.labels, None, len(names), training=True)
-    images = images if rows is None else subset(images, rows)
-    if not len(images.labels):
-        raise DataError(f"{spec} has no images to validate on")
-    return ValidationImages(images, names)
-
-
-def _left_over(spec: str, data: ImageDataset, train_limit: int | None) -> ImageSplit:
-    """The training images that a run with this limit did not see."""
-    if train_limit is None:
-        raise UserError(
-            f"{spec} has training and test images; expected a folder whose subfolders are classes "
-            "with validation images (folder:DIR), or the train_limit (--train-limit) with which "
-            "the sources were trained, so that the other training images can be taken"
-        )
-    labels = data.train.labels
-    limits = Limits(train=train_limit)
-    seen = limits.rows(labels, data.train_domain, len(data.class_keys), training=True)
-    assert seen is not None
-    left = torch.ones(len(labels), dtype=torch.bool)
-    left[seen] = False
-    if not bool(left.any()):
-        raise UserError(
-            f"{spec} has no training images besides those that train_limit={train_limit} takes; "
-            "expected a folder of validation images"
-        )
-    return subset(data.train, left.nonzero().flatten())
 
 
 def _model_of(base: str) -> str:

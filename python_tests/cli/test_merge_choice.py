@@ -12,7 +12,8 @@ from awpf_ext.clip import load_backbone, weights
 from awpf_ext.errors import DataError, UserError
 from awpf_ext.lora import ProgramScore, merge
 from awpf_ext.runs import merge_score
-from awpf_ext.runs.merge_score import ClipSource, ImageScore, validation_images
+from awpf_ext.runs.merge_score import ClipSource, ImageScore
+from awpf_ext.runs.validation_images import validation_images
 
 open_clip = pytest.importorskip("open_clip", reason="needs open_clip_torch")
 pytest.importorskip("peft", reason='needs the extra "lora"')
@@ -194,6 +195,32 @@ def test_validation_images_are_never_test_images(image_arguments, tmp_path):
     demo = validation_images("demo", limit=None)
     assert len(demo.images.labels) == 100 * (200 - 80)
     assert len(demo.class_names) == 100
+
+
+def test_images_that_a_source_was_trained_on_are_no_validation_images(
+    image_arguments, awpf, tmp_path
+):
+    spec, *rest = image_arguments
+    training = ["--method=lora_merge", "--set", "epochs=1", "--train-limit=3", "--imbalance=0.3"]
+    assert awpf("run", spec, *rest, *training, "--out=run").code == 0
+    sources = [tmp_path / "run" / "adapters" / f"task_000{task}" for task in range(2)]
+    root = tmp_path / "images"
+    left = validation_images(f"folder:{root}", limit=None, sources=sources).images
+    names = {left.name(row) for row in range(len(left.labels))}
+    kept = zip(sorted(path.name for path in (root / "train").iterdir()), (3, 2, 1, 1), strict=True)
+    trained = {str(root / "train" / name / f"{4 * i // count}.png")
+               for name, count in kept for i in range(count)}  # fmt: skip
+    assert names == {str(path) for path in root.glob("train/*/*.png")} - trained
+    by_hand = validation_images(f"folder:{root}", train_limit=3, imbalance=0.3, limit=None)
+    assert by_hand.images.labels.tolist() == left.labels.tolist()
+    done = awpf("merge", *sources, "--choose", f"folder:{root}/../images", "-m", "linear",
+                "--validation-limit=4", "--out=best")  # fmt: skip
+    assert "(9 images of 4 classes)" in done.out, done.err
+    for wrong, known in ({"train_limit": 2}, 3), ({"imbalance": 0.5}, 0.3):
+        with pytest.raises(UserError, match=rf"but the run .*/run was trained with {known}; leave"):
+            validation_images(f"folder:{root}", sources=sources, **wrong)
+    other = validation_images("demo", sources=sources, limit=1)  # of which nothing is known
+    assert len(other.images.labels) == 100
 
 
 def test_a_folder_without_images_is_refused(tmp_path):
