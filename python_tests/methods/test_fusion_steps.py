@@ -1,4 +1,4 @@
-"""What the steps of ICM-Fusion minimise."""
+"""What the steps of ICM-Fusion minimise, where its search starts, and what measures it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from torch.nn.functional import cross_entropy
 pytest.importorskip("open_clip", reason="needs open_clip_torch")
 pytest.importorskip("peft", reason='needs the extra "lora"')
 
-from lora_runs import settings_of
+from lora_runs import run, settings_of
 from tiny_images import tiny_features, tiny_stream
 
 from awpf_ext.methods import create_method
 from awpf_ext.methods._base.lora_fusion import Fusing
+from awpf_ext.methods._base.lora_population import Population
 
 
 @pytest.fixture(autouse=True)
@@ -112,3 +113,85 @@ class TestLoss:
             most[micro_batch] = max(kept)
             torch.autograd.backward(value)
         assert most[1] < 0.4 * most[None]
+
+
+class TestHeldOut:
+    def test_no_state_of_a_held_out_lora_is_learned_from(self):
+        population = Population()
+        numbers = torch.arange(2 * 3 * 2).view(2, 3, 2, 1).float()  # tasks, LoRAs, states
+        population.add(0, numbers[0])
+        population.add(2, numbers[1])
+        learned, held = (part(torch.device("cpu")) for part in (
+            population.learned_from, population.held_out,
+        ))  # fmt: skip
+        assert learned.vectors.flatten().tolist() == [0, 1, 2, 3, 6, 7, 8, 9]
+        assert learned.places.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+        assert held.vectors.flatten().tolist() == [5, 11]
+        assert held.places.tolist() == [0, 1]
+
+    def test_of_two_loras_none_is_held_out(self):
+        population = Population()
+        population.add(0, torch.ones(2, 3, 5))
+        assert len(population.learned_from(torch.device("cpu")).vectors) == 6
+        assert population.held_out(torch.device("cpu")).vectors.shape == (0, 5)
+
+    def test_their_explained_variance_is_that_of_a_singular_value_decomposition(self, stream):
+        settings = {"search": "pca", "latent": 2, "search_steps": 0, "refine_steps": 0}
+        result, method = run("icm_fusion", stream, settings)
+        (record,) = [each for each in result.records if each["kind"] == "icm_fusion"]
+        mean, directions = directions_of(method)
+        held = torch.stack([each[-1, -1] for each in method.population.by_task.values()]).double()
+        errors = held - mean - (held - mean) @ directions[:2].T @ directions[:2]
+        expected = 1 - float(errors.square().sum() / (held - mean).square().sum())
+        assert expected < 0.99
+        assert record["explained_by_pca"] == pytest.approx(expected, abs=1e-4)
+        assert record["explained"] == pytest.approx(expected, abs=1e-4)
+
+
+class TestTrainingOnFusions:
+    def test_a_fusion_with_random_shares_is_weighed_by_them(self, stream, monkeypatch):
+        """At the first step the network is PCA, so its fusion is that of the tasks' means."""
+        asked = []
+        own_loss = Fusing.loss
+
+        def watched(self, vector, shares=None):
+            if shares is not None:
+                asked.append((vector.detach().double(), shares.double()))
+            return own_loss(self, vector, shares)
+
+        monkeypatch.setattr(Fusing, "loss", watched)
+        _, method = run("icm_fusion", stream, {"latent": 2, "vae_steps": 6, "fusion_every": 2})
+        assert len(asked) == 3
+        shares = torch.stack([drawn for _, drawn in asked])
+        torch.testing.assert_close(shares.sum(dim=1), torch.ones(3).double(), rtol=0, atol=1e-6)
+        assert torch.pdist(shares).min() > 0.01
+        mean, directions = directions_of(method)
+        by_task = torch.stack(
+            [each[:-1].double().mean(dim=(0, 1)) for each in method.population.by_task.values()]
+        )
+        mixed = shares[0] @ by_task
+        expected = mean + (mixed - mean) @ directions[:2].T @ directions[:2]
+        assert float((asked[0][0] - expected).norm() / expected.norm()) < 1e-3
+
+
+class TestStart:
+    @pytest.mark.parametrize("search", ["pca", "network"])
+    def test_the_search_starts_at_the_mean_of_the_tasks_codes(self, search, stream):
+        """A network without training is PCA: the fusion is the mean LoRA's nearest one there."""
+        settings = {"search": search, "latent": 2, "vae_steps": 0}
+        settings |= {"search_steps": 0, "refine_steps": 0}
+        _, method = run("icm_fusion", stream, settings)
+        mean, directions = directions_of(method)
+        average = sum(method.layout.flatten(lora).double() for lora in method.loras.values()) / 2
+        expected = mean + (average - mean) @ directions[:2].T @ directions[:2]
+        found = method.layout.flatten(method.fused).double()
+        assert float((found - expected).norm() / expected.norm()) < 1e-3
+        first = method.layout.flatten(method.loras[0]).double()
+        assert float((first - expected).norm() / expected.norm()) > 0.1
+
+
+def directions_of(method):
+    """Mean and principal directions of the LoRAs that are not the last of their task."""
+    learned = torch.cat([each[:-1].flatten(0, 1) for each in method.population.by_task.values()])
+    mean = learned.double().mean(dim=0)
+    return mean, torch.linalg.svd(learned.double() - mean, full_matrices=False).Vh
