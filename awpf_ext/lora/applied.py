@@ -18,7 +18,8 @@ def add_adapter(model: nn.Module, adapter: LoraAdapter) -> None:
         weight = _found(parameters, f"{name}.weight", adapter)
         change = _change(adapter, layer)
         change = change.mT if transposed or layer.embedding else change
-        if change.numel() != weight.numel():
+        as_matrix = weight.flatten(1) if weight.ndim > 1 else weight
+        if change.shape != as_matrix.shape:
             raise DataError(
                 f"{adapter.name} changes {name} by a matrix of shape {tuple(change.shape)}; its "
                 f"weight has shape {tuple(weight.shape)}"

@@ -180,3 +180,14 @@ def test_an_adapter_is_added_to_weights_as_by_peft(base, folders):
             torch.testing.assert_close(found.state_dict()[name], weight, rtol=1e-5, atol=1e-5)
     with open_adapter(folders[0]) as adapter, pytest.raises(DataError, match="does not have"):
         add_adapter(nn.Linear(2, 2), adapter)
+
+
+def test_a_change_of_another_shape_is_not_added(write):
+    """Not even if it has as many entries as the weight."""
+    model = nn.Sequential(nn.Linear(12, 20))
+    turned = write("a", shapes={"0": (12, 20)})
+    words = r"changes 0 by .* \(12, 20\); .* has shape \(20, 12\)"
+    with open_adapter(turned) as adapter, pytest.raises(DataError, match=words):
+        add_adapter(model, adapter)
+    with open_adapter(write("b", shapes={"0": (12, 20)}, fan_in_fan_out=True)) as adapter:
+        add_adapter(model, adapter)
