@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from awpf_ext.errors import DataError, UserError, reason
-from awpf_ext.io.safetensors_file import TORCH_DTYPES, open_tensors
+from awpf_ext.io.safetensors_file import DTYPES, TORCH_DTYPES, open_tensors
 from awpf_ext.lora.adapter_reader import ADAPTER_TENSORS
 
 CHECKPOINT = "open_clip_model.safetensors"  # open_clip's name for it in a folder
@@ -164,8 +164,11 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
                 f"cannot read {path}: {name!r} is a {type(value).__name__}; expected a state_dict, "
                 "names with tensors"
             )
-        if value.is_sparse or value.is_quantized:
-            raise DataError(f"{path}: {name} is sparse or quantised, which cannot be merged")
+        if value.layout != torch.strided or value.is_nested or value.is_meta:
+            kind = "nested" if value.is_nested else "without data" if value.is_meta else "sparse"
+            raise DataError(f"{path}: {name} is {kind}, which cannot be merged")
+        if not value.is_complex() and value.dtype not in DTYPES:
+            raise DataError(f"{path}: {name} has type {value.dtype}, which cannot be merged")
     return dict(loaded)
 
 

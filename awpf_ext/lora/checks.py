@@ -12,6 +12,7 @@ import torch
 from awpf_ext.errors import UserError, suggestion
 from awpf_ext.lora.adapter_config import check_agreement
 from awpf_ext.lora.adapter_reader import LoraAdapter
+from awpf_ext.lora.checkpoint_reader import OPEN_CLIP
 from awpf_ext.lora.merge_methods import MERGE_METHODS, MergeMethod, MergeSettings
 
 _TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -58,13 +59,18 @@ def check_merges_checkpoints(name: str, method: MergeMethod, settings: MergeSett
         )
 
 
-def checked_sources(sources: Sequence[str | Path], out: Path) -> list[Path]:
+def checked_sources(
+    sources: Sequence[str | Path], out: Path, base: str | Path | None
+) -> list[Path]:
+    """The sources' paths; neither they nor the base are replaced by the result."""
     if isinstance(sources, str | Path) or not sources:
         raise UserError(f"sources is {sources!r}; expected a list of paths")
     paths = [Path(source).expanduser() for source in sources]
-    for path in paths:
-        if path.resolve() == out.resolve():
-            raise UserError(f"{out} is one of the sources; the result needs a folder of its own")
+    begun = [] if base is None or str(base).startswith(OPEN_CLIP) else [Path(base).expanduser()]
+    for path in (*paths, *begun):
+        if out.resolve() in (path.resolve(), path.resolve().parent):
+            what = "one of the sources" if path in paths else "the base"
+            raise UserError(f"{out} is or holds {what}; the result needs a folder of its own")
     return paths
 
 
@@ -77,7 +83,10 @@ def checked_dtype(name: str | None) -> torch.dtype | None:
 def checked_weights(weights: Sequence[float] | None, count: int) -> list[float]:
     if weights is None:
         return [1.0] * count
-    given = [float(weight) for weight in weights]
+    try:
+        given = [float(weight) for weight in weights]
+    except (TypeError, ValueError):
+        raise UserError(f"weights has {weights!r}; expected a list of numbers") from None
     if len(given) != count:
         raise UserError(f"there are {len(given)} weights for {count} sources; expected one each")
     for weight in given:

@@ -92,7 +92,7 @@ def merge(
     }
     settings = checked_settings(method, chosen, {k: v for k, v in given.items() if v is not None})
     kept_type = checked_dtype(dtype)
-    paths = checked_sources(sources, out)
+    paths = checked_sources(sources, out, base)
     checked = checked_weights(weights, len(paths))
     if base is not None:
         if base_model is not None:

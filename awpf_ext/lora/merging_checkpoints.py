@@ -123,6 +123,8 @@ class _Merging:
         before = self._base.read(key)
         if not before.is_floating_point():
             return self._unchanged(key, before), None, 0.0, 0.0
+        if not before.numel():
+            return before, None, 0.0, 0.0
         found = [source.read(key) for source in self._sources]
         layer = self._layer(key, before.shape)
         if self._one:

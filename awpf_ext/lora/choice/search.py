@@ -74,7 +74,7 @@ def choose_merge(
         The report of the best merge, with the ranking of all.
     """
     out = Path(out).expanduser()
-    paths = checked_sources(sources, out)
+    paths = checked_sources(sources, out, base)
     given = dict(zip(_SETTINGS, (rank, density, merge_space, common_fraction, seed), strict=True))
     grid = checked_grid(
         len(paths),
