@@ -62,10 +62,9 @@ class TrainedAdapters:
                 raise UserError(f"{folder}: {name} has shape {shapes[0]}; expected {shapes[1]}")
         return {name: tensors[name].float() for name in expected}
 
-    def read_population(self, task: int) -> dict[str, Tensor] | None:
-        """What the run kept beside the adapter; None if it kept nothing. `read` checks the task."""
-        file = self._folder / task_name(task) / POPULATION
-        return io.load_tensors(file)[0] if file.exists() else None
+    def population_file(self, task: int) -> Path:
+        """Of the other LoRAs of a task, beside its adapter; a run may keep none."""
+        return self._folder / task_name(task) / POPULATION
 
     def _check_config(self, adapter: LoraAdapter) -> None:
         for key in _AGREE:

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from awpf_ext import io
 from awpf_ext.data.stream import Task
 from awpf_ext.errors import UserError
 from awpf_ext.finetuning.buffer import Buffer
@@ -19,7 +20,7 @@ from awpf_ext.lora.adapter_writer import AdapterFiles
 from awpf_ext.lora.icm.layout import Layout
 from awpf_ext.lora.trained_adapters import TrainedAdapters
 from awpf_ext.methods._base.lora_fusion import Fusing, FusionSettings
-from awpf_ext.methods._base.lora_population import APART, Population, resampled
+from awpf_ext.methods._base.lora_population import APART, Population, checked, resampled
 from awpf_ext.methods._base.method import EpochProgress, MethodConfig
 from awpf_ext.methods._base.states import joined_states, part_of_state
 from awpf_ext.methods._base.task_loras import TaskLoras, TaskLorasConfig, seed_of
@@ -62,6 +63,7 @@ class IcmFusion(TaskLoras):
         self.vectors: dict[int, Tensor] = {}  # task vectors
         self.population = Population()
         self.random = torch.Generator(self.device)
+        self._latest = 0  # the task that was learned last
         self._states: list[Tensor] = []  # late training states of the LoRA in training
 
     @property
@@ -102,7 +104,6 @@ class IcmFusion(TaskLoras):
     def taken(self, task: Task, run: TrainedAdapters) -> dict[str, Tensor]:
         """The LoRA and the population of another run; of a run without one, the LoRA alone."""
         lora = super().taken(task, run)
-        others = run.read_population(task.index)
         layout = self.layout if self.loras else Layout.of(lora)
         for name, tensor in layout.fixed.items():
             if not torch.equal(tensor, lora[name]):
@@ -110,9 +111,17 @@ class IcmFusion(TaskLoras):
                     f"adapters is {self.config.adapters}, whose LoRAs differ in {name}; expected "
                     "a run with freeze_a, so that all have the same A"
                 )
-        found = layout.flatten(lora)[None, None] if others is None else others["population"]
-        self.population.add(task.index, found.to(self.device, copy=True))
+        vector, file = layout.flatten(lora), run.population_file(task.index)
+        if file.exists():
+            kept = checked(io.load_tensors(file)[0].get("population"), vector, file)
+            self.population.add(task.index, kept.to(self.device, copy=True))
+        else:
+            self.population.add(task.index, vector[None, None])
         return lora
+
+    def learn(self, task: Task, progress: EpochProgress) -> None:
+        self._latest = task.index
+        super().learn(task, progress)
 
     def collect(self, task: Task, progress: EpochProgress) -> None:
         super().collect(task, progress)
@@ -146,14 +155,16 @@ class IcmFusion(TaskLoras):
 
     def adapters(self) -> Mapping[str, AdapterFiles]:
         """The latest task's LoRA with its population, unless they come from another run."""
-        block = self.population.block()
+        loras = self.population.by_task.get(self._latest)
+        if loras is None:
+            return {}
         return {
-            name: files._replace(population={"population": block["population"].cpu()})
+            name: files._replace(population={"population": loras.cpu()})
             for name, files in super().adapters().items()
         }
 
     def task_block(self) -> dict[str, Tensor]:
-        return self.population.block()
+        return self.population.block(self._latest)
 
     def append_task_block(self, block: Mapping[str, Tensor]) -> None:
         self.population.append(block, self.device)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +15,8 @@ pytest.importorskip("peft", reason='needs the extra "lora"')
 from lora_runs import BOTH, differing, run, settings_of
 from tiny_images import tiny_features, tiny_stream
 
-from awpf_ext.errors import UserError
+from awpf_ext import io
+from awpf_ext.errors import DataError, UserError
 from awpf_ext.methods import create_method
 from awpf_ext.runs.trainer import train
 
@@ -155,6 +158,39 @@ class TestIcmFusion:
             run("icm_fusion", stream, {**base, **given})[1].fused for given in ({}, change)
         )
         assert any(not torch.allclose(usual[key], changed[key], rtol=1e-4) for key in usual)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda loras: {"other": loras}, r"of shape None; expected \(LoRAs, states, \d+\)"),
+            (lambda loras: {"population": loras[..., :-5]}, r"expected \(LoRAs, states, \d+\)"),
+            (lambda loras: {"population": loras[0]}, r"expected \(LoRAs, states, \d+\)"),
+            (lambda loras: {"population": loras.flip(-1)}, "first LoRA is not the one in its"),
+            (lambda loras: {"population": loras / 0}, "numbers that are not finite"),
+        ],
+    )
+    def test_a_population_that_does_not_fit_is_refused(
+        self, change, message, features, kept_population, tmp_path
+    ):
+        shutil.copytree(kept_population, tmp_path / "run")
+        file = tmp_path / "run" / "adapters" / "task_0001" / "population.safetensors"
+        changed = change(io.load_tensors(file)[0]["population"])
+        io.save_tensors(file, {name: one.contiguous() for name, one in changed.items()}, {})
+        with pytest.raises(DataError, match=message):
+            run("icm_fusion", tiny_stream(features), {"adapters": str(tmp_path / "run")})
+
+    def test_a_task_without_images_adds_no_loras_to_the_run(self, features):
+        stream = tiny_stream(features)
+        method = create_method("icm_fusion", stream, settings_of("icm_fusion", {"epochs": 1}))
+        method.fit(stream[0])
+        assert set(method.task_block()) == {"task", "population"}
+        assert list(method.adapters()) == ["task_0000"]
+        empty = replace(stream[1], **{
+            name: getattr(stream[1], name)[:0] for name in ("train_x", "train_y", "train_ids")
+        })  # fmt: skip
+        method.fit(empty)
+        assert method.task_block() == {"task": torch.tensor(1)}
+        assert method.adapters() == {}
 
     def test_loras_with_an_a_each_are_refused(self, features, tmp_path):
         run("lora_merge", tiny_stream(features), {"freeze_a": False}, folder=tmp_path / "free")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from awpf_ext.data.stream import Task
+from awpf_ext.errors import DataError
 
 HELD_OUT_FROM = 3  # with as many LoRAs the last one is held out
 APART = 2  # training steps between two states that are kept
@@ -22,16 +24,35 @@ class Members(NamedTuple):
     places: Tensor  # (N,) int64
 
 
+def checked(loras: Tensor | None, vector: Tensor, file: Path) -> Tensor:
+    """A population from a file beside the LoRA `vector` (P,), which is its first one's last state.
+
+    DataError if it is another task's, or not one of LoRAs like this.
+    """
+    shape = None if loras is None else tuple(loras.shape)
+    if loras is None or shape is None or len(shape) != 3 or 0 in shape or shape[2] != len(vector):
+        raise DataError(
+            f"{file} has a population of shape {shape}; expected (LoRAs, states, {len(vector)})"
+        )
+    if not bool(loras.isfinite().all()):
+        raise DataError(f"{file} has numbers that are not finite")
+    first = loras[0, -1].to(vector.device).float()
+    if not torch.allclose(first, vector, rtol=1e-3, atol=1e-6):  # as near as half precision is
+        raise DataError(
+            f"{file} has a population whose first LoRA is not the one in its folder; expected that "
+            "of the same run and task"
+        )
+    return loras
+
+
 class Population:
     """The LoRAs of all tasks so far, each with its late training states, in float16."""
 
     def __init__(self) -> None:
         self.by_task: dict[int, Tensor] = {}  # (LoRAs, states, P), the last state last
-        self.latest = 0  # the last task added, which may have no LoRAs
 
     def add(self, task: int, loras: Tensor) -> None:
         self.by_task[task] = loras.half()
-        self.latest = task
 
     def learned_from(self, device: torch.device) -> Members:
         """The rows that a network may learn from."""
@@ -46,16 +67,15 @@ class Population:
         places = torch.tensor([place for place, row in enumerate(rows) if len(row)]).long()
         return Members(torch.cat(rows).to(device).float(), places.to(device))
 
-    def block(self) -> dict[str, Tensor]:
-        """The latest task's part, for a file of its own."""
-        found = {"task": torch.tensor(self.latest)}
-        loras = self.by_task.get(self.latest)
+    def block(self, task: int) -> dict[str, Tensor]:
+        """A task's part, for a file of its own; a task without images has no LoRAs in it."""
+        found = {"task": torch.tensor(task)}
+        loras = self.by_task.get(task)
         return found if loras is None else {**found, "population": loras}
 
     def append(self, block: Mapping[str, Tensor], device: torch.device) -> None:
-        self.latest = int(block["task"])
         if "population" in block:
-            self.by_task[self.latest] = block["population"].to(device, copy=True)
+            self.by_task[int(block["task"])] = block["population"].to(device, copy=True)
 
 
 def _split(loras: Tensor) -> tuple[Tensor, Tensor]:
