@@ -58,7 +58,7 @@ def test_what_is_tried_can_be_restricted(two, tmp_path):
         two,
         tmp_path / "out",
         Closeness(two[0]),
-        methods=["ties", "stack"],
+        methods=["ties", "tsv"],
         weights=[[1, 1], [1, -2]],
         scales=[0.5, 2],
         density=0.3,
@@ -67,9 +67,22 @@ def test_what_is_tried_can_be_restricted(two, tmp_path):
     found = {(one.method, one.weights) for one in tried}
     assert len(tried) == len(found) == 8
     assert {weights for _, weights in found} == {(0.5, 0.5), (2, 2), (0.5, -1), (2, -4)}
-    assert {json.dumps(one.settings) for one in tried} == {'{"rank": 2, "density": 0.3}', "{}"}
+    assert {json.dumps(one.settings) for one in tried} == {
+        '{"rank": 2, "density": 0.3}', '{"rank": 2}',
+    }  # fmt: skip
     plain = choose_merge(two, tmp_path / "plain", Closeness(two[0]), weights=[[1, 3]])
     assert {one.weights for one in plain.ranking} == {(1, 3)}  # scale 1
+
+
+def test_every_merge_that_is_tried_keeps_a_given_rank(two, tmp_path):
+    report = choose_merge(two, tmp_path / "out", Closeness(two[1]), rank=3, scales=[1])
+    assert {one.method for one in report.ranking} == {*ALL} - {"linear", "icm"}
+    assert {one.settings["rank"] for one in report.ranking} == {3}
+    assert (report.method, report.weights) == ("svd", (0, 1))  # the second alone, cut to rank 3
+    assert max(layer.rank for layer in report.layers) == 3
+    for method in ("linear", "stack", "icm"):
+        with pytest.raises(UserError, match=f"rank is 3, which {method} does not keep"):
+            choose_merge(two, tmp_path / "no", len, rank=3, methods=["ties", method])
 
 
 @pytest.mark.parametrize(
@@ -122,7 +135,7 @@ def test_checkpoints_are_chosen_among_by_their_file(base, tuned, tmp_path):
 
     report = choose_merge(tuned, tmp_path / "out", score, base=base, scales=[2])
     assert set(seen) == {CHECKPOINT}
-    assert {one.method for one in report.ranking} == {*ALL} - {"icm"}
+    assert {one.method for one in report.ranking} == {*ALL} - {"icm", "svd"}  # svd is linear here
     norms = {one.score for one in report.ranking}
     written = float(load_file(report.written)["visual.proj"].norm())
     assert written == max(norms) == report.ranking[0].score

@@ -21,6 +21,7 @@ SCALES = (0.3, 0.5, 0.75, 1.0, 1.5, 2.0)  # and 1 / T, with which linear is the 
 DENSITY = 0.5  # for methods without a default
 FINALISTS = 3  # the merges for which other weights are tried, too
 _SAME_AS_LINEAR = "stack"  # the same sum in another form
+_PLAIN = ("linear", "svd")  # with one of them, a source alone is merged
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,10 @@ class Grid:
         )  # fmt: skip
 
     def _each_alone(self) -> Iterator[Candidate]:
-        if "linear" in self.methods and self.count > 1:
+        method = next((name for name in _PLAIN if name in self.methods), None)
+        if method is not None and self.count > 1:
             for place in range(self.count):
-                yield self._candidate("linear", [float(t == place) for t in range(self.count)])
+                yield self._candidate(method, [float(t == place) for t in range(self.count)])
 
     def _candidate(self, method: str, weights: Sequence[float]) -> Candidate:
         takes = MERGE_METHODS[method].takes
@@ -99,11 +101,19 @@ def checked_grid(
     settings: Mapping[str, Any],
 ) -> Grid:
     """whole: the sources are checkpoints. settings: given ones, for the methods that take them."""
+    rank = settings.get("rank")
     if methods is None:
-        usual = [name for name in MERGE_METHODS if name != _SAME_AS_LINEAR]
-        methods = [name for name in usual if not whole or MERGE_METHODS[name].merge_dense]
+        methods = [
+            name
+            for name, method in MERGE_METHODS.items()
+            if name != _SAME_AS_LINEAR
+            and (not whole or method.merge_dense)
+            and (rank is None or "rank" in method.takes)
+        ]
     if not methods:
         raise UserError("methods is empty; expected at least one")
+    if whole and rank is None and "linear" in methods:  # svd is linear, cut to a rank
+        methods = [name for name in methods if name != "svd"]
     chosen = [checked_method(name) for name in methods]
     for key, value in settings.items():
         takers = [(n, m) for n, m in zip(methods, chosen, strict=True) if key in m.takes]
@@ -111,6 +121,12 @@ def checked_grid(
             raise UserError(f"{key} is a setting of none of the methods {', '.join(methods)}")
         checked_settings(*takers[0], {"density": DENSITY, key: value} if "density" in
                          takers[0][1].takes else {key: value})  # fmt: skip
+    for name, method in zip(methods, chosen, strict=True):
+        if rank is not None and "rank" not in method.takes:
+            raise UserError(
+                f"rank is {rank}, which {name} does not keep; leave it out (svd is the best "
+                "approximation of linear)"
+            )
     if whole:
         space = MergeSettings(merge_space=settings.get("merge_space", "delta"))
         for name, method in zip(methods, chosen, strict=True):

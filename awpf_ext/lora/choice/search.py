@@ -62,7 +62,7 @@ def choose_merge(
             number is better, and NaN or an infinity is none. `score.name`, if there is one, says in
             the record what it is.
         base: as in `merge`.
-        methods: those to try; default: all but `stack`.
+        methods: those to try; default: all but `stack`, and with `rank` those that keep it.
         weights: the only ones to try, each multiplied by all scales (default then: 1).
         scales: the factors on the weights; default: 1 / T of T sources, 0.3, 0.5, 0.75, 1, 1.5, 2.
         rank, density, merge_space, common_fraction, seed: for the methods that take them. The
