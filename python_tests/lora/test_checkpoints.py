@@ -104,6 +104,22 @@ def test_methods_are_their_definitions(method, options, combine, others, base, t
     assert report.others == 5
 
 
+@pytest.mark.parametrize("rank", [1, 3, 9])
+def test_iso_takes_the_mean_over_all_singular_values(rank, base, tuned, tmp_path):
+    """Also where the change has a low rank, as that of a LoRA that was added to the weights."""
+    start = load_file(base)
+    u, s, vh = svd(torch.randn(9, 14, generator=torch.Generator().manual_seed(5)))
+    low = (u[:, :rank] * s[:rank]) @ vh[:rank]
+    save_file({**start, "visual.proj": start["visual.proj"] + low}, tuned[0])
+    merged = merge(tuned[:1], tmp_path / "out", base=base, method="iso")
+    found = changes(merged.out, base)["visual.proj"]
+    mean = float(s[:rank].sum()) / 9
+    torch.testing.assert_close(torch.linalg.svdvals(found), torch.full((9,), mean).double(),
+                               rtol=1e-4, atol=0)  # fmt: skip
+    kept = u[:, :rank].double().mT @ found @ vh[:rank].double().mT
+    torch.testing.assert_close(kept, mean * torch.eye(rank).double(), rtol=0, atol=1e-4)
+
+
 def test_iso_cts_of_whole_matrices(base, tuned, tmp_path):
     def expected(parts, weights):
         total = min(parts[0].shape)

@@ -36,8 +36,8 @@ def iso(layer: str, terms: Sequence[Term], settings: MergeSettings) -> Merged:
     R * common_fraction, adjusted so that T divides R - k. The collected U and V are replaced by
     their polar factors, and all singular values by their mean.
 
-    R is the rank of the sum. The paper's matrices have full rank, R = min(m, n); here directions
-    that no adapter changes are excluded from the mean and from the result.
+    R is the rank of the sum. The paper's matrices have full rank, R = min(m, n); directions that no
+    adapter changes are excluded from the mean and from the result.
 
     Output rank: R. `rank` cuts it. As all singular values are then equal, the triplets that had the
     largest ones before are kept: first those of the sum, then those of the tasks.
@@ -51,11 +51,13 @@ def iso(layer: str, terms: Sequence[Term], settings: MergeSettings) -> Merged:
 
 
 def dense_iso(layer: str, terms: Sequence[DenseTerm], settings: MergeSettings) -> Tensor:
-    """`iso` of whole matrices; R is the numerical rank of the sum, usually min(m, n)."""
+    """`iso` of whole matrices as in the authors' code: R is min(m, n) for a sum of any rank.
+
+    The singular values that are 0 count in the mean and are raised to it, too.
+    """
     found = svd_of_matrix(dense_sum(layer, terms, settings))
-    rank = max(1, numerical_rank(found.s, max(terms[0].delta.shape)))
     tasks = [partial(_dense_task_triplets, term) for term in terms]
-    flat, _ = _isotropic(found, rank, tasks, settings)
+    flat, _ = _isotropic(found, len(found.s), tasks, settings)
     product: Tensor = (flat.u * flat.s) @ flat.v.mT
     return product
 
@@ -90,10 +92,8 @@ def _task_triplets(term: Term, common: Tensor, count: int, scale: float) -> LowR
 
 
 def _dense_task_triplets(term: DenseTerm, common: Tensor, count: int, scale: float) -> LowRank:
-    rest = term.weight * (term.delta - common @ (common.mT @ term.delta))
-    u, s, v = svd_of_matrix(rest)
-    kept = min(count, numerical_rank(s, max(rest.shape), scale))
-    return LowRank(u[:, :kept], s[:kept], v[:, :kept])
+    u, s, v = svd_of_matrix(term.weight * (term.delta - common @ (common.mT @ term.delta)))
+    return LowRank(u[:, :count], s[:count], v[:, :count])
 
 
 def _orthonormal(columns: Tensor) -> bool:
