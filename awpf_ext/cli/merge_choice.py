@@ -143,9 +143,11 @@ def print_ranking(report: MergeReport, score: ImageScore | ProgramScore) -> None
         print_line(f"\n{len(failed)} {have} no score; the first reason: {failed[0].error}")
     best = report.ranking[0].score
     if isinstance(score, ImageScore) and best is not None:
+        low, high = map(percent, score.interval(best))
         print_line(
-            f"\nThe standard error of such an accuracy is {percent(score.standard_error(best))}. "
-            "The best one is optimistic, since these images chose it."
+            f"\nThe 95 % interval of the best accuracy is {low} to {high}, not counting that these "
+            "images chose it, which makes it optimistic. Differences between merges are more "
+            "certain, since all see the same images."
         )
     print_line("")
 

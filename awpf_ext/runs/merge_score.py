@@ -24,6 +24,7 @@ from awpf_ext.runs.run import encoder_device
 from awpf_ext.runs.validation_images import LIMIT, validation_images
 
 _AT_ONCE = 64
+_DEVIATIONS = 1.959964  # of a normal variable, at 95 %
 
 
 class ClipSource(NamedTuple):
@@ -88,9 +89,12 @@ class ImageScore:
         pixels = self._images.fingerprint(0, self.count)
         return hashlib.sha256(f"{facts} {pixels}".encode() + labels).hexdigest()
 
-    def standard_error(self, accuracy: float) -> float:
-        """That of an accuracy on so many images."""
-        return math.sqrt(accuracy * (1 - accuracy) / self.count)
+    def interval(self, accuracy: float) -> tuple[float, float]:
+        """Wilson's interval, at 95 %, of an accuracy on so many images."""
+        share = _DEVIATIONS**2 / self.count
+        middle = (accuracy + share / 2) / (1 + share)
+        half = math.sqrt(share * (accuracy * (1 - accuracy) + share / 4)) / (1 + share)
+        return middle - half, middle + half
 
     @torch.no_grad()
     def __call__(self, path: Path) -> float:

@@ -98,8 +98,19 @@ def test_it_prints_a_ranked_table_and_the_merge(adapters, folder, awpf):
     assert shown == sorted(shown, reverse=True)
     ranking = io.read_json("best/merge.json")["ranking"]
     assert shown == [round(100 * one["score"], 1) for one in ranking]
-    assert "The standard error of such an accuracy is" in done.out
+    low, high = ImageScore(folder, limit=1).interval(ranking[0]["score"])
+    told = f"The 95 % interval of the best accuracy is {100 * low:.1f} to {100 * high:.1f}"
+    assert told in " ".join(done.out.split())
     assert lines[-1] == "best"
+
+
+def test_the_interval_of_an_accuracy(folder):
+    score = ImageScore(folder)
+    assert score.count == 8
+    low, high = score.interval(1.0)  # by Wilson's formula for 8 of 8 and z = 1.96
+    assert (low, high) == pytest.approx((8 / (8 + 1.96**2), 1), abs=1e-4)
+    assert score.interval(0.0) == pytest.approx((0, 1 - low), abs=1e-9)
+    assert sum(score.interval(0.5)) == pytest.approx(1)
 
 
 def test_a_program_scores_any_adapter(adapters, awpf, tmp_path):
