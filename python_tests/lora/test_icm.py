@@ -71,6 +71,16 @@ class TestPca:
         torch.testing.assert_close(other.basis, first.basis, rtol=0, atol=1e-4)
         torch.testing.assert_close(other.scores(vectors), first.scores(vectors), rtol=0, atol=1e-3)
 
+    def test_vectors_of_several_parts_in_half_precision_are_those_in_single(self):
+        vectors = drawn(4, (1 << 17) + 5).half()
+        pca = Pca.fit(vectors, 2)
+        u, s, vh = torch.linalg.svd(
+            vectors.double() - vectors.double().mean(0), full_matrices=False
+        )
+        expected = vectors.double().mean(0) + (u * s)[:, :2] @ vh[:2]
+        found = pca.vectors(pca.scores(vectors))
+        torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-4)
+
     def test_the_curve_has_both_parts_of_the_variance(self, loras):
         vectors, places = loras
         learned = torch.arange(24) % 8 < 6
@@ -94,7 +104,8 @@ class TestPca:
 
     def test_distances_on_the_plane_are_those_of_the_loras(self):
         vectors = drawn(6, 2) @ drawn(2, SIZE)
-        spots = torch.tensor(on_plane(Pca.fit(vectors, 5), vectors))
+        pca = Pca.fit(vectors, 5)
+        spots = torch.tensor(on_plane(pca, pca.scores(vectors)))
         torch.testing.assert_close(torch.pdist(spots), torch.pdist(vectors), rtol=1e-2, atol=0.01)
 
 

@@ -35,11 +35,11 @@ def pca_curve(pca: Pca, vectors: Tensor, places: Tensor, means: Tensor) -> list[
 def task_means(vectors: Tensor, places: Tensor) -> Tensor:
     """(T, P): the mean of each task's vectors."""
     count = int(places.max()) + 1
-    return torch.stack([vectors[places == place].mean(dim=0) for place in range(count)])
+    return torch.stack([vectors[places == place].float().mean(dim=0) for place in range(count)])
 
 
-def on_plane(pca: Pca, vectors: Tensor) -> list[list[float]]:
-    """Vectors (N, P) on the first two principal directions, in their own unit."""
-    spots = (vectors - pca.mean) @ pca.basis[:2].T
+def on_plane(pca: Pca, scores: Tensor) -> list[list[float]]:
+    """Vectors with these scores (N, k) on the first two principal directions, in their own unit."""
+    spots = scores[:, :2] * pca.variance[:2][: scores.shape[1]].sqrt()
     padded = torch.nn.functional.pad(spots, (0, 2 - spots.shape[1]))
     return [[float(f"{value:.4g}") for value in row] for row in padded.tolist()]

@@ -1,13 +1,17 @@
-"""Principal components of a few long vectors, from their Gram matrix."""
+"""Principal components of a few long vectors, from their Gram matrix.
+
+The vectors may be in half precision: only a part of their entries is converted at a time.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-_AT_ONCE = 1 << 16  # entries of the vectors that are in double precision at a time
+_AT_ONCE = 1 << 16  # entries of each vector that are converted at a time
 _RELATIVE = 1e-7  # a component with less of the variance of the first is rounding
 
 
@@ -23,22 +27,23 @@ class Pca(NamedTuple):
     @classmethod
     def fit(cls, vectors: Tensor, most: int) -> Pca:
         """The `most` leading components of (N, P), fewer if there are not as many."""
-        mean = vectors.mean(dim=0)
-        deviations = vectors - mean
+        mean = torch.cat([part.float().mean(dim=0) for part in vectors.split(_AT_ONCE, dim=1)])
         gram = torch.zeros(len(vectors), len(vectors), dtype=torch.float64, device=mean.device)
-        for part in deviations.split(_AT_ONCE, dim=1):
-            gram += part.double() @ part.double().T
+        for _, part in _deviations(vectors, mean):
+            wide = part.double()
+            gram += wide @ wide.T
         values, places = torch.linalg.eigh(gram / len(vectors))
         values, places = values.flip(0), places.flip(1)
         count = int((values > _RELATIVE * values[0].clamp_min(1e-30)).sum())
         kept = min(count, most)
         places = places[:, :kept] / (len(vectors) * values[:kept]).sqrt()
-        basis = places.T.to(deviations.dtype) @ deviations
-        # Signs as eigh returns them depend on the order of the rows.
-        largest = basis.abs().argmax(dim=1, keepdim=True)
-        basis = basis * basis.gather(1, largest).sign()
+        basis = mean.new_empty(kept, len(mean))
+        for entries, part in _deviations(vectors, mean):
+            basis[:, entries] = places.T.float() @ part
+        for row in basis:  # signs as eigh returns them depend on the order of the vectors
+            row *= row[row.abs().argmax()].sign()
         total = float(values.clamp_min(0).sum())
-        return cls(mean, basis.float(), values[:kept].float(), total, count - kept)
+        return cls(mean, basis, values[:kept].float(), total, count - kept)
 
     def noise(self, components: int) -> float:
         """sigma^2 of probabilistic PCA: the mean variance of the components after the first ones.
@@ -52,7 +57,10 @@ class Pca(NamedTuple):
 
     def scores(self, vectors: Tensor) -> Tensor:
         """(N, K), whitened."""
-        return (vectors - self.mean) @ self.basis.T / self.variance.sqrt()
+        found = self.mean.new_zeros(len(vectors), len(self.basis))
+        for entries, part in _deviations(vectors, self.mean):
+            found += part @ self.basis[:, entries].T
+        return found / self.variance.sqrt()
 
     def vectors(self, scores: Tensor) -> Tensor:
         """(N, P) from scores (N, k) of the first k components; differentiable."""
@@ -62,6 +70,13 @@ class Pca(NamedTuple):
     def projected(self, vectors: Tensor, components: int) -> Tensor:
         """The best approximation of vectors (N, P) by the first components."""
         return self.vectors(self.scores(vectors)[:, :components])
+
+
+def _deviations(vectors: Tensor, mean: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Those from the mean, in single precision, and the entries they are of, part by part."""
+    for start in range(0, len(mean), _AT_ONCE):
+        entries = slice(start, start + _AT_ONCE)
+        yield entries, vectors[:, entries].float() - mean[entries]
 
 
 def explained_variance(vectors: Tensor, found: Tensor, mean: Tensor) -> float | None:

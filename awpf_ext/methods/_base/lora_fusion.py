@@ -16,6 +16,7 @@ from awpf_ext.finetuning.joint_backward import joint_backward
 from awpf_ext.finetuning.lora_clip import LoraClip
 from awpf_ext.finetuning.task_samples import TaskSamples
 from awpf_ext.lora.icm import (
+    Found,
     FusionVae,
     Layout,
     Pca,
@@ -74,7 +75,7 @@ class _Space(NamedTuple):
     """What is searched: codes, their decoder, and the code of a LoRA of a task."""
 
     encode: Callable[[Tensor, Tensor], Tensor]  # (n, P) and their places to (n, latent)
-    decode: Callable[[Tensor], Tensor]  # (n, latent) to (n, P)
+    decode: Callable[[Tensor], Tensor]  # (n, latent) to scores (n, k)
     size: int
 
 
@@ -105,41 +106,58 @@ class Fusing:
         self, population: Population, loras: Tensor, vectors: Tensor, seed: int
     ) -> tuple[Tensor, dict[str, Any]]:
         """The fused LoRA (P,), and facts about it. loras: (T, P); vectors: (T, d), of the tasks."""
+        settings = self.settings
+        average = loras.mean(dim=0)
+        record: dict[str, Any] = {"search": settings.search, "loras": population.learned}
+        found = None
+        if settings.search != "none":
+            found, facts = self._searched(population, loras, vectors, seed)
+            record |= facts
+        vector, further = refined(
+            average if found is None else found.vector,
+            self.loss,
+            steps=settings.refine_steps,
+            rate=settings.refine_rate,
+        )
+        losses = [] if found is None else found.losses
+        return vector, {**record, "losses": losses, "refine_losses": further}
+
+    def _searched(
+        self, population: Population, loras: Tensor, vectors: Tensor, seed: int
+    ) -> tuple[Found | None, dict[str, Any]]:
+        """The result of the search, and facts about it; None if all LoRAs are alike."""
         settings, device = self.settings, loras.device
         learned, held = population.learned_from(device), population.held_out(device)
         pca = Pca.fit(learned.vectors, settings.components)
-        record: dict[str, Any] = {"search": settings.search, "loras": len(learned.vectors)}
-        vector, losses = loras.mean(dim=0), []
-        if settings.search != "none" and len(pca.variance):
-            space = self._space(pca, learned, vectors, seed)
-            record |= self._measured(pca, space, learned, held)
-            places = torch.arange(len(loras), device=device)
-            start = space.encode(loras, places).mean(dim=0)
-            found = searched(
-                lambda code: space.decode(code[None])[0],
-                start,
-                self.loss,
-                steps=settings.search_steps,
-                rate=settings.search_rate,
-                tether=settings.tether,
-            )
-            vector, losses = found.vector, found.losses
-            record["scale"] = found.scale
-            codes = space.encode(learned.vectors, learned.places)
-            spots = on_plane(pca, space.decode(torch.cat([codes, start[None], found.code[None]])))
-            record["mean_code"], record["fused_code"] = spots[-2:]
-            owners = learned.places.tolist()
-            record["codes"] = [[place, *spots[row]] for row, place in enumerate(owners)]
-        vector, further = refined(
-            vector, self.loss, steps=settings.refine_steps, rate=settings.refine_rate
+        if not len(pca.variance):
+            return None, {}
+        space = self._space(pca, learned, vectors, seed)
+        facts = self._measured(pca, space, learned, held)
+        start = space.encode(loras, torch.arange(len(loras), device=device)).mean(dim=0)
+        found = searched(
+            lambda code: pca.vectors(space.decode(code[None]))[0],
+            start,
+            self.loss,
+            steps=settings.search_steps,
+            rate=settings.search_rate,
+            tether=settings.tether,
         )
-        return vector, {**record, "losses": losses, "refine_losses": further}
+        codes = space.encode(learned.vectors, learned.places)
+        spots = on_plane(pca, space.decode(torch.cat([codes, start[None], found.code[None]])))
+        owners = learned.places.tolist()
+        return found, {
+            **facts,
+            "scale": found.scale,
+            "mean_code": spots[-2],
+            "fused_code": spots[-1],
+            "codes": [[place, *spots[row]] for row, place in enumerate(owners)],
+        }
 
     def _space(self, pca: Pca, learned: Members, vectors: Tensor, seed: int) -> _Space:
         settings = self.settings
         if settings.search == "pca":
             size = min(settings.latent, len(pca.variance))
-            return _Space(lambda x, places: pca.scores(x)[:, :size], pca.vectors, size)
+            return _Space(lambda x, places: pca.scores(x)[:, :size], lambda codes: codes, size)
         vae = FusionVae(pca, vectors.shape[1], settings.latent, seed).to(vectors.device)
         scores, own = pca.scores(learned.vectors), vectors[learned.places]
 
@@ -164,15 +182,15 @@ class Fusing:
             parameter.requires_grad_(False)
         return _Space(
             lambda x, places: vae.encode(pca.scores(x), vectors[places])[0],
-            lambda codes: pca.vectors(vae.decode(codes)),
+            vae.decode,
             vae.latent,
         )
 
     @torch.no_grad()
     def _measured(self, pca: Pca, space: _Space, learned: Members, held: Members) -> dict[str, Any]:
         """Explained variances of the held-out LoRAs; of those learned from if there are none."""
-        rows = held if len(held.places) else learned
-        own = space.decode(space.encode(rows.vectors, rows.places))
+        rows = held if len(held.places) else Members(learned.vectors.float(), learned.places)
+        own = pca.vectors(space.decode(space.encode(rows.vectors, rows.places)))
         by_pca = pca.projected(rows.vectors, space.size)
         means = task_means(learned.vectors, learned.places)
         record: dict[str, Any] = {

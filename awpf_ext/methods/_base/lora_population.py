@@ -20,7 +20,7 @@ APART = 2  # training steps between two states that are kept
 class Members(NamedTuple):
     """Rows of a population: LoRAs as vectors, and the place of each one's task."""
 
-    vectors: Tensor  # (N, P) float32
+    vectors: Tensor  # (N, P)
     places: Tensor  # (N,) int64
 
 
@@ -54,15 +54,23 @@ class Population:
     def add(self, task: int, loras: Tensor) -> None:
         self.by_task[task] = loras.half()
 
+    @property
+    def learned(self) -> int:
+        """The number of rows that a network may learn from."""
+        return sum(_split(loras)[0][..., 0].numel() for loras in self.by_task.values())
+
     def learned_from(self, device: torch.device) -> Members:
-        """The rows that a network may learn from."""
+        """The rows that a network may learn from, in half precision."""
         chosen = [_split(loras)[0].flatten(0, 1) for loras in self.by_task.values()]
         counts = torch.tensor([len(rows) for rows in chosen])
         places = torch.arange(len(chosen)).repeat_interleave(counts)
-        return Members(torch.cat(chosen).to(device).float(), places.to(device))
+        return Members(torch.cat(chosen).to(device), places.to(device))
 
     def held_out(self, device: torch.device) -> Members:
-        """The last state of each held-out LoRA; no row is a state of one that is learned from."""
+        """The last state of each held-out LoRA, in single precision.
+
+        No row is a state of a LoRA that is learned from.
+        """
         rows = [_split(loras)[1] for loras in self.by_task.values()]
         places = torch.tensor([place for place, row in enumerate(rows) if len(row)]).long()
         return Members(torch.cat(rows).to(device).float(), places.to(device))
