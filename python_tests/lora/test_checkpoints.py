@@ -104,6 +104,23 @@ def test_methods_are_their_definitions(method, options, combine, others, base, t
     assert report.others == 5
 
 
+def test_dare_drops_entries_and_rescales_the_others(base, tuned, tmp_path):
+    options = {"base": base, "density": 0.3}
+    one = merge(tuned[:1], tmp_path / "one", method="dare_linear", **options)
+    found, change = changes(one.out, base), changes(tuned[0], base)
+    kept = total = 0
+    for name, entries in found.items():
+        some = entries.abs() > 1e-6
+        torch.testing.assert_close(entries[some], change[name][some] / 0.3, rtol=0, atol=1e-5)
+        kept, total = kept + int(some.sum()), total + entries.numel()
+    assert abs(kept / total - 0.3) < 0.06  # 3.5 standard deviations of 605 entries
+    ways = [merge(paths, tmp_path / f"{number}", method="dare_ties", **options).written
+            for number, paths in enumerate((tuned, tuned[::-1]))]  # fmt: skip
+    first, second = map(load_file, ways)
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("rank", [1, 3, 9])
 def test_iso_takes_the_mean_over_all_singular_values(rank, base, tuned, tmp_path):
     """Also where the change has a low rank, as that of a LoRA that was added to the weights."""
@@ -178,7 +195,7 @@ def test_storage_types(kind, base, tuned, tmp_path):
     found, expected = (load_file(one.out / CHECKPOINT) for one in (narrow, wide))
     assert {x.dtype for x in found.values()} == {kind}
     for name in SHAPES:
-        close = {"rtol": 0.0, "atol": 10 * torch.finfo(torch.promote_types(kind, kind)).eps + 1e-6}
+        close = {"rtol": 0.0, "atol": 10 * torch.finfo(kind).eps + 1e-6}
         torch.testing.assert_close(found[name].float(), expected[name], **close)
     chosen = merge(tuned, tmp_path / "chosen", base=base, dtype="bfloat16")
     assert {x.dtype for x in load_file(chosen.out / CHECKPOINT).values()} == {torch.bfloat16}
