@@ -147,7 +147,7 @@ def _build(model: str, weights: WeightSource) -> Any:
                 require_pretrained=weights.file is not None,
             )
         except Exception as error:  # unpickling, missing keys, a text file: many types
-            reason = str(error).split("\n", 1)[0]
+            reason = _first_complaint(error)
             if weights.file is None:
                 raise UserError(f"cannot build {model}: {reason}") from error
             raise DataError(
@@ -155,6 +155,14 @@ def _build(model: str, weights: WeightSource) -> Any:
                 "safetensors file or a state_dict saved by torch.save; TorchScript archives are "
                 "not read)"
             ) from error
+
+
+def _first_complaint(error: Exception) -> str:
+    """The first line; where that only announces keys or shapes, also the first of these."""
+    lines = str(error).split("\n")
+    if not lines[0].endswith(":") or len(lines) == 1:
+        return lines[0]
+    return f"{lines[0]} {lines[1].strip().split(', ')[0].rstrip('.')}"
 
 
 def _lower_precision(network: Any, dtype: torch.dtype) -> None:

@@ -19,7 +19,7 @@ from awpf_ext.data.prepared_images import PreparedImages
 from awpf_ext.errors import DataError, UserError
 from awpf_ext.lora.adapter_reader import open_adapter
 from awpf_ext.lora.applied import add_adapter
-from awpf_ext.lora.checkpoint_reader import OPEN_CLIP
+from awpf_ext.lora.checkpoint_reader import OPEN_CLIP, weights_file
 from awpf_ext.runs.run import encoder_device
 from awpf_ext.runs.validation_images import LIMIT, validation_images
 
@@ -66,6 +66,7 @@ class ImageScore:
             # A merge has the activation and the preprocessing of the tag that all began with.
             same = str(base).startswith(OPEN_CLIP) and self._model == known[0]
             self._tag = f"{known[2]}@" if same else ""
+            self._checkpoint(weights_file(base))  # another model is found before the first merge
         self._images, self._class_names = validation_images(
             spec, class_names, train_limit, limit, imbalance=imbalance, sources=sources
         )

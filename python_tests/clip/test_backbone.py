@@ -224,6 +224,15 @@ def test_a_file_gets_the_settings_of_a_tag(tiny, tmp_path, monkeypatch):
             load_backbone("tiny", wrong.replace("@t", f"@{tmp_path}/t"))
 
 
+def test_weights_of_another_model_are_refused_with_a_key(tiny, tmp_path):
+    state = {name: tensor.clone() for name, tensor in tiny.model.state_dict().items()}
+    del state["visual.proj"], state["ln_final.weight"]
+    save_file(state, tmp_path / "less.safetensors")
+    words = r"for CLIP: Missing key\(s\) in state_dict: \"visual.proj\" \(expected"
+    with pytest.raises(DataError, match=words):
+        load_backbone("tiny", str(tmp_path / "less.safetensors"))
+
+
 def test_loading_says_nothing_on_the_root_logger(caplog):
     with caplog.at_level(logging.WARNING):
         load_backbone("tiny", "random:1")
