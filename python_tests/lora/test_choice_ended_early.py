@@ -85,9 +85,10 @@ def test_scores_of_something_else_are_not_used(two, write, tmp_path):
     words = r"has scores of an unfinished choice with other sources; discard them with force"
     with pytest.raises(UserError, match=words):
         choose_merge(other, tmp_path / "out", Closeness(two[0]))
-    report = choose_merge(
-        other, tmp_path / "out", Closeness(two[0]), methods=["linear"], force=True
-    )
+    with pytest.warns(UserWarning, match="discarded 1 scores of an unfinished choice with other s"):
+        report = choose_merge(
+            other, tmp_path / "out", Closeness(two[0]), methods=["linear"], force=True
+        )
     assert max(one.score for one in report.ranking) <= 0  # the kept score was 1
 
 
