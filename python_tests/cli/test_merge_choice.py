@@ -208,6 +208,7 @@ def test_validation_images_are_never_test_images(image_arguments, tmp_path):
     demo = validation_images("demo", limit=None)
     assert len(demo.images.labels) == 100 * (200 - 80)
     assert len(demo.class_names) == 100
+    assert len(validation_images("demo:negative", limit=1).images.labels) == 100
 
 
 def test_images_that_a_source_was_trained_on_are_no_validation_images(
