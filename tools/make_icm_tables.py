@@ -60,6 +60,11 @@ SETS = (
     Set("tail", {"train_limit": 20, "imbalance": 0.01}, 6),
     Set("many", {"train_limit": 20}, 2),
 )
+BY_NETWORK = Row("**`icm_fusion`**", "icm_fusion", {}, True)
+BY_COMPONENTS = Row(
+    "the same, search over principal components", "icm_fusion", {"search": "pca"}, True
+)
+BEST_SCALE: dict[str, Any] = {"search": "scale", "refine_steps": 0}
 ROWS = (
     Row("CLIP, no LoRA", "lora_merge", {"weight": 1e-9}, False),
     Row("average", "lora_merge", {}, False),
@@ -69,8 +74,9 @@ ROWS = (
     Row("`knots`", "lora_merge", {"fusion": "knots"}, False),
     Row("`tsv`", "lora_merge", {"fusion": "tsv"}, False),
     Row("`icm`, data-free", "lora_merge", {"fusion": "icm"}, False),
-    Row("**`icm_fusion`**", "icm_fusion", {}, True),
-    Row("the same, search over principal components", "icm_fusion", {"search": "pca"}, True),
+    BY_NETWORK,
+    BY_COMPONENTS,
+    Row("average times a scale found on images", "icm_fusion", BEST_SCALE, True),
     # As many steps on images: 20 of the search, 30 on the LoRA, 10 of the network's training.
     Row("fine-tuned average", "icm_fusion", {"search": "none", "refine_steps": 60}, True),
     Row(
@@ -208,7 +214,8 @@ def explained(out: Path) -> str:
     lines = ["| | LoRAs | F-VAE | PCA | logits, F-VAE | logits, PCA |", "|---|---|---|---|---|---|"]
     for own in SETS:
         by_net, by_pca = (
-            [result["records"][0] for result in results(own, row, out)] for row in ROWS[8:10]
+            [result["records"][0] for result in results(own, row, out)]
+            for row in (BY_NETWORK, BY_COMPONENTS)
         )
         if by_net and by_pca:
             numbers = [

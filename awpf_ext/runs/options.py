@@ -106,7 +106,7 @@ class RunOptions(TypedDict, total=False):
     kl_weight: float
     free_bits: float
     fusion_every: int
-    search: Literal["network", "pca", "none"]
+    search: Literal["network", "pca", "scale", "none"]
     search_steps: int
     search_rate: float
     tether: float

@@ -189,6 +189,28 @@ class TestStart:
         first = method.layout.flatten(method.loras[0]).double()
         assert float((first - expected).norm() / expected.norm()) > 0.1
 
+    def test_a_search_over_the_scale_alone_finds_the_best_multiple_of_the_average(self, stream):
+        settings = {"search": "scale", "refine_steps": 0, "image_batch": 50, "search_steps": 60}
+        result, method = run("icm_fusion", stream, settings | {"search_rate": 0.03})
+        (record,) = [each for each in result.records if each["kind"] == "icm_fusion"]
+        average = sum(method.layout.flatten(lora) for lora in method.loras.values()) / 2
+        found = method.layout.flatten(method.fused)
+        torch.testing.assert_close(found, record["scale"] * average, rtol=1e-4, atol=1e-6)
+        assert record["scale"] != pytest.approx(1, abs=0.1)
+        assert record["losses"][-1] < record["losses"][0]
+        losses = []
+        for factor in (0.7, 1.0, 1.4):
+            method.fused = method.layout.restore(factor * found)
+            method._class_texts = None
+            logits = [
+                method.embed(next(iter(task.images.batches([task.train_ids], 0))))
+                @ method.texts(4).T
+                for task in stream
+            ]
+            labels = torch.cat([task.train_y for task in stream])
+            losses.append(cross_entropy(torch.cat(logits) / method.temperature, labels).item())
+        assert losses[1] == min(losses)
+
 
 def directions_of(method):
     """Mean and principal directions of the LoRAs that are not the last of their task."""

@@ -25,7 +25,8 @@ def searched(
     """argmin over z and s of loss(s D(z)) + tether |z - start|^2, by Adam from z = start, s = 1.
 
     The scale is searched for beside the code, since a mean of LoRAs is shorter than each of them,
-    and the components of their deviations from it do not contain it.
+    and the components of their deviations from it do not contain it. A code without numbers leaves
+    the scale alone.
     """
     code = start.detach().clone().requires_grad_()
     log_scale = torch.zeros((), device=start.device, requires_grad=True)

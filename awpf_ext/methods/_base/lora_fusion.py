@@ -16,6 +16,7 @@ from awpf_ext.finetuning.joint_backward import joint_backward
 from awpf_ext.finetuning.lora_clip import LoraClip
 from awpf_ext.finetuning.task_samples import TaskSamples
 from awpf_ext.lora.icm import (
+    Decoder,
     Found,
     FusionVae,
     Layout,
@@ -54,10 +55,11 @@ class FusionSettings(MethodConfig):
         ge=1,
         description="In one of N steps the F-VAE also learns from the tasks' losses of a fusion",
     )
-    search: Literal["network", "pca", "none"] = Field(
+    search: Literal["network", "pca", "scale", "none"] = Field(
         "network",
         description="What the fusion is searched over: codes of the F-VAE, principal components "
-        "without it, or nothing (then it starts as the average of the LoRAs)",
+        "without it (both with a scale), a scale of the LoRAs' average alone, or nothing (then it "
+        "starts as this average)",
     )
     search_steps: int = Field(20, ge=0, description="Steps of the search")
     search_rate: float = Field(0.1, gt=0, description="Learning rate of the search's Adam")
@@ -110,8 +112,11 @@ class Fusing:
         average = loras.mean(dim=0)
         record: dict[str, Any] = {"search": settings.search, "loras": population.learned}
         found = None
-        if settings.search != "none":
-            found, facts = self._searched(population, loras, vectors, seed)
+        if settings.search == "scale":
+            found = self._searched(lambda code: average, average.new_zeros(0))
+            record["scale"] = found.scale
+        elif settings.search != "none":
+            found, facts = self._code_searched(population, loras, vectors, seed)
             record |= facts
         vector, further = refined(
             average if found is None else found.vector,
@@ -122,7 +127,18 @@ class Fusing:
         losses = [] if found is None else found.losses
         return vector, {**record, "losses": losses, "refine_losses": further}
 
-    def _searched(
+    def _searched(self, decode: Decoder, start: Tensor) -> Found:
+        settings = self.settings
+        return searched(
+            decode,
+            start,
+            self.loss,
+            steps=settings.search_steps,
+            rate=settings.search_rate,
+            tether=settings.tether,
+        )
+
+    def _code_searched(
         self, population: Population, loras: Tensor, vectors: Tensor, seed: int
     ) -> tuple[Found | None, dict[str, Any]]:
         """The result of the search, and facts about it; None if all LoRAs are alike."""
@@ -134,14 +150,7 @@ class Fusing:
         space = self._space(pca, learned, vectors, seed)
         facts = self._measured(pca, space, learned, held)
         start = space.encode(loras, torch.arange(len(loras), device=device)).mean(dim=0)
-        found = searched(
-            lambda code: pca.vectors(space.decode(code[None]))[0],
-            start,
-            self.loss,
-            steps=settings.search_steps,
-            rate=settings.search_rate,
-            tether=settings.tether,
-        )
+        found = self._searched(lambda code: pca.vectors(space.decode(code[None]))[0], start)
         codes = space.encode(learned.vectors, learned.places)
         spots = on_plane(pca, space.decode(torch.cat([codes, start[None], found.code[None]])))
         owners = learned.places.tolist()
