@@ -93,7 +93,7 @@ def _trained_with(
         found.add(Limits(train=config.train_limit, imbalance=config.imbalance))
     if found:
         return found
-    usual = demo_data.TRAIN_LIMIT if spec == "demo" else None
+    usual = demo_data.TRAIN_LIMIT if spec.partition(":")[0] == "demo" else None
     if train_limit is None and imbalance is None and usual is None:
         raise UserError(
             f"{spec} has training and test images; expected a folder whose subfolders are classes "

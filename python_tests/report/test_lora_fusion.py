@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from awpf_ext.report.blocks import Drawing, Table
+from awpf_ext.report.blocks import Drawing, Table, Text
 from awpf_ext.report.load import read_run
 from awpf_ext.report.sections import lora_fusion
 from awpf_ext.report.style import drawing
@@ -57,6 +57,35 @@ def test_it_shows_codes_explained_variance_and_losses(finished, strict):
     ]
     (table,) = [block for block in section.blocks if isinstance(block, Table)]
     assert table.rows[0] == ["2", "12", "3", "62.5", "50.0", "87.5", "1.50"]
+
+
+def test_the_words_are_those_of_a_search_over_components(finished, strict):
+    section = section_of(finished, {**RECORD, "search": "pca"})
+    (text,) = [block.text for block in section.blocks if isinstance(block, Text)]
+    assert "first principal components. The fused LoRA is found by a search" in text
+    assert "network" not in text
+    (table,) = [block for block in section.blocks if isinstance(block, Table)]
+    assert table.columns[3:] == ["PCA", "logits, PCA", "scale"]
+    assert table.rows[0][3:] == ["50.0", "87.5", "1.50"]
+
+
+@pytest.mark.parametrize(
+    ("search", "losses", "words"),
+    [
+        ("scale", [2.0, 1.0], "their average times a scale, found by a search"),
+        ("none", [], "LoRA is their average. Steps on the LoRA itself"),
+    ],
+)
+def test_the_words_name_no_components_that_nothing_was_searched_over(
+    search, losses, words, finished, strict
+):
+    bare = {key: RECORD[key] for key in ("kind", "task", "tasks", "loras", "refine_losses")}
+    section = section_of(finished, {**bare, "search": search, "losses": losses})
+    (text,) = [block.text for block in section.blocks if isinstance(block, Text)]
+    assert words in text
+    assert "components" not in text
+    (drawn,) = [block for block in section.blocks if isinstance(block, Drawing)]
+    assert ("search" in drawn.caption) == bool(losses)
 
 
 def test_a_fusion_without_search_shows_only_its_losses(finished, strict):

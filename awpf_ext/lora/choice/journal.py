@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,7 +59,7 @@ def open_journal(out: Path, identity: Mapping[str, Any], force: bool) -> Iterato
     """The journal of the choice that ends in `out`; its folder goes away if the block succeeds.
 
     identity: what the scores depend on besides the candidate, by its name in messages. Scores with
-    another identity are never used: they are an error, or with `force` removed.
+    another identity are never used: they are an error, or with `force` removed with a warning.
     """
     folder = out.parent / f".{out.name}.choosing"
     with io.lock(folder / _LOCK, wait=False):
@@ -76,13 +77,15 @@ def open_journal(out: Path, identity: Mapping[str, Any], force: bool) -> Iterato
                 for name in known.keys() | identity.keys()
                 if known.get(name) != identity.get(name)
             )
+            what = f"scores of an unfinished choice with other {' and '.join(differing)}"
             if differing and not force:
                 raise UserError(
-                    f"{folder} has scores of an unfinished choice with other "
-                    f"{' and '.join(differing)}; discard them with force (--force), or choose "
-                    "another name for the output"
+                    f"{folder} has {what}; discard them with force (--force), or choose another "
+                    "name for the output"
                 )
-            scores = {} if differing else scores
+            if differing:
+                warnings.warn(f"discarded {len(scores)} {what}", UserWarning, stacklevel=3)
+                scores = {}
         journal = Journal(folder, identity, scores)
         try:
             yield journal

@@ -24,22 +24,37 @@ from awpf_ext.report.style import (
 from awpf_ext.runs.wording import percent
 
 KIND = "icm_fusion"
-SHOWN = (
-    ("explained", "network", 0),
-    ("explained_by_pca", "PCA", 1),
-    ("explained_logits", "logits, network", 2),
+_BY_CODE = (
+    "The fused LoRA is found by a search over these numbers and a scale that lowers the loss on "
+    "images kept of all {noun}s."
 )
+_STARTS = {
+    "network": "A network, which starts as probabilistic PCA, encodes each LoRA in a few numbers. "
+    + _BY_CODE,
+    "pca": "Each LoRA is described by its first principal components. " + _BY_CODE,
+    "scale": "The fused LoRA is their average times a scale, found by a search that lowers the "
+    "loss on images kept of all {noun}s.",
+    "none": "The fused LoRA is their average.",
+}
+_SHOWN = {
+    "network": (
+        ("explained", "network", 0),
+        ("explained_by_pca", "PCA", 1),
+        ("explained_logits", "logits, network", 2),
+    ),
+    "pca": (("explained_by_pca", "PCA", 1), ("explained_logits", "logits, PCA", 2)),
+}
 
 
 def section(run: FinishedRun) -> Section | None:
     records = [record for record in run.result.records if record.get("kind") == KIND]
     if not records:
         return None
-    network = records[-1]["search"] == "network"
-    blocks: list[Block] = [Text(_explanation(run, network))]
     last = records[-1]
+    search = last["search"]
+    blocks: list[Block] = [Text(_explanation(run, last))]
     if "codes" in last:
-        what = "Codes" if network else "Principal components"
+        what = "Codes" if search == "network" else "Principal components"
         blocks.append(
             Drawing(
                 "lora_codes",
@@ -55,34 +70,34 @@ def section(run: FinishedRun) -> Section | None:
             Drawing(
                 "lora_explained",
                 f"Explained variance (%) of {_rows(measured)}, after each {run.noun}.",
-                _explained(run, measured, network),
+                _explained(run, measured, search),
             )
         )
     if last["losses"] or last["refine_losses"]:
         blocks.append(
             Drawing(
                 "lora_search",
-                "Cross-entropy on the batch of each step of the last fusion: the search, then "
-                "the steps on the LoRA itself.",
+                f"Cross-entropy on the batch of each step of the last fusion: {_steps(last)}.",
                 _losses(last),
             )
         )
     if measured:
-        columns = [run.noun, "LoRAs", "numbers", *(name for _, name, _ in SHOWN), "scale"]
-        blocks.append(Table(columns, [_row(run, each) for each in measured], title="Values"))
+        columns = [run.noun, "LoRAs", "numbers", *(name for _, name, _ in _SHOWN[search]), "scale"]
+        rows = [_row(run, each, search) for each in measured]
+        blocks.append(Table(columns, rows, title="Values"))
     return Section("Fusion of LoRAs", blocks)
 
 
-def _explanation(run: FinishedRun, network: bool) -> str:
-    space = (
-        "A network, which starts as probabilistic PCA, encodes each LoRA in a few numbers. "
-        if network
-        else "Each LoRA is described by its first principal components. "
-    )
-    return (
-        f"Every {run.noun} has several LoRAs. {space}The fused LoRA is found by a search over "
-        "these numbers that lowers the loss on images kept of all tasks."
-    )
+def _explanation(run: FinishedRun, record: dict[str, Any]) -> str:
+    parts = [f"Every {run.noun} has one or more LoRAs.", _STARTS[record["search"]]]
+    if record["refine_losses"]:
+        parts.append("Steps on the LoRA itself then lower the loss on images kept of all {noun}s.")
+    return " ".join(parts).format(noun=run.noun)
+
+
+def _steps(record: dict[str, Any]) -> str:
+    parts = (("losses", "the search"), ("refine_losses", "the steps on the LoRA itself"))
+    return ", then ".join(name for key, name in parts if record[key])
 
 
 def _rows(records: Sequence[dict[str, Any]]) -> str:
@@ -90,8 +105,8 @@ def _rows(records: Sequence[dict[str, Any]]) -> str:
     return "LoRAs that were held out" if held_out else "the LoRAs that it was fitted to"
 
 
-def _row(run: FinishedRun, record: dict[str, Any]) -> list[str]:
-    parts = (record.get(key) for key, *_ in SHOWN)
+def _row(run: FinishedRun, record: dict[str, Any], search: str) -> list[str]:
+    parts = (record.get(key) for key, *_ in _SHOWN[search])
     shown = ["" if value is None else percent(value) for value in parts]
     name, scale = run.task_names[record["task"]], f"{record['scale']:.2f}"
     return [name, str(record["loras"]), str(record["latent"]), *shown, scale]
@@ -123,11 +138,11 @@ def _codes(run: FinishedRun, record: dict[str, Any]) -> Figure:
     return figure
 
 
-def _explained(run: FinishedRun, records: Sequence[dict[str, Any]], network: bool) -> Figure:
+def _explained(run: FinishedRun, records: Sequence[dict[str, Any]], search: str) -> Figure:
     figure, axes = new_figure(height=3.0)
     places, ends = [run.places[record["task"]] for record in records], []
     marker = "o" if len(places) <= 30 else ""
-    for key, label, number in SHOWN if network else SHOWN[1:]:
+    for key, label, number in _SHOWN[search]:
         known = [
             (place, 100 * record[key])
             for place, record in zip(places, records, strict=True)
@@ -135,8 +150,7 @@ def _explained(run: FinishedRun, records: Sequence[dict[str, Any]], network: boo
         ]
         if known:
             axes.plot(*zip(*known, strict=True), color=series(number).light, marker=marker)
-            name = label if network else label.removesuffix(", network")
-            ends.append((*known[-1], name, series(number)))
+            ends.append((*known[-1], label, series(number)))
     finish_axes(figure, places, ends, run.across, 3.0, limits=(-math.inf, 100.0))
     return figure
 
