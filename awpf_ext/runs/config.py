@@ -113,7 +113,8 @@ class RunConfig(BaseModel):
     )
     pretrained: Annotated[str, Role.FILES, Panel.MODEL, AppliesTo.IMAGES] = Field(
         "openai",
-        description="Weights of the backbone: an open_clip tag, a checkpoint file, or random:SEED "
+        description="Weights of the backbone: an open_clip tag, a checkpoint file (TAG@FILE with "
+        "the activation and preprocessing of a tag), or random:SEED "
         f"(for the model demo: {demo_model.TAG})",
     )
     precision: Annotated[Precision, Panel.MODEL, AppliesTo.IMAGES] = Field(
