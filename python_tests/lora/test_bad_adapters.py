@@ -235,7 +235,7 @@ def test_truncated_tensors(share, write, tmp_path):
 def test_numbers_beyond_the_type_are_an_error(write, tmp_path):
     folders = [write("a"), write("b")]
     for method in ("linear", "stack", "svd", "tsv", "iso"):
-        refused(folders, tmp_path / "out", DataError, "layers.0", method=method,
+        refused(folders, tmp_path / "out", UserError, "layers.0", method=method,
                 weights=[1e300, 1e300])  # fmt: skip
 
 
